@@ -1,0 +1,61 @@
+"""The words that the head process and its gateway workers exchange: one JSON object per line, over a socket pair.
+
+Head to worker: `Configure` (first, and at each reload), `Fleet` (endpoints changed), `Loads` (engine figures),
+`Report` (asks for a `Figures` at once), `Drain`.
+Worker to head: `Listening`, `Figures` (its metrics, each second and when asked), `Drained`, `Trouble`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gemstead.gateway.settings import GatewaySettings
+from gemstead.traffic.endpoint import EndpointFacts, Load
+
+
+class Configure(msgspec.Struct, tag="configure"):
+    settings: GatewaySettings
+
+
+class Fleet(msgspec.Struct, tag="fleet"):
+    endpoints: tuple[EndpointFacts, ...]
+
+
+class Loads(msgspec.Struct, tag="loads"):
+    loads: dict[str, Load]  # by endpoint name
+
+
+class Report(msgspec.Struct, tag="report"):
+    number: int = 0  # echoed in Figures
+
+
+class Drain(msgspec.Struct, tag="drain"):
+    pass
+
+
+class Listening(msgspec.Struct, tag="listening"):
+    host: str
+    port: int
+    pid: int
+
+
+class Figures(msgspec.Struct, tag="figures"):
+    """A worker's metrics since its start (observe.metrics.Registry.snapshot)."""
+
+    number: int
+    snapshot: dict[str, dict[str, list[float]]]
+    in_flight: dict[str, int]  # by endpoint name
+
+
+class Drained(msgspec.Struct, tag="drained"):
+    unfinished: int
+
+
+class Trouble(msgspec.Struct, tag="trouble"):
+    """Something an operator should see: a refused setting, a ledger that cannot be written."""
+
+    message: str
+
+
+ToWorker = Configure | Fleet | Loads | Report | Drain
+ToHead = Listening | Figures | Drained | Trouble

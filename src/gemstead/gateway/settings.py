@@ -1,0 +1,76 @@
+"""What a gateway worker is told: plain values, resolved from the Spec by `wiring`, sent as one JSON line.
+
+A worker never reads gemstead.yaml and never imports pydantic. A reload is a new `GatewaySettings`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gemstead.traffic.caller import RateLimit
+from gemstead.traffic.endpoint import EndpointFacts
+
+
+class Deadlines(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds. Towards the engine first, towards the client second."""
+
+    connect_s: float = 5.0
+    first_token_s: float = 600.0  # until the first byte of the answer; long prefill and thinking are normal
+    between_tokens_s: float = 120.0
+    total_s: float = 3600.0
+    keep_alive_comment_s: float = 15.0  # a silent stream gets an SSE comment this often
+    client_header_s: float = 10.0  # from the first byte of a request to the end of its headers
+    client_body_s: float = 30.0  # longest pause inside a request body
+    client_idle_s: float = 75.0  # an idle kept-alive connection
+    client_write_s: float = 60.0  # longest time a client may accept nothing while we hold bytes for it
+    drain_s: float = 60.0
+    upstream_idle_s: float = 4.0  # idle engine connections are dropped; below vLLM's keep-alive of 5 s
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """Sizes in bytes, counts otherwise."""
+
+    header_bytes: int = 65_536
+    body_bytes: int = 33_554_432
+    connections: int = 10_000
+    write_buffer_bytes: int = 262_144  # held for one client that reads slowly
+    upstream_idle: int = 256  # idle connections kept per endpoint
+
+
+class Tls(msgspec.Struct, frozen=True, kw_only=True):
+    certificate: str  # path of a PEM chain
+    key: str  # path
+    client_ca: str = ""  # path; set: client certificates are asked for
+    client_required: bool = False
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that callers can name."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    created: int = 0  # Unix seconds, for /v1/models
+    owned_by: str = "google"
+
+
+class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
+    host: str = "127.0.0.1"
+    port: int = 4367
+    workers: int = 1
+    pools: tuple[Pool, ...] = ()
+    endpoints: tuple[EndpointFacts, ...] = ()
+    keys_required: bool = True
+    keys_path: str = ""  # the SQLite file of keys
+    ledger_path: str = ""  # the SQLite file of audit records; empty: none are kept (benchmarks only)
+    ledger_on_error: str = "allow"  # or "refuse": what happens to calls while records cannot be written
+    hash_key: str = ""  # hex; for prompt hashes
+    pepper: str = ""  # hex; for key hashes
+    limit: RateLimit = RateLimit()
+    deadlines: Deadlines = Deadlines()
+    bounds: Bounds = Bounds()
+    tls: Tls | None = None
+    cors_origins: tuple[str, ...] = ()
+    retries: int = 2  # further endpoints tried before the first byte
+
+    def __repr__(self) -> str:  # holds secrets
+        return f"GatewaySettings({self.host}:{self.port} pools={[pool.name for pool in self.pools]})"

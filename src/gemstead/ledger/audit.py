@@ -1,0 +1,47 @@
+"""One record for every call, whatever happened to it. It never holds content.
+
+The exchange fills one `AuditRecord` and hands it over once. The audit log, the metrics, the usage report and
+the bill are all read from this record.
+"""
+
+from __future__ import annotations
+
+import hmac
+
+import msgspec
+
+
+class AuditRecord(msgspec.Struct, kw_only=True):
+    """Who asked what of which model, and how it ended. Times in seconds; counts in tokens or bytes."""
+
+    call_id: str
+    began: float  # wall clock, Unix seconds
+    route: str = ""  # such as "/v1/chat/completions"
+    tenant: str = ""
+    app: str = ""
+    user: str = ""
+    key_id: str = ""  # the key's public identifier, never the key
+    client: str = ""  # the peer's address
+    model: str = ""  # as the caller wrote it, cut to 128 characters
+    pool: str = ""  # the pool that it was routed to
+    endpoint: str = ""
+    version: str = ""  # model revision or file that answered
+    prompt_hash: str = ""  # "hmac-sha256:" + hex, keyed; see hash_prompt
+    stream: bool = False
+    attempts: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    tokens_from: str = ""  # "engine" (its own usage), "counted" (stream events) or "" (none)
+    bytes_in: int = 0
+    bytes_out: int = 0
+    queued_s: float = 0.0
+    first_token_s: float | None = None  # from began
+    seconds: float = 0.0
+    status: int = 0  # HTTP status that the client saw; 0 if it left before one
+    outcome: str = ""  # "served", "cut" (the engine died mid-answer), or a Reason's value
+
+
+def hash_prompt(prompt: bytes, key: bytes) -> str:
+    """The keyed hash of a prompt's bytes. Keyed, because a bare hash of a short prompt can be guessed."""
+    return "hmac-sha256:" + hmac.digest(key, prompt, "sha256").hex()

@@ -1,0 +1,193 @@
+"""The one file, typed. What each field means is said here once: the reference in docs/ and the JSON Schema
+that editors use are generated from these types.
+
+Everything is optional: an empty file, or none, is the embedded default. Unknown fields are refused.
+Secrets are references (`env:NAME`, `file:PATH`), resolved by `wiring`, never values.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SecretRef = Annotated[
+    str,
+    Field(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$", description="`env:NAME` or `file:PATH`"),
+]
+Listen = Annotated[
+    str,
+    Field(
+        pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]*):\d{1,5}$",
+        description="`host:port`; port 0 takes a free one",
+    ),
+]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class Part(BaseModel):
+    """Base of every section: unknown fields are refused, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+class ExternalEndpoint(Part):
+    """An engine that someone else runs."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")] = Field(
+        description="Base address without `/v1`, such as `http://10.0.0.5:8000`"
+    )
+    api_key: SecretRef | None = Field(None, description="Bearer token that the engine wants")
+    served_model: str = Field("", description="The name the engine uses, when it is not the model's")
+    dialect: Literal["external", "vllm", "llamacpp"] = Field(
+        "external", description="Which engine it is, so that its metrics are understood"
+    )
+
+
+class ModelSpec(Part):
+    """A model that callers can name, and how it runs."""
+
+    name: str = Field(
+        "gemma-4-e2b",
+        min_length=1,
+        max_length=128,
+        description="As people write it: `gemma-4-e2b`, `gemma4:e2b`, `google/gemma-4-E2B-it`, or a name of yours "
+        "together with `file` or `endpoints`",
+    )
+    aliases: tuple[str, ...] = Field((), description="Further names that callers may use")
+    file: str | None = Field(
+        None, description="Path of a GGUF file; default: the catalogue's file for this model"
+    )
+    projector: str | None = Field(None, description="Path of the model's mmproj GGUF, for images")
+    engine: Literal["embedded", "external"] | None = Field(
+        None, description="Default: `external` when `endpoints` are given, else `embedded`"
+    )
+    endpoints: tuple[ExternalEndpoint, ...] = Field((), description="Engines that already run elsewhere")
+    replicas: int = Field(1, ge=1, le=64, description="Engine processes for this model on this machine")
+    context: int | None = Field(
+        None,
+        ge=256,
+        le=262_144,
+        description="Longest prompt plus answer of one request, in tokens; default: fitted to memory",
+    )
+    slots: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="Requests that one replica serves at once; default: fitted to the machine",
+    )
+    threads: int | None = Field(None, ge=1, le=512, description="CPU threads of one replica")
+    thinking: bool = Field(False, description="Whether the model thinks when a request does not say")
+
+
+class TlsSpec(Part):
+    """Certificates of the gateway. Files are read again when they change."""
+
+    certificate: str = Field(description="Path of the PEM certificate chain")
+    key: str = Field(description="Path of the PEM private key")
+    client_ca: str | None = Field(None, description="Path of the CA whose client certificates are accepted")
+    client_certificate: Literal["optional", "required"] = Field("optional")
+
+
+class LimitSpec(Part):
+    """Default limits of every key. A key may have its own (`gemstead keys create`)."""
+
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+    concurrent: int | None = Field(None, ge=1, description="Calls of one key at the same time")
+
+
+class DeadlineSpec(Part):
+    """How long the gateway waits, in seconds."""
+
+    connect_s: Seconds = Field(5.0, description="To open a connection to an engine")
+    first_token_s: Seconds = Field(
+        600.0, description="Until an answer's first byte; long prefill and thinking are normal"
+    )
+    between_tokens_s: Seconds = Field(120.0, description="Between two pieces of an answer")
+    total_s: Seconds = Field(3600.0, description="For a whole call")
+    keep_alive_comment_s: Seconds = Field(15.0, description="A silent stream gets an SSE comment this often")
+    client_header_s: Seconds = Field(10.0, description="For a client to send a request's headers")
+    client_body_s: Seconds = Field(30.0, description="Longest pause inside a request body")
+    client_idle_s: Seconds = Field(75.0, description="An idle kept-alive connection")
+    client_write_s: Seconds = Field(60.0, description="Longest time that a client may accept nothing")
+    drain_s: Seconds = Field(60.0, description="For running calls to end when the service stops")
+    upstream_idle_s: Seconds = Field(
+        4.0,
+        description="Idle engine connections are dropped after this; keep it below the engine's own "
+        "keep-alive (vLLM: 5 s)",
+    )
+
+
+class BoundSpec(Part):
+    """How large things may get."""
+
+    header_kib: int = Field(64, ge=4, le=1024, description="Request headers (then 431)")
+    body_mib: int = Field(32, ge=1, le=1024, description="Request body (then 413)")
+    connections: int = Field(10_000, ge=1, description="Client connections of one worker")
+    write_buffer_kib: int = Field(256, ge=16, le=16_384, description="Held for one client that reads slowly")
+
+
+class GatewaySpec(Part):
+    """The door: where callers connect."""
+
+    listen: Listen = Field("127.0.0.1:4367")
+    workers: int = Field(1, ge=1, le=64, description="Processes that share the port (SO_REUSEPORT)")
+    keys: Literal["required", "off"] = Field(
+        "required", description="`off` lets anyone call: only for a loopback address"
+    )
+    tls: TlsSpec | None = None
+    cors_origins: tuple[str, ...] = Field((), description="Browser origins that may call; `*` for any")
+    deadlines: DeadlineSpec = DeadlineSpec()
+    bounds: BoundSpec = BoundSpec()
+    retries: int = Field(2, ge=0, le=8, description="Further endpoints tried before an answer's first byte")
+
+
+class AdminSpec(Part):
+    """Health, metrics and control. Loopback unless you say otherwise."""
+
+    listen: Listen = Field("127.0.0.1:4368")
+
+
+class LedgerSpec(Part):
+    """What must survive a restart: keys, audit records, usage."""
+
+    path: str | None = Field(None, description="Folder of the ledger; default: `state_dir`")
+    on_error: Literal["allow", "refuse"] = Field(
+        "allow",
+        description="Calls while audit records cannot be written (disk full): served and kept in "
+        "memory, or refused",
+    )
+
+
+class SuperviseSpec(Part):
+    """How engine processes are watched."""
+
+    start_s: Seconds = Field(
+        1800.0, description="Allowance from start to ready; big models compile for many minutes"
+    )
+    hang_s: Seconds = Field(
+        120.0, description="No token and no completion for this long while requests wait: restart"
+    )
+    backoff_s: Seconds = Field(1.0, description="First pause before a restart; doubles each time")
+    backoff_most_s: Seconds = Field(60.0, description="Longest pause before a restart")
+    log_mib: int = Field(10, ge=1, le=10_240, description="An engine log is rotated at this size")
+    log_files: int = Field(5, ge=1, le=100, description="Rotated logs kept for each engine")
+
+
+class Spec(Part):
+    """gemstead.yaml."""
+
+    version: Literal[1] = Field(1, description="Version of this file's form")
+    models: tuple[ModelSpec, ...] = Field((ModelSpec(),), min_length=1)
+    gateway: GatewaySpec = GatewaySpec()
+    admin: AdminSpec = AdminSpec()
+    limits: LimitSpec = LimitSpec()
+    ledger: LedgerSpec = LedgerSpec()
+    supervise: SuperviseSpec = SuperviseSpec()
+    state_dir: str | None = Field(
+        None, description="Default: `$XDG_STATE_HOME/gemstead` or `~/.local/state/gemstead`"
+    )
+    hub: bool = Field(
+        True, description="Whether models may be fetched from the hub; `false`: only files at hand"
+    )
