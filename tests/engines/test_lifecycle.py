@@ -114,7 +114,7 @@ EVENTS = st.one_of(
     st.builds(Exited, st.sampled_from([-9, 0, 1])),
     st.builds(Tick),
 )
-SCRIPTS = st.lists(st.tuples(st.floats(0, 40), EVENTS), max_size=60)
+SCRIPTS = st.lists(st.tuples(st.integers(0, 160).map(lambda n: n / 4), EVENTS), max_size=60)
 
 
 def played(script, events=()):

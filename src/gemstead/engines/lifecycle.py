@@ -6,19 +6,19 @@
 
 *Starting*: a process runs and nothing listens yet. *Warming*: it listens, the model has not answered.
 *Ready*: the model gave a real answer. *Failed*: we gave it up (it hung, or never became ready within its
-allowance) and it has been told to end. *Backing off*: no process; the next one starts when the pause is over.
-A process that exits by itself goes straight to backing off. *Draining* takes no new calls and ends when the
-last one has.
+allowance) and it has been told to end. *Backing off*: no process; the next one starts when the pause is
+over. A process that exits by itself goes straight to backing off. *Draining* takes no new calls and ends
+when the last one has.
 
 Three promises hold whatever the order of events: a process is only ever started when none runs; a replica
 that is wanted is always started again; the pause doubles from `backoff_s` up to `backoff_most_s` and starts
 afresh once a replica stayed ready for as long as the longest pause.
 
-A hang is "calls are in flight, and neither a token nor a completion for `hang_s`". The engine's own counters
-are the witness; an engine whose counters were never seen is not judged, since killing a well engine costs
-more than the gateway's own deadlines do. An engine that no longer answers its health path for `hang_s` is
-given up too, busy or not. Nothing here waits, signals or reads a clock: whoever runs a replica does, and
-obeys the commands.
+A hang is "calls are in flight, and neither a token nor a completion for `hang_s`". The engine's own
+counters are the witness; an engine whose counters were never seen is not judged, since killing a well
+engine costs more than the gateway's own deadlines do. An engine that no longer answers its health path for
+`hang_s` is given up too, busy or not. Nothing here waits, signals or reads a clock: whoever runs a replica
+does, and obeys the commands.
 """
 
 from __future__ import annotations
