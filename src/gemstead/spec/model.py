@@ -2,14 +2,18 @@
 that editors use are generated from these types.
 
 Everything is optional: an empty file, or none, is the embedded default. Unknown fields are refused.
-Secrets are references (`env:NAME`, `file:PATH`), resolved by `wiring`, never values.
+Secrets are references (`env:NAME`, `file:PATH`), resolved by `wiring`, never values. What a field alone
+cannot know (two ports that clash, keys off on a public address) is in `checks.py`; what needs the catalogue
+(whether a model exists, how long its context is) is in `catalog/check.py`.
+
+Values are taken as written and not guessed at: `"8192"` is text and `8192` a number (`strict`).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SecretRef = Annotated[
     str,
@@ -28,16 +32,20 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 class Part(BaseModel):
     """Base of every section: unknown fields are refused, values do not change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=True)
 
 
 class ExternalEndpoint(Part):
     """An engine that someone else runs."""
 
     url: Annotated[str, Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")] = Field(
-        description="Base address without `/v1`, such as `http://10.0.0.5:8000`"
+        description="Base address without `/v1`", examples=["http://10.0.0.5:8000"]
     )
-    api_key: SecretRef | None = Field(None, description="Bearer token that the engine wants")
+    api_key: SecretRef | None = Field(
+        None,
+        description="Bearer token that the engine wants, as `env:NAME` or `file:PATH`",
+        examples=["env:VLLM_API_KEY"],
+    )
     served_model: str = Field("", description="The name the engine uses, when it is not the model's")
     dialect: Literal["external", "vllm", "llamacpp"] = Field(
         "external", description="Which engine it is, so that its metrics are understood"
@@ -51,10 +59,15 @@ class ModelSpec(Part):
         "gemma-4-e2b",
         min_length=1,
         max_length=128,
-        description="As people write it: `gemma-4-e2b`, `gemma4:e2b`, `google/gemma-4-E2B-it`, or a name of yours "
-        "together with `file` or `endpoints`",
+        description="As people write it: `gemma-4-e2b`, `gemma4:e2b`, `google/gemma-4-E2B-it`; the path of a "
+        "`.gguf` file; or a name of yours together with `file` or `endpoints`",
+        examples=["gemma-4-e2b", "gemma4:26b", "google/gemma-4-31B-it"],
     )
-    aliases: tuple[str, ...] = Field((), description="Further names that callers may use")
+    aliases: tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] = Field(
+        (),
+        description="Further names that callers may use; the usual spellings of a Gemma 4 are known already",
+        examples=[["assistant"]],
+    )
     file: str | None = Field(
         None, description="Path of a GGUF file; default: the catalogue's file for this model"
     )
@@ -69,15 +82,34 @@ class ModelSpec(Part):
         ge=256,
         le=262_144,
         description="Longest prompt plus answer of one request, in tokens; default: fitted to memory",
+        examples=[8192],
     )
     slots: int | None = Field(
         None,
         ge=1,
         le=256,
         description="Requests that one replica serves at once; default: fitted to the machine",
+        examples=[4],
     )
-    threads: int | None = Field(None, ge=1, le=512, description="CPU threads of one replica")
+    threads: int | None = Field(
+        None, ge=1, le=512, description="CPU threads of one replica; default: the machine's, shared"
+    )
     thinking: bool = Field(False, description="Whether the model thinks when a request does not say")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_file_may_be_the_name(cls, said: Any) -> Any:
+        """`name: ./mine.gguf` is what people write for `name: mine` with `file: ./mine.gguf`."""
+        if (
+            not isinstance(said, dict)
+            or said.keys() & {"file", "endpoints"}
+            or not isinstance(name := said.get("name"), str)
+        ):
+            return said
+        path = name.strip()
+        if not path.lower().endswith(".gguf"):
+            return said
+        return {**said, "name": path.replace("\\", "/").rsplit("/", 1)[-1][:-5] or path, "file": path}
 
 
 class TlsSpec(Part):
@@ -86,15 +118,23 @@ class TlsSpec(Part):
     certificate: str = Field(description="Path of the PEM certificate chain")
     key: str = Field(description="Path of the PEM private key")
     client_ca: str | None = Field(None, description="Path of the CA whose client certificates are accepted")
-    client_certificate: Literal["optional", "required"] = Field("optional")
+    client_certificate: Literal["optional", "required"] = Field(
+        "optional", description="Whether a caller without a certificate of `client_ca` is turned away"
+    )
 
 
 class LimitSpec(Part):
     """Default limits of every key. A key may have its own (`gemstead keys create`)."""
 
-    requests_per_minute: int | None = Field(None, ge=1)
-    tokens_per_minute: int | None = Field(None, ge=1)
-    concurrent: int | None = Field(None, ge=1, description="Calls of one key at the same time")
+    requests_per_minute: int | None = Field(
+        None, ge=1, description="Calls of one key per minute; default: no limit"
+    )
+    tokens_per_minute: int | None = Field(
+        None, ge=1, description="Prompt and answer tokens of one key per minute; default: no limit"
+    )
+    concurrent: int | None = Field(
+        None, ge=1, description="Calls of one key at the same time; default: no limit"
+    )
 
 
 class DeadlineSpec(Part):
@@ -131,22 +171,28 @@ class BoundSpec(Part):
 class GatewaySpec(Part):
     """The door: where callers connect."""
 
-    listen: Listen = Field("127.0.0.1:4367")
+    listen: Listen = Field(
+        "127.0.0.1:4367",
+        description="Address for callers, `host:port`; `:4367` is every interface, port 0 takes a free one",
+        examples=["0.0.0.0:4367", "[::1]:4367"],
+    )
     workers: int = Field(1, ge=1, le=64, description="Processes that share the port (SO_REUSEPORT)")
     keys: Literal["required", "off"] = Field(
         "required", description="`off` lets anyone call: only for a loopback address"
     )
-    tls: TlsSpec | None = None
+    tls: TlsSpec | None = Field(None, description="Certificates; default: plain HTTP")
     cors_origins: tuple[str, ...] = Field((), description="Browser origins that may call; `*` for any")
-    deadlines: DeadlineSpec = DeadlineSpec()
-    bounds: BoundSpec = BoundSpec()
+    deadlines: DeadlineSpec = Field(DeadlineSpec(), description="How long the gateway waits")
+    bounds: BoundSpec = Field(BoundSpec(), description="How large things may get")
     retries: int = Field(2, ge=0, le=8, description="Further endpoints tried before an answer's first byte")
 
 
 class AdminSpec(Part):
     """Health, metrics and control. Loopback unless you say otherwise."""
 
-    listen: Listen = Field("127.0.0.1:4368")
+    listen: Listen = Field(
+        "127.0.0.1:4368", description="Address of health, metrics and control, as `host:port`"
+    )
 
 
 class LedgerSpec(Part):
@@ -176,17 +222,21 @@ class SuperviseSpec(Part):
 
 
 class Spec(Part):
-    """gemstead.yaml."""
+    """The one file. Everything is optional; no file at all serves the smallest Gemma 4 on this machine."""
 
     version: Literal[1] = Field(1, description="Version of this file's form")
-    models: tuple[ModelSpec, ...] = Field((ModelSpec(),), min_length=1)
-    gateway: GatewaySpec = GatewaySpec()
-    admin: AdminSpec = AdminSpec()
-    limits: LimitSpec = LimitSpec()
-    ledger: LedgerSpec = LedgerSpec()
-    supervise: SuperviseSpec = SuperviseSpec()
+    models: tuple[ModelSpec, ...] = Field(
+        (ModelSpec(),), min_length=1, description="The models that callers can name"
+    )
+    gateway: GatewaySpec = Field(GatewaySpec(), description="The door: where callers connect")
+    admin: AdminSpec = Field(AdminSpec(), description="Health, metrics and control")
+    limits: LimitSpec = Field(LimitSpec(), description="Default limits of every key")
+    ledger: LedgerSpec = Field(LedgerSpec(), description="What must survive a restart")
+    supervise: SuperviseSpec = Field(SuperviseSpec(), description="How engine processes are watched")
     state_dir: str | None = Field(
-        None, description="Default: `$XDG_STATE_HOME/gemstead` or `~/.local/state/gemstead`"
+        None,
+        description="Folder of keys, records and logs; default: `$XDG_STATE_HOME/gemstead` or "
+        "`~/.local/state/gemstead`",
     )
     hub: bool = Field(
         True, description="Whether models may be fetched from the hub; `false`: only files at hand"
