@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gemstead.traffic.endpoint import Endpoint
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """One request, as the picker, limits and budgets see it."""
 
@@ -16,3 +21,7 @@ class Call:
     most_tokens: int = 0  # prompt plus the most that may be generated
     prefix: tuple[int, ...] = ()  # chained block hashes of the prompt, first block first (traffic/prefix.py)
     tried: tuple[str, ...] = ()  # endpoints that already failed this call
+    # What the picker found and booked; nobody else writes these.
+    hits: Mapping[str, int] | None = None  # leading blocks that an endpoint has seen, by name
+    charged_to: Endpoint | None = None  # the endpoint that counts this call as in flight
+    charged_tokens: int = 0  # prefill tokens booked there and not yet given back
