@@ -21,7 +21,8 @@ class Call:
     most_tokens: int = 0  # prompt plus the most that may be generated
     prefix: tuple[int, ...] = ()  # chained block hashes of the prompt, first block first (traffic/prefix.py)
     tried: tuple[str, ...] = ()  # endpoints that already failed this call
+    hits: Mapping[str, int] | None = None  # leading blocks that endpoints have seen, by name; for scorers
     # What the picker found and booked; nobody else writes these.
-    hits: Mapping[str, int] | None = None  # leading blocks that an endpoint has seen, by name
+    hit_tokens: int = 0  # of the prompt, that the picked endpoint has seen
     charged_to: Endpoint | None = None  # the endpoint that counts this call as in flight
     charged_tokens: int = 0  # prefill tokens booked there and not yet given back

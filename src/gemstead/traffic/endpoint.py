@@ -3,14 +3,12 @@
 `EndpointFacts` come from outside (the file, the supervisor); `Load` comes from the engine's own metrics;
 what the gateway itself has in flight is counted here, because it is the first and the freshest signal.
 
-The picker looks at every endpoint of a pool for every call, so what it needs from a `Load` is worked out
-once, when the load arrives: `elsewhere` (work that did not come through this gateway worker) and
-`fresh_until`. Nothing here decides anything.
+The picker looks at every endpoint of a pool for every call, so whatever can be worked out when a figure
+changes is worked out then: `busy`, `open_from` and `well_until` are one comparison each.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -22,6 +20,11 @@ if TYPE_CHECKING:
     from gemstead.traffic.call import Call
 
 STALE_S = 5.0  # a load older than this says nothing; five missed scrapes at one per second
+KV_FULL = 0.8  # KV share at which GIE's and llm-d's saturation detector call a server full
+# So many tokens of prefill weigh as much as one more call in flight. Dynamo's KV router weighs a token to be
+# prefilled like one of a running sequence (cost = prefill + decode blocks); 512 is a short chat's context.
+CALL_TOKENS = 512
+CALLS_PER_TOKEN = 1 / CALL_TOKENS
 KV_MOST = 0.95  # above this share `kv_pressure` stops growing, so that one figure cannot drown all others
 
 
@@ -56,39 +59,97 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     kv_used: float | None = None  # a share, 0 to 1
 
 
-@dataclass(slots=True, eq=False)
 class Endpoint:
     """An endpoint as one gateway worker sees it. Mutable: counters move with every call.
 
-    Loads are taken in through `observe`; in-flight figures move only through `Picker.charge`,
-    `Picker.first_token` and `Picker.settle`.
+    `facts`, `load` and `breaker` are replaced whole; what follows from them for the picker is worked out then.
+    The counters move only through `Picker.charge`, `Picker.first_token` and `Picker.settle`.
     """
 
-    facts: EndpointFacts
-    load: Load | None = None
-    in_flight: int = 0
-    prefill_tokens: int = 0  # prompt tokens sent and not yet answered with a first token
-    served: int = 0
-    failures: int = 0
-    breaker: Breaker = CLOSED
-    name: str = field(init=False)  # as in the facts, which may be replaced but never renamed
-    elsewhere: float = 0.0  # what the last load adds to our own count, in calls
-    fresh_until: float = inf  # an engine that never offered metrics is never stale
-    probe: Call | None = field(default=None, repr=False)  # the call that tries whether the engine is back
+    __slots__ = (
+        "_breaker",
+        "_facts",
+        "_load",
+        "busy",
+        "elsewhere",
+        "failures",
+        "in_flight",
+        "name",
+        "open_from",
+        "prefill_tokens",
+        "probe",
+        "served",
+        "well_until",
+    )
 
-    def __post_init__(self) -> None:
-        self.name = self.facts.name
-        if self.load is not None:
-            self.observe(self.load)
+    def __init__(self, facts: EndpointFacts, load: Load | None = None) -> None:
+        self.name = facts.name  # the facts may be replaced, the name stays
+        self.in_flight = 0
+        self.prefill_tokens = 0  # prompt tokens sent and not yet answered with a first token
+        self.served = 0
+        self.failures = 0
+        self.probe: Call | None = None  # the call that tries whether the engine is back
+        self.elsewhere = 0.0  # what the last load adds to our own count, in calls
+        self.busy = 0.0  # all of it together, in calls: what one more call would find here
+        self.open_from = -inf  # calls may be sent from this time on
+        self.well_until = inf  # the last load is fresh and good until then; no load was ever bad
+        self._facts = facts
+        self._load: Load | None = None
+        self._breaker = CLOSED
+        self.facts = facts
+        if load is not None:
+            self.load = load
 
-    def observe(self, load: Load) -> None:
-        """Take in what the engine says. A load that is older than the last one is passed over."""
-        if self.load is not None and load.at < self.load.at:
+    def __repr__(self) -> str:
+        return f"Endpoint({self.name} in_flight={self.in_flight} breaker={self._breaker.state})"
+
+    @property
+    def facts(self) -> EndpointFacts:
+        return self._facts
+
+    @facts.setter
+    def facts(self, facts: EndpointFacts) -> None:
+        self._facts = facts
+        self.open_from = self._breaker.shut_until if self.takes_calls else inf
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether the engine is ready and not draining, whatever its breaker says."""
+        return self._facts.ready and not self._facts.draining
+
+    @property
+    def breaker(self) -> Breaker:
+        return self._breaker
+
+    @breaker.setter
+    def breaker(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+        self.open_from = breaker.shut_until if self.takes_calls else inf
+
+    @property
+    def load(self) -> Load | None:
+        return self._load
+
+    @load.setter
+    def load(self, load: Load | None) -> None:
+        """Take in what the engine says. An older load than the last one is passed over."""
+        if load is not None and self._load is not None and load.at < self._load.at:
             return
-        self.load = load
-        self.fresh_until = load.at + STALE_S
-        known = (load.running or 0) + (load.waiting or 0)
-        self.elsewhere = max(0, known - self.in_flight) + (load.waiting or 0) + kv_pressure(load.kv_used)
+        self._load = load
+        self.elsewhere, self.well_until = 0.0, inf
+        if load is not None:
+            running, waiting = load.running or 0, load.waiting or 0
+            self.elsewhere = max(0, running + waiting - self.in_flight) + waiting + kv_pressure(load.kv_used)
+            self.well_until = load.at + STALE_S if (load.kv_used or 0.0) < KV_FULL else -inf
+        self.weigh()
+
+    def is_stale(self, now: float) -> bool:
+        """Whether the engine once offered metrics and has been silent for `STALE_S`."""
+        return self._load is not None and now >= self._load.at + STALE_S
+
+    def weigh(self) -> None:
+        """Work out `busy` anew, after a counter has moved."""
+        self.busy = self.in_flight + self.prefill_tokens * CALLS_PER_TOKEN + self.elsewhere
 
 
 def kv_pressure(kv_used: float | None) -> float:

@@ -85,14 +85,23 @@ class Limits:
     """The accounts of all keys that have limits. `share` is this worker's part of each limit."""
 
     def __init__(self, default: RateLimit, share: float = 1.0) -> None:
+        self.with_default(default, share)
+        self._accounts: OrderedDict[str, Account] = OrderedDict()
+        self.latest = float("-inf")  # the caller's clock, when last heard
+        self._behind = 0.0  # how far that clock has stepped back in all
+
+    def set_default(self, default: RateLimit, share: float) -> None:
+        """Take another default limit; what keys owe already stays owed."""
+        self._default, self._default_free, self._share = default, _is_free(default), share
+
+    def with_default(self, default: RateLimit, share: float) -> Limits:
+        """These limits, with another default and share from now on; what keys owe stays as it is."""
         if not 0 < share <= 1:
             raise ValueError(f"share is {share}: it is a worker's part of a limit, above 0 and at most 1")
         self._default = default
         self._default_free = _is_free(default)
         self._share = share
-        self._accounts: OrderedDict[str, Account] = OrderedDict()
-        self.latest = float("-inf")  # the caller's clock, when last heard
-        self._behind = 0.0  # how far that clock has stepped back in all
+        return self
 
     def __len__(self) -> int:
         """Keys that owe something, or did when last looked at."""

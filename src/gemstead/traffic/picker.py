@@ -25,23 +25,20 @@ Later the unit becomes seconds, with rates learned for each endpoint.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 
 from gemstead.refused import Reason, Refused
 from gemstead.traffic.breaker import CLOSED, Event, State, step
 from gemstead.traffic.call import Call
-from gemstead.traffic.endpoint import Endpoint
+from gemstead.traffic.endpoint import CALLS_PER_TOKEN, Endpoint
 from gemstead.traffic.prefix import BLOCK_TOKENS, PrefixIndex
-from gemstead.traffic.saturation import KV_FULL
 
-# So many tokens of prefill weigh as much as one more call in flight. Dynamo's KV router weighs a token to be
-# prefilled like one of a running sequence (cost = prefill + decode blocks); 512 is a short chat's context.
-CALL_TOKENS = 512
-CALLS_PER_TOKEN = 1 / CALL_TOKENS
 # AIBrix's prefix router falls back to the least loaded at an imbalance of 8 requests, sglang's at a relative
 # one of 1.5: a hit may cost so many calls more than the least loaded endpoint has, plus half of what it has.
 DETOUR_CALLS = 8.0
 DETOUR_SHARE = 0.5
 NEAR_CALLS = 0.25  # costs so close to the best count as equal; half of what one block's hit saves
+BLOCK_CALLS = BLOCK_TOKENS * CALLS_PER_TOKEN  # what one block's hit saves
 RETRY_AFTER_S = 2.0  # an engine that restarts is asked for again soon; long starts are seen in /readyz
 
 
@@ -51,6 +48,7 @@ class Picker:
     def __init__(self, index: PrefixIndex, choose: Callable[[int], int]) -> None:
         self.index = index
         self._choose = choose
+        self._now = -inf  # of the last pick, which a charge follows at once
 
     def pick(self, call: Call, endpoints: Sequence[Endpoint], now: float) -> Endpoint:
         """The endpoint that should take the call; nothing is booked yet.
@@ -58,50 +56,45 @@ class Picker:
         Raises:
             Refused: NO_ENDPOINT, when all are starting, draining or tried.
         """
-        tried = call.tried
+        self._now = now
+        call.hit_tokens = 0
         if len(endpoints) == 1:
             only = endpoints[0]
-            facts = only.facts
-            if facts.ready and not facts.draining and only.name not in tried:
+            if only.takes_calls and only.name not in call.tried:
                 return only
-            raise self._nobody(call, endpoints)
-        able = [
-            endpoint
-            for endpoint in endpoints
-            if endpoint.breaker.shut_until <= now
-            and endpoint.facts.ready
-            and not endpoint.facts.draining
-            and endpoint.name not in tried
-        ]
+            raise _nobody(call, endpoints)
+        if tried := call.tried:
+            endpoints = [endpoint for endpoint in endpoints if endpoint.name not in tried]
+        able = [endpoint for endpoint in endpoints if endpoint.open_from <= now < endpoint.well_until]
         if not able:
-            able = self._whoever_is_left(call, endpoints)
+            able = _whoever_is_left(call, endpoints, now)
         if len(able) == 1:
             return able[0]
-        return self._cheapest(call, self._without_vetoed(able, now), now)
+        return self._cheapest(call, able)
 
-    def charge(self, endpoint: Endpoint, call: Call, now: float = 0.0) -> None:
-        """Book the call on the endpoint it is about to be sent to, and remember the prompt there."""
+    def charge(self, endpoint: Endpoint, call: Call) -> None:
+        """Book the call on the endpoint that was just picked for it, and remember the prompt there."""
         if call.charged_to is not None:  # moved on without being settled: no verdict
-            self.settle(call.charged_to, call, None, now)
-        hit_tokens = call.hits.get(endpoint.name, 0) * BLOCK_TOKENS if call.hits else 0
+            self.settle(call.charged_to, call, None, self._now)
         call.charged_to = endpoint
-        call.charged_tokens = tokens = max(call.prompt_tokens - hit_tokens, 0)
+        call.charged_tokens = tokens = max(call.prompt_tokens - call.hit_tokens, 0)
         endpoint.in_flight += 1
         endpoint.prefill_tokens += tokens
+        endpoint.weigh()
         if call.prefix:
             self.index.insert(endpoint.name, call.prefix)
-        if endpoint.breaker.state is not State.CLOSED and endpoint.breaker.shut_until <= now:
-            endpoint.breaker = step(endpoint.breaker, Event.TRY, now)
-            endpoint.probe = call
+        if endpoint.breaker is not CLOSED:
+            self._probe(endpoint, call)
 
-    def first_token(self, endpoint: Endpoint, call: Call, now: float = 0.0) -> None:
+    def first_token(self, endpoint: Endpoint, call: Call) -> None:
         """The endpoint has begun to answer: its prefill is done, and it is alive."""
         if call.charged_to is not endpoint:
             return
         endpoint.prefill_tokens -= call.charged_tokens
         call.charged_tokens = 0
-        if endpoint.breaker.state is not State.CLOSED:
-            endpoint.breaker = step(endpoint.breaker, Event.ANSWERED, now)
+        endpoint.weigh()
+        if endpoint.breaker is not CLOSED:
+            endpoint.breaker = step(endpoint.breaker, Event.ANSWERED, self._now)
 
     def settle(self, endpoint: Endpoint, call: Call, ok: bool | None, now: float) -> None:
         """Close the books of a call that has ended.
@@ -115,71 +108,73 @@ class Picker:
         endpoint.in_flight -= 1
         endpoint.prefill_tokens -= call.charged_tokens
         call.charged_tokens = 0
+        endpoint.weigh()
         if ok:
             endpoint.served += 1
             if endpoint.breaker is not CLOSED:
                 endpoint.breaker = step(endpoint.breaker, Event.SUCCEEDED, now)
         else:
-            self._ended_badly(endpoint, call, ok, now)
+            _ended_badly(endpoint, call, ok, now)
         if endpoint.probe is call:
             endpoint.probe = None
 
-    def _ended_badly(self, endpoint: Endpoint, call: Call, ok: bool | None, now: float) -> None:
-        probe = endpoint.probe is call
-        if ok is None:
-            if probe:
-                endpoint.breaker = step(endpoint.breaker, Event.PROBE_LEFT, now)
+    def forget(self, endpoint_name: str) -> None:
+        """An endpoint is gone or has restarted: its cache is empty."""
+        self.index.forget(endpoint_name)
+
+    def _probe(self, endpoint: Endpoint, call: Call) -> None:
+        if endpoint.breaker.state is State.CLOSED:
             return
-        endpoint.failures += 1
-        endpoint.breaker = step(endpoint.breaker, Event.PROBE_FAILED if probe else Event.FAILED, now)
+        if endpoint.probe is None or endpoint.breaker.shut_until <= self._now:
+            endpoint.breaker = step(endpoint.breaker, Event.TRY, self._now)
+            endpoint.probe = call
 
-    def _whoever_is_left(self, call: Call, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
-        left = [
-            endpoint
-            for endpoint in endpoints
-            if endpoint.facts.ready and not endpoint.facts.draining and endpoint.name not in call.tried
-        ]
-        if not left:
-            raise self._nobody(call, endpoints)
-        return left
-
-    def _without_vetoed(self, able: list[Endpoint], now: float) -> list[Endpoint]:
-        well = [
-            endpoint
-            for endpoint in able
-            if endpoint.load is None
-            or (now < endpoint.fresh_until and (endpoint.load.kv_used or 0.0) < KV_FULL)
-        ]
-        return well or able
-
-    def _cheapest(self, call: Call, able: list[Endpoint], now: float) -> Endpoint:
-        costs = [
-            endpoint.in_flight
-            + endpoint.prefill_tokens * CALLS_PER_TOKEN
-            + (endpoint.elsewhere if now < endpoint.fresh_until else 0.0)
-            for endpoint in able
-        ]
-        call.hits = None
-        if call.prefix and self.index.knows(call.prefix):
-            self._discount(call, able, costs)
+    def _cheapest(self, call: Call, able: Sequence[Endpoint]) -> Endpoint:
+        costs = [endpoint.busy for endpoint in able]
+        hits = self._hits(call, able)
+        if hits:
+            saved_most = DETOUR_CALLS + DETOUR_SHARE * min(costs)
+            blocks_most = saved_most / BLOCK_CALLS
+            costs = [
+                cost - (blocks * BLOCK_CALLS if blocks < blocks_most else saved_most)
+                for cost, blocks in zip(costs, hits, strict=False)
+            ]
         best = min(costs) + NEAR_CALLS
-        near = [index for index, cost in enumerate(costs) if cost <= best]
-        return able[near[0] if len(near) == 1 else near[self._choose(len(near))]]
+        near = [place for place, cost in enumerate(costs) if cost <= best]
+        place = near[0] if len(near) == 1 else near[self._choose(len(near))]
+        if hits:
+            call.hit_tokens = hits[place] * BLOCK_TOKENS
+        return able[place]
 
-    def _discount(self, call: Call, able: list[Endpoint], costs: list[float]) -> None:
-        names = [endpoint.name for endpoint in able]
-        hits = self.index.match(call.prefix, names)
-        call.hits = dict(zip(names, hits, strict=True))
-        most_saved = DETOUR_CALLS + DETOUR_SHARE * min(costs)
-        for index, blocks in enumerate(hits):
-            if blocks:
-                costs[index] -= min(blocks * BLOCK_TOKENS * CALLS_PER_TOKEN, most_saved)
+    def _hits(self, call: Call, able: Sequence[Endpoint]) -> list[int] | None:
+        if not call.prefix or not self.index.knows(call.prefix):
+            return None
+        return self.index.match(call.prefix, [endpoint.name for endpoint in able])
 
-    def _nobody(self, call: Call, endpoints: Sequence[Endpoint]) -> Refused:
-        if not endpoints:
-            message = f"No engine serves {call.model} at the moment; try again shortly."
-        elif any(endpoint.name in call.tried for endpoint in endpoints):
-            message = f"No other engine of {call.model} can take this call; try again shortly."
-        else:
-            message = f"{call.model} is starting or stopping and takes no calls yet; try again shortly."
-        return Refused(Reason.NO_ENDPOINT, message, retry_after_s=RETRY_AFTER_S)
+
+def _whoever_is_left(call: Call, endpoints: Sequence[Endpoint], now: float) -> list[Endpoint]:
+    """The vetoed, else those that a breaker shuts out."""
+    able = [endpoint for endpoint in endpoints if endpoint.open_from <= now]
+    if able := able or [endpoint for endpoint in endpoints if endpoint.takes_calls]:
+        return able
+    raise _nobody(call, endpoints)
+
+
+def _ended_badly(endpoint: Endpoint, call: Call, ok: bool | None, now: float) -> None:
+    probe = endpoint.probe is call
+    if ok is None:
+        if probe:
+            endpoint.breaker = step(endpoint.breaker, Event.PROBE_LEFT, now)
+        return
+    endpoint.failures += 1
+    endpoint.breaker = step(endpoint.breaker, Event.PROBE_FAILED if probe else Event.FAILED, now)
+
+
+def _nobody(call: Call, endpoints: Sequence[Endpoint]) -> Refused:
+    if call.tried:
+        message = f"No other engine of {call.model} can take this call now; try again shortly."
+    elif endpoints:
+        message = f"{call.model} is starting or stopping and takes no calls yet; try again shortly."
+    else:
+        message = f"No engine serves {call.model} now; try again shortly."
+    return Refused(Reason.NO_ENDPOINT, message, retry_after_s=RETRY_AFTER_S)

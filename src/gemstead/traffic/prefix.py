@@ -84,12 +84,17 @@ class PrefixIndex:
         """How many leading blocks each of `names` has been sent, in their order."""
         if not prefix or not (holders := self._holders(prefix[0])):
             return [0] * len(names)
-        bit_of = self._bits.get
-        lengths = [0] * len(names)
+        known = self._bits
+        try:
+            bits = [known[name] for name in names]
+        except KeyError:
+            bits = [known.get(name, 0) for name in names]
+        if len(prefix) == 1:
+            return [1 if bit & holders else 0 for bit in bits]
+        lengths = [0] * len(bits)
         for length, having in self._ends(prefix, holders):
             lengths = [
-                length if bit_of(name, 0) & having else shorter
-                for name, shorter in zip(names, lengths, strict=True)
+                length if bit & having else shorter for bit, shorter in zip(bits, lengths, strict=True)
             ]
         return lengths
 

@@ -7,8 +7,9 @@ are not here yet.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from types import MappingProxyType
 
 from gemstead.refused import Reason, Refused
 from gemstead.traffic.caller import Caller
@@ -21,16 +22,16 @@ class Routes:
     """Pools by any of their names, and endpoints by pool. Built anew when the file or the fleet changes."""
 
     def __init__(
-        self, pools: Iterable[tuple[str, Iterable[str]]], endpoints: Iterable[Endpoint] = ()
+        self,
+        pools: Iterable[tuple[str, Iterable[str]]],
+        endpoints: Mapping[str, Sequence[Endpoint]] = MappingProxyType({}),
     ) -> None:
         named = [(name, tuple(aliases)) for name, aliases in pools]
         self.names = tuple(name for name, _ in named)  # of pools, in the order of the file
         self._exact = {alias: name for name, aliases in named for alias in aliases}
         self._exact.update((name, name) for name in self.names)  # a pool's own name beats another's alias
         self._folded = {written.casefold(): name for written, name in reversed(self._exact.items())}
-        self._endpoints: dict[str, list[Endpoint]] = {name: [] for name in self.names}
-        for endpoint in endpoints:
-            self._endpoints.setdefault(endpoint.facts.pool, []).append(endpoint)
+        self._endpoints = endpoints
 
     def pool(self, model: str, caller: Caller | None = None) -> str:
         """The name of the pool that serves `model`; with a caller, only of one that this caller may use.
@@ -45,9 +46,9 @@ class Routes:
             self.allow(caller, pool)
         return pool
 
-    def endpoints(self, pool: str) -> list[Endpoint]:
+    def endpoints(self, pool: str) -> Sequence[Endpoint]:
         """The pool's endpoints, ready or not."""
-        return self._endpoints.get(pool, [])
+        return self._endpoints.get(pool, ())
 
     def allow(self, caller: Caller, pool: str) -> None:
         """Check the key's list of models; an alias on the list stands for its pool.

@@ -13,12 +13,11 @@ from collections.abc import Sequence
 
 from gemstead.refused import Reason, Refused
 from gemstead.traffic.caller import Caller
-from gemstead.traffic.endpoint import Endpoint
+from gemstead.traffic.endpoint import KV_FULL, Endpoint
 
 MOST_IN_FLIGHT = 100  # of an endpoint whose slots are unknown: llm-d-router v0.10's concurrency detector
 BATCHES_DEEP = 2  # a known number of slots is full with one batch running and as many waiting
-MOST_WAITING = 5  # queue depth and KV share at which GIE's and llm-d's saturation detector call a server full
-KV_FULL = 0.8
+MOST_WAITING = 5  # queue depth at which GIE's and llm-d's saturation detector call a server full
 SHED_RETRY_S = 5.0
 
 
@@ -28,7 +27,7 @@ def endpoint_level(endpoint: Endpoint, now: float) -> float:
     level = endpoint.in_flight / (slots * BATCHES_DEEP if slots else MOST_IN_FLIGHT)
     if (load := endpoint.load) is None:
         return level
-    if now >= endpoint.fresh_until:
+    if endpoint.is_stale(now):
         return max(level, 1.0) if endpoint.in_flight else level
     return max(level, (load.waiting or 0) / MOST_WAITING, (load.kv_used or 0.0) / KV_FULL)
 
@@ -38,11 +37,7 @@ def saturation(endpoints: Sequence[Endpoint], now: float) -> float:
 
     An endpoint that takes no calls (not ready, draining) does not count; a pool of none is full.
     """
-    levels = [
-        endpoint_level(endpoint, now)
-        for endpoint in endpoints
-        if endpoint.facts.ready and not endpoint.facts.draining
-    ]
+    levels = [endpoint_level(endpoint, now) for endpoint in endpoints if endpoint.takes_calls]
     if not levels:
         return 1.0
     if min(levels) < 1.0:
