@@ -1,0 +1,75 @@
+"""What one gateway worker counts: every finished call, from its record, and a few live gauges.
+
+`record` reads the same `AuditRecord` that the audit log keeps, so the two can never disagree. What a set of labels
+leads to is remembered, so a call costs one dictionary look-up and some additions.
+"""
+
+from __future__ import annotations
+
+from gemstead.ledger.audit import AuditRecord
+from gemstead.observe import names
+from gemstead.observe.metrics import Histogram, Registry, Value
+
+_REMEMBERED = 4096  # sets of labels whose children are kept at hand
+
+
+class _Children:
+    """The metrics of one (tenant, model, route, outcome)."""
+
+    __slots__ = ("cached", "first", "output", "per_token", "prompt", "requests", "seconds")
+
+    def __init__(self, figures: Figures, tenant: str, model: str, route: str, outcome: str) -> None:
+        self.requests: Value = figures.requests.labels(tenant, model, route, outcome)
+        self.seconds: Histogram = figures.seconds.labels(tenant, model)
+        self.first: Histogram = figures.first.labels(tenant, model)
+        self.per_token: Histogram = figures.per_token.labels(tenant, model)
+        self.prompt: Value = figures.tokens.labels(tenant, model, "prompt")
+        self.cached: Value = figures.tokens.labels(tenant, model, "cached")
+        self.output: Value = figures.tokens.labels(tenant, model, "output")
+
+
+class Figures:
+    """The metrics of one worker, on its registry."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self.requests = registry.values(names.REQUESTS)
+        self.tokens = registry.values(names.TOKENS)
+        self.first = registry.histograms(names.FIRST_TOKEN)
+        self.per_token = registry.histograms(names.PER_OUTPUT_TOKEN)
+        self.seconds = registry.histograms(names.REQUEST_SECONDS)
+        self.in_flight = registry.values(names.IN_FLIGHT).labels()
+        self.queue_waiting = registry.values(names.QUEUE_WAITING).labels()
+        self.retries = registry.values(names.RETRIES).labels()
+        self.breaker_open = registry.values(names.BREAKER_OPEN)  # .labels(endpoint).set(0 or 1)
+        self.loop_lag = registry.histograms(names.LOOP_LAG).labels()  # .observe(seconds)
+        self.gap = (
+            registry.histograms(names.INTER_TOKEN).labels().observe
+        )  # called for every read of every stream
+        self._children: dict[tuple[str, str, str, str], _Children] = {}
+
+    def record(self, record: AuditRecord) -> None:
+        """Count one call that has ended, however it ended."""
+        key = (record.tenant, record.pool, record.route, record.outcome)
+        children = self._children.get(key)
+        if children is None:
+            children = self._remember(key)
+        children.requests.numbers[0] += 1.0
+        children.seconds.observe(record.seconds)
+        if record.prompt_tokens:
+            children.prompt.numbers[0] += record.prompt_tokens
+            if record.cached_tokens:
+                children.cached.numbers[0] += record.cached_tokens
+        if output := record.output_tokens:
+            children.output.numbers[0] += output
+        first = record.first_token_s
+        if record.stream and first is not None:
+            children.first.observe(first)
+            if output > 1:
+                children.per_token.observe((record.seconds - first) / (output - 1))
+
+    def _remember(self, key: tuple[str, str, str, str]) -> _Children:
+        if len(self._children) >= _REMEMBERED:
+            self._children.clear()  # they are found again through the families
+        children = self._children[key] = _Children(self, *key)
+        return children

@@ -1,0 +1,302 @@
+"""Parse: the bytes of a request to the few facts that the gateway needs, or a refusal that names the field.
+
+A request is read once, and only so far as decisions need it. What the model will read (messages, tools, input)
+stays as the raw JSON bytes that the client sent; everything else passes through untouched, known or not. So a
+field that an engine learns tomorrow works today. What no engine could serve is refused here, because here it
+costs a microsecond: broken JSON, wrong types, a missing model or prompt, negative bounds.
+
+What this does not do: judge content, count tokens, or look up models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import msgspec
+from msgspec import Raw
+
+from gemstead.refused import Reason, Refused
+
+# The dialect of each relayed route: whose shapes its errors and streams have.
+ROUTES: dict[str, str] = {
+    "/v1/chat/completions": "openai",
+    "/v1/completions": "openai",
+    "/v1/responses": "responses",
+    "/v1/embeddings": "openai",
+    "/v1/messages": "anthropic",
+    "/v1/messages/count_tokens": "anthropic",
+    "/tokenize": "openai",
+    "/detokenize": "openai",
+}
+
+DEEPEST = 256  # levels of nesting; deeper JSON is an attack on a parser, not a prompt
+_IMAGE = (b'"image', b'"input_image"', b"image_url")
+
+
+class Request(msgspec.Struct, gc=False):
+    """What the gateway knows of one request. `prompt` is JSON, as the client wrote it."""
+
+    model: str  # as the caller wrote it; "" where the route does not need one
+    prompt: bytes
+    stream: bool = False
+    most_output: int | None = None  # tokens per answer; None: the client set no bound
+    answers: int = 1
+    include_usage: bool = False  # the client asked for a usage event at the end of its stream
+
+    @property
+    def images(self) -> bool:
+        """Whether the prompt may hold an image: a hint, found by its field names."""
+        return any(word in self.prompt for word in _IMAGE)
+
+
+class _StreamOptions(msgspec.Struct, gc=False):
+    include_usage: bool | None = None
+
+
+class _Chat(msgspec.Struct, gc=False):
+    model: str
+    messages: Raw
+    tools: Raw | None = None
+    stream: bool | None = None
+    max_completion_tokens: int | None = None
+    max_tokens: int | None = None
+    n: int | None = None
+    stream_options: _StreamOptions | None = None
+
+
+class _Completion(msgspec.Struct, gc=False):
+    model: str
+    prompt: Raw
+    stream: bool | None = None
+    max_tokens: int | None = None
+    n: int | None = None
+    stream_options: _StreamOptions | None = None
+
+
+class _Responses(msgspec.Struct, gc=False):
+    model: str
+    input: Raw
+    instructions: Raw | None = None
+    tools: Raw | None = None
+    stream: bool | None = None
+    max_output_tokens: int | None = None
+
+
+class _Embeddings(msgspec.Struct, gc=False):
+    model: str
+    input: Raw
+
+
+class _Messages(msgspec.Struct, gc=False):
+    model: str
+    messages: Raw
+    system: Raw | None = None
+    tools: Raw | None = None
+    stream: bool | None = None
+    max_tokens: int | None = None
+
+
+class _Tokenize(msgspec.Struct, gc=False):  # vLLM: prompt or messages, tokens; llama.cpp: content, tokens
+    model: str | None = None
+    prompt: Raw | None = None
+    messages: Raw | None = None
+    content: Raw | None = None
+    tokens: Raw | None = None
+
+
+_chat = msgspec.json.Decoder(_Chat).decode
+_completion = msgspec.json.Decoder(_Completion).decode
+_responses = msgspec.json.Decoder(_Responses).decode
+_embeddings = msgspec.json.Decoder(_Embeddings).decode
+_messages = msgspec.json.Decoder(_Messages).decode
+_tokenize = msgspec.json.Decoder(_Tokenize).decode
+
+
+def parse(path: str, body: bytes) -> Request:
+    """The request in `body`, which was posted to `path`, a key of ROUTES.
+
+    Raises:
+        Refused: BAD_REQUEST, with a sentence and the field at fault.
+    """
+    try:
+        request = _READ[path](body)
+    except msgspec.ValidationError as error:
+        raise _field(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise _refused(f"The request's body is not valid JSON: {_plain(error)}.") from None
+    except UnicodeDecodeError:
+        raise _refused("The request's body is not valid UTF-8.") from None
+    except RecursionError:
+        raise _refused("The request's JSON is nested too deeply.") from None
+    if not body.isascii():
+        _check_utf8(body)
+    return request
+
+
+def _read_chat(body: bytes) -> Request:
+    asked = _chat(body)
+    most, options = asked.max_completion_tokens, asked.stream_options
+    if most is None:
+        most = asked.max_tokens
+    elif most < 0:
+        raise _negative("max_completion_tokens")
+    return Request(
+        asked.model or _no_model(),
+        _prompt(_array("messages", asked.messages), asked.tools),
+        asked.stream is True,
+        most if most is None or most >= 0 else _negative_value("max_tokens"),
+        _answers(asked.n),
+        options is not None and options.include_usage is True,
+    )
+
+
+def _read_completion(body: bytes) -> Request:
+    asked = _completion(body)
+    most, options = asked.max_tokens, asked.stream_options
+    return Request(
+        asked.model or _no_model(),
+        _prompt(_given("prompt", asked.prompt)),
+        asked.stream is True,
+        most if most is None or most >= 0 else _negative_value("max_tokens"),
+        _answers(asked.n),
+        options is not None and options.include_usage is True,
+    )
+
+
+def _read_responses(body: bytes) -> Request:
+    asked = _responses(body)
+    most = asked.max_output_tokens
+    return Request(
+        asked.model or _no_model(),
+        _prompt(_given("input", asked.input), asked.instructions, asked.tools),
+        asked.stream is True,
+        most if most is None or most >= 0 else _negative_value("max_output_tokens"),
+    )
+
+
+def _read_embeddings(body: bytes) -> Request:
+    asked = _embeddings(body)
+    return Request(asked.model or _no_model(), _prompt(_given("input", asked.input)), most_output=0)
+
+
+def _read_messages(body: bytes) -> Request:
+    asked = _messages(body)
+    most = asked.max_tokens
+    return Request(
+        asked.model or _no_model(),
+        _prompt(_array("messages", asked.messages), asked.system, asked.tools),
+        asked.stream is True,
+        most if most is None or most >= 0 else _negative_value("max_tokens"),
+    )
+
+
+def _read_count(body: bytes) -> Request:
+    request = _read_messages(body)
+    request.most_output = 0
+    return request
+
+
+def _read_tokenize(body: bytes) -> Request:
+    asked = _tokenize(body)
+    fields = {"prompt": asked.prompt, "messages": asked.messages, "content": asked.content}
+    given = [raw for raw in fields.values() if raw is not None]
+    if not given:
+        raise _refused("Field 'prompt' is missing: send the text to tokenize.", "prompt")
+    return Request(asked.model or "", _prompt(*given), most_output=0)
+
+
+def _read_detokenize(body: bytes) -> Request:
+    asked = _tokenize(body)
+    if asked.tokens is None:
+        raise _refused("Field 'tokens' is missing: send the token ids to turn into text.", "tokens")
+    return Request(asked.model or "", _prompt(_array("tokens", asked.tokens)), most_output=0)
+
+
+_READ: dict[str, Callable[[bytes], Request]] = {
+    "/v1/chat/completions": _read_chat,
+    "/v1/completions": _read_completion,
+    "/v1/responses": _read_responses,
+    "/v1/embeddings": _read_embeddings,
+    "/v1/messages": _read_messages,
+    "/v1/messages/count_tokens": _read_count,
+    "/tokenize": _read_tokenize,
+    "/detokenize": _read_detokenize,
+}
+assert set(_READ) == set(ROUTES), "every route has a reader"
+
+
+def _prompt(main: Raw, *before: Raw | None) -> bytes:
+    """The parts that the model reads, in the order in which a chat template writes them: shared prefixes first."""
+    if not any(before):
+        return bytes(main)
+    return b"".join([part for part in (*before, main) if part is not None])
+
+
+def _array(name: str, raw: Raw) -> Raw:
+    """`raw`, if it is a JSON array."""
+    if memoryview(raw)[0] != 0x5B:
+        raise _refused(f"Field '{name}' must be an array.", name)
+    return raw
+
+
+def _given(name: str, raw: Raw) -> Raw:
+    """`raw`, if it is not null and not a bare number, boolean or object."""
+    if memoryview(raw)[0] not in b'["':
+        raise _refused(f"Field '{name}' must be a string or an array.", name)
+    return raw
+
+
+def _answers(n: int | None) -> int:
+    if n is None:
+        return 1
+    if n < 1:
+        raise _refused("Field 'n' must be 1 or more.", "n")
+    return n
+
+
+def _no_model() -> str:
+    raise _refused("Field 'model' is empty: send the name of a model; GET /v1/models lists them.", "model")
+
+
+def _negative_value(name: str) -> int:
+    raise _negative(name)
+
+
+def _negative(name: str) -> Refused:
+    return _refused(f"Field '{name}' must not be negative.", name)
+
+
+def _check_utf8(body: bytes) -> None:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise _refused(f"The request's body is not valid UTF-8 (byte {error.start}).") from None
+
+
+def _refused(message: str, param: str | None = None) -> Refused:
+    return Refused(Reason.BAD_REQUEST, message, param=param)
+
+
+_NAMES = {"str": "a string", "int": "an integer", "float": "a number", "bool": "true or false"}
+_NAMES |= {"object": "an object", "array": "an array", "null": "null"}
+_EXPECTED = re.compile(r"Expected `(\w+)(?: \| null)?`, got `(\w+)`(?: - at `\$\.?(.*)`)?$")
+_MISSING = re.compile(r"missing required field `(\w+)`")
+
+
+def _field(told: str) -> Refused:
+    """A refusal out of msgspec's words ("Expected `bool | null`, got `str` - at `$.stream`")."""
+    if missing := _MISSING.search(told):
+        name = missing[1]
+        return _refused(f"Field '{name}' is missing.", name)
+    if not (wrong := _EXPECTED.search(told)):
+        return _refused(f"The request's body is not as expected: {told}.")
+    wanted, got, path = wrong.groups()
+    wanted, got = _NAMES.get(wanted, wanted), _NAMES.get(got, got)
+    if not path:
+        return _refused(f"The request's body must be {wanted} (JSON), not {got}.")
+    return _refused(f"Field '{path}' must be {wanted}, not {got}.", path)
+
+
+def _plain(error: Exception) -> str:
+    return str(error).removeprefix("JSON is malformed: ")
