@@ -1,0 +1,111 @@
+"""`gemstead`: the first word picks the command; only that command's module is imported.
+
+`--help` and a mistyped word are answered from the table below, so they cost next to nothing. Whatever a
+command raises ends here, as a line that says what is wrong: no traceback reaches a user. Exit codes: 0
+done, 1 failed, 2 the command line or the file is wrong, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+
+# verb: (module under gemstead.cli, what it does), in the order that people meet them
+VERBS = {
+    "serve": ("serve", "start the model and its gateway, and keep them running"),
+    "run": ("run", "chat with the model in this terminal"),
+    "ps": ("running", "show what runs: models, engines, gateway workers"),
+    "logs": ("logs", "show what engines and workers print (-f follows)"),
+    "stop": ("running", "finish running calls, then stop the service"),
+    "reload": ("running", "apply a changed gemstead.yaml without dropping a call"),
+    "init": ("config", "write a commented gemstead.yaml fitted to this machine"),
+    "validate": ("config", "check gemstead.yaml"),
+    "schema": ("config", "print the JSON Schema of gemstead.yaml"),
+    "keys": ("keys", "create, list, revoke, rotate and show API keys"),
+    "usage": ("audit", "show tokens and calls by tenant, app, user, key or model"),
+    "audit": ("audit", "read the audit log (tail, show)"),
+    "check": ("check", "try a dozen real requests against the running service"),
+    "version": ("main", "show the version"),
+}
+USAGE_CODE, FAILED_CODE, INTERRUPTED_CODE = 2, 1, 130
+
+
+def entry() -> None:
+    """The `gemstead` command."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; its exit code."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0 if arguments else USAGE_CODE
+    if arguments[0] in ("version", "--version", "-V"):
+        return show_version(arguments[1:])
+    try:
+        return _command(arguments)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return INTERRUPTED_CODE
+    except BrokenPipeError:  # `gemstead ... | head`
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        from gemstead.cli.trouble import said
+
+        return said(error)
+
+
+def _command(arguments: list[str]) -> int:
+    verb = arguments[0]
+    if verb not in VERBS:
+        print(_unknown(verb), file=sys.stderr)
+        return USAGE_CODE
+    parser = argparse.ArgumentParser(prog="gemstead", description=VERBS[verb][1], allow_abbrev=False)
+    commands = parser.add_subparsers(dest="verb", required=True)
+    import_module(f"gemstead.cli.{VERBS[verb][0]}").add(commands)
+    args = parser.parse_args(arguments)
+    code = args.run(args)
+    sys.stdout.flush()
+    return int(code or 0)
+
+
+def overview() -> str:
+    """What `gemstead --help` prints."""
+    lines = [f"  {verb:<9} {does}" for verb, (_, does) in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: gemstead VERB [options]",
+            "",
+            "Gemma 4 on your own hardware, in production, from one file.",
+            "",
+            *lines,
+            "",
+            "`gemstead VERB --help` says more. Most begin with: gemstead serve",
+        ]
+    )
+
+
+def show_version(options: list[str]) -> int:
+    """Print the version, as JSON on `--json`."""
+    from gemstead import __version__
+
+    if options not in ([], ["--json"]):
+        print("usage: gemstead version [--json]", file=sys.stderr)
+        return USAGE_CODE
+    print(f'{{"version": "{__version__}"}}' if options else f"gemstead {__version__}")
+    return 0
+
+
+def _unknown(verb: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(verb, VERBS, n=1)
+    hint = f"did you mean `gemstead {near[0]}`?" if near else "see `gemstead --help`"
+    what = "option" if verb.startswith("-") else "verb"
+    return f"gemstead: unknown {what} {verb!r}; {hint}"
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,109 @@
+"""The admin port: health, metrics, and what `gemstead ps`, `stop` and `reload` ask for.
+
+Plain HTTP for probes and Prometheus (`/healthz`, `/readyz`, `/metrics`: open, no secrets, nothing changes),
+and `/admin/*` for whoever holds the token in the state folder. The token keeps other users of the machine
+out, and web pages too: a browser can be made to send a request to a loopback port, but not to send this
+header. Nothing is decided here; the head answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Head(Protocol):
+    """What the console asks the running service."""
+
+    def ready(self) -> dict[str, bool]:
+        """Every model, and whether it answers."""
+
+    def status(self) -> dict[str, Any]: ...
+    async def metrics(self) -> str: ...
+    async def reload(self) -> dict[str, Any]:
+        """What has changed, or `{"refused": [sentences]}` when the file is bad and the old one stays."""
+
+    def stop(self, *, now: bool) -> None: ...
+
+
+def console(head: Head, token: str) -> Starlette:
+    """The admin application."""
+
+    async def healthz(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_: Request) -> Response:
+        models = head.ready()
+        return JSONResponse(
+            {"ready": any(models.values()), "models": models}, 200 if any(models.values()) else 503
+        )
+
+    async def metrics(_: Request) -> Response:
+        return Response(await head.metrics(), media_type=METRICS_TYPE)
+
+    async def status(request: Request) -> Response:
+        return _shut(request, token) or JSONResponse(head.status())
+
+    async def reload(request: Request) -> Response:
+        if shut := _shut(request, token):
+            return shut
+        done = await head.reload()
+        return JSONResponse(done, 422 if "refused" in done else 200)
+
+    async def stop(request: Request) -> Response:
+        if shut := _shut(request, token):
+            return shut
+        head.stop(now=request.query_params.get("now") == "1")
+        return JSONResponse({"stopping": True}, 202)
+
+    return Starlette(
+        routes=[
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", metrics),
+            Route("/admin/status", status),
+            Route("/admin/reload", reload, methods=["POST"]),
+            Route("/admin/stop", stop, methods=["POST"]),
+        ]
+    )
+
+
+def _shut(request: Request, token: str) -> Response | None:
+    """The answer to somebody without the token."""
+    given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
+    if hmac.compare_digest(given, token.encode()):
+        return None
+    return JSONResponse(
+        {"error": "this needs the token of the state folder; use `gemstead ps`, `reload` or `stop`"}, 401
+    )
+
+
+class Server(uvicorn.Server):
+    """uvicorn inside the head: the head has the signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def server(app: Starlette) -> Server:
+    """The admin server; `await serve(sockets=[listener])` runs it on a socket that already listens."""
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
+    return Server(config)

@@ -1,0 +1,83 @@
+"""An engine that someone else runs: watched like a replica of ours, never started or stopped.
+
+It is ready after one good answer to its health path, and no longer ready after two bad ones in a row: the
+gateway's own breaker sees failing calls sooner, this notices an engine that nobody calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from gemstead.engines.lifecycle import Phase
+from gemstead.supervise.replica import PROBE_READY_S, Probe, Sight
+from gemstead.traffic.endpoint import EndpointFacts
+
+MISSES = 2
+
+
+class External:
+    """One endpoint that is only watched. `run` returns after `drain`."""
+
+    def __init__(
+        self,
+        facts: EndpointFacts,
+        probe: Probe,
+        *,
+        changed: Callable[[], None],
+        in_flight: Callable[[str], int],
+    ) -> None:
+        self.sight = Sight()
+        self._facts, self._probe, self._changed, self._in_flight = facts, probe, changed, in_flight
+        self._misses, self._why, self._since = MISSES, "not asked yet", time.monotonic()
+        self._done = asyncio.Event()
+
+    @property
+    def phase(self) -> Phase:
+        if self._done.is_set():
+            return Phase.STOPPED
+        return Phase.READY if self._misses < MISSES else Phase.FAILED
+
+    @property
+    def facts(self) -> EndpointFacts:
+        return msgspec.structs.replace(self._facts, ready=self.phase is Phase.READY)
+
+    def describe(self) -> dict[str, object]:
+        load = self.sight.load
+        return {
+            "name": self._facts.name,
+            "model": self._facts.pool,
+            "engine": self._facts.engine,
+            "phase": self.phase.value,
+            "ready": self.phase is Phase.READY,
+            "address": f"{self._facts.host}:{self._facts.port}{self._facts.base_path}",
+            "for_s": round(time.monotonic() - self._since, 1),
+            "why": self._why,
+            "in_flight": self._in_flight(self._facts.name),
+            "running": load.running if load else None,
+            "waiting": load.waiting if load else None,
+            "context_tokens": self._facts.context_tokens,
+            "version": self._facts.version,
+        }
+
+    def drain(self) -> None:
+        self._done.set()
+
+    def kill(self) -> None:
+        self._done.set()
+
+    async def run(self) -> None:
+        while not self._done.is_set():
+            why, self.sight = await asyncio.gather(self._probe.healthy(), self._probe.look())
+            before = self.phase
+            self._misses, self._why = (self._misses + 1 if why else 0), why
+            if self.phase is not before:
+                self._since = time.monotonic()
+                self._changed()
+            try:
+                await asyncio.wait_for(self._done.wait(), PROBE_READY_S)
+            except TimeoutError:
+                pass

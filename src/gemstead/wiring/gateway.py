@@ -1,0 +1,255 @@
+"""The gateway's worker processes as the head sees them: what they are told, and what they say back.
+
+`supervise/workers.py` keeps the processes alive and moves lines; the words of `gateway/control.py` are
+spoken here. A fresh worker is told the whole present state, so nothing is lost when one dies. Counters of
+dead workers are kept and added to those of the living, so that a counter never goes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import msgspec
+
+from gemstead.gateway.control import (
+    Configure,
+    Drain,
+    Drained,
+    Figures,
+    Fleet,
+    Listening,
+    Loads,
+    Report,
+    ToHead,
+    ToWorker,
+    Trouble,
+)
+from gemstead.gateway.settings import GatewaySettings
+from gemstead.observe import names
+from gemstead.observe.metrics import Snapshot, merge
+from gemstead.supervise.logs import RotatedLog
+from gemstead.supervise.workers import Worker
+from gemstead.traffic.endpoint import EndpointFacts, Load
+from gemstead.wiring.measures import counted
+
+REPORT_WITHIN_S = 1.0
+DECODER = msgspec.json.Decoder(ToHead)
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """A worker's place, and the last that its present process said."""
+
+    worker: Worker
+    listening: Listening | None = None
+    figures: Figures | None = None
+
+
+@dataclass(slots=True)
+class Reply:
+    """A round of questions: who has not answered yet."""
+
+    number: int
+    missing: set[str]
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class GatewayWorkers:
+    """All workers of one gateway. Use from one event loop."""
+
+    def __init__(
+        self, settings: GatewaySettings, logs: Callable[[str], RotatedLog], trouble: Callable[[str], None]
+    ) -> None:
+        self.settings = settings
+        self.endpoints: tuple[EndpointFacts, ...] = settings.endpoints
+        self.loads: dict[str, Load] = {}
+        self.seats: dict[str, Seat] = {}
+        self.past: list[Snapshot] = []  # one: the counters of all workers that are gone
+        self.restarts = 0
+        self.listening = asyncio.Event()
+        self._logs, self._trouble = logs, trouble
+        self._reply: Reply | None = None
+        self._number = 0
+        self._draining = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        for number in range(self.settings.workers):
+            self._seat(f"gateway-{number}")
+
+    def configure(self, settings: GatewaySettings) -> None:
+        """New settings for every worker, without dropping a call; more or fewer workers when asked."""
+        self.settings, self.endpoints = settings, settings.endpoints
+        self._tell_all(Configure(self._present()))
+        wanted = {f"gateway-{number}" for number in range(settings.workers)}
+        for name in self.seats.keys() - wanted:
+            self._dismiss(self.seats[name])
+        for name in sorted(wanted - self.seats.keys()):
+            self._seat(name)
+
+    def fleet(self, endpoints: tuple[EndpointFacts, ...]) -> None:
+        self.endpoints = endpoints
+        self._tell_all(Fleet(endpoints))
+
+    def tell_loads(self, loads: dict[str, Load]) -> None:
+        self.loads = loads
+        self._tell_all(Loads(loads))
+
+    def in_flight(self, endpoint: str) -> int:
+        """Calls on that endpoint as last reported, at most a second old."""
+        return sum(
+            seat.figures.in_flight.get(endpoint, 0)
+            for seat in self.seats.values()
+            if seat.figures is not None
+        )
+
+    async def figures(self) -> Snapshot:
+        """The counters of all workers, dead and alive, as fresh as they can be had within a second."""
+        running = {name for name, seat in self.seats.items() if seat.worker.running and seat.listening}
+        self._number += 1
+        self._reply = reply = Reply(self._number, running)
+        if running:
+            self._tell_all(Report(self._number))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(reply.done.wait(), REPORT_WITHIN_S)
+        return merge(
+            [*self.past, *(seat.figures.snapshot for seat in self.seats.values() if seat.figures)],
+            names.FAMILIES,
+        )
+
+    async def drain(self, within_s: float) -> None:
+        """Every worker finishes what it has and goes; those that do not within the time are ended."""
+        self._draining = True
+        for seat in list(self.seats.values()):
+            self._dismiss(seat)
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=within_s)
+            if late:
+                self.kill()
+                await asyncio.wait(late)
+
+    def kill(self) -> None:
+        for seat in self.seats.values():
+            seat.worker.kill()
+
+    def describe(self) -> list[dict[str, object]]:
+        """What `gemstead ps` shows of them."""
+        return [
+            {
+                "name": name,
+                "pid": seat.worker.pid,
+                "listening": seat.listening is not None,
+                "restarts": max(seat.worker.restarts, 0),
+                "in_flight": sum(seat.figures.in_flight.values()) if seat.figures else 0,
+            }
+            for name, seat in sorted(self.seats.items())
+        ]
+
+    def _seat(self, name: str) -> None:
+        argv = [sys.executable, "-m", "gemstead.gateway.worker"]
+        worker = Worker(
+            name, argv, log=self._logs(name), joined=self._joined, said=self._said, left=self._left
+        )
+        self.seats[name] = Seat(worker)
+        task = asyncio.create_task(worker.run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _dismiss(self, seat: Seat) -> None:
+        seat.worker.stop()
+        seat.worker.tell(msgspec.json.encode(Drain()))
+
+    def _present(self) -> GatewaySettings:
+        return msgspec.structs.replace(self.settings, endpoints=self.endpoints)
+
+    def _tell_all(self, word: ToWorker) -> None:
+        line = msgspec.json.encode(word)
+        for seat in self.seats.values():
+            seat.worker.tell(line)
+
+    def _joined(self, worker: Worker) -> None:
+        worker.tell(msgspec.json.encode(Configure(self._present())))
+        worker.tell(msgspec.json.encode(Loads(self.loads)))
+
+    def _said(self, worker: Worker, line: bytes) -> None:
+        seat = self.seats.get(worker.name)
+        if seat is None:
+            return
+        try:
+            word = DECODER.decode(line)
+        except msgspec.MsgspecError as error:
+            self._trouble(f"{worker.name} said something unknown: {error}")
+            return
+        if isinstance(word, Listening):
+            seat.listening = word
+            self.listening.set()
+        elif isinstance(word, Figures):
+            seat.figures = word
+            self._answered(worker.name, word.number)
+        elif isinstance(word, Trouble):
+            self._trouble(f"{worker.name}: {word.message}")
+        elif isinstance(word, Drained) and word.unfinished:
+            self._trouble(f"{worker.name}: {word.unfinished} calls were cut off when the drain time was over")
+
+    def _answered(self, name: str, number: int) -> None:
+        if (reply := self._reply) is None or number != reply.number:
+            return
+        reply.missing.discard(name)
+        if not reply.missing:
+            reply.done.set()
+
+    def _left(self, worker: Worker, how: str) -> None:
+        seat = self.seats[worker.name]
+        if seat.figures is not None:
+            self.past = [merge([*self.past, counted(seat.figures.snapshot)], names.FAMILIES)]
+        seat.figures = seat.listening = None
+        if self._reply is not None:
+            self._answered(worker.name, self._reply.number)
+        if worker.stopped:
+            del self.seats[worker.name]
+            return
+        self.restarts += 1
+        self._trouble(f"{worker.name} {how}; another takes its place")
+
+
+def reserve(host: str, port: int) -> list[socket.socket]:
+    """Hold an address for the workers: sockets that are bound and never listen. Port 0 becomes a free one.
+
+    It is first asked for alone, since any program of the same user may share a SO_REUSEPORT address.
+
+    Raises:
+        OSError: somebody else has it, or it is not an address of this machine.
+    """
+    infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    held: list[socket.socket] = []
+    try:
+        for family, kind, proto, _, address in dict.fromkeys(infos):
+            where = (address[0], held[0].getsockname()[1] if held else address[1], *address[2:])
+            with _bound(family, kind, proto, where, shared=False) as alone:
+                where = alone.getsockname()
+            held.append(_bound(family, kind, proto, where, shared=True))
+    except BaseException:
+        for sock in held:
+            sock.close()
+        raise
+    return held
+
+
+def _bound(family: int, kind: int, proto: int, address: tuple[object, ...], *, shared: bool) -> socket.socket:
+    sock = socket.socket(family, kind, proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock

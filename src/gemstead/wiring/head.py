@@ -1,0 +1,298 @@
+"""The live service: engines watched, gateway workers told about them, and the admin port answered.
+
+`Head` holds what runs. It never reads a file and never plans: it is given a `Wanted` and makes it so, at
+the start and at each reload. An engine that has to change is replaced beside the old one: the old one goes
+on until the new one has answered, and is then drained. If the new one keeps failing, the old one stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from gemstead import __version__
+from gemstead.engines.lifecycle import Phase
+from gemstead.gateway.settings import GatewaySettings
+from gemstead.supervise.replica import Watched
+from gemstead.wiring.gateway import GatewayWorkers
+from gemstead.wiring.measures import exposed
+
+LOADS_S = 1.0
+GIVE_UP_AFTER = 3  # failed starts of a replacement, before the old one is kept for good
+log = logging.getLogger("gemstead")
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """An endpoint that is wanted. Equal `same` means that nothing about it has changed."""
+
+    name: str
+    same: object
+    start: Callable[[str], Watched]  # given its name; nothing runs before `run`
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What should run. Made from a Spec by `wiring/desired.py`."""
+
+    settings: GatewaySettings  # its endpoints are filled in by the head
+    seats: tuple[Seat, ...]
+    notes: tuple[str, ...] = ()
+    admin: str = ""  # the admin port's address, to notice that it was changed
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """An endpoint that runs: its seat, and the task that keeps it."""
+
+    seat: Seat
+    watched: Watched
+    task: asyncio.Task[None]
+
+
+class Head:
+    """The running service. `run` returns when it has been stopped and nothing of it is left."""
+
+    def __init__(
+        self,
+        wanted: Wanted,
+        gateway: GatewayWorkers,
+        reread: Callable[[], Awaitable[Wanted]],
+        *,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Args:
+        reread: the file as it is now, planned. Raises SpecError or another sentence for the user.
+        changed: called when there may be something new to show.
+        """
+        self.wanted, self.gateway = wanted, gateway
+        self.began = time.time()
+        self.lives: list[Live] = []
+        self.troubles: list[str] = []
+        self._reread, self._shown = reread, changed
+        self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._background: set[asyncio.Task[None]] = set()
+
+    # What the console asks.
+
+    def ready(self) -> dict[str, bool]:
+        facts = [live.watched.facts for live in self.lives]
+        listening = self.gateway.listening.is_set()
+        return {
+            pool.name: listening and any(f.ready for f in facts if f.pool == pool.name)
+            for pool in self.wanted.settings.pools
+        }
+
+    def status(self) -> dict[str, Any]:
+        settings = self.wanted.settings
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "began": self.began,
+            "uptime_s": round(time.time() - self.began, 1),
+            "gateway": f"{settings.host}:{settings.port}",
+            "admin": self.wanted.admin,
+            "keys": "required" if settings.keys_required else "off",
+            "stopping": self._stop.is_set(),
+            "models": self.ready(),
+            "endpoints": [live.watched.describe() for live in self.lives],
+            "workers": self.gateway.describe(),
+            "notes": list(self.wanted.notes),
+            "troubles": self.troubles[-20:],
+        }
+
+    async def metrics(self) -> str:
+        snapshot = await self.gateway.figures()
+        running = {name: seat.listening is not None for name, seat in self.gateway.seats.items()}
+        return exposed(snapshot, (live.watched for live in self.lives), running)
+
+    def stop(self, *, now: bool) -> None:
+        """Drain and end; `now`: without waiting for running calls."""
+        self._stop.set()
+        if now:
+            self._stop_now.set()
+
+    async def reload(self) -> dict[str, Any]:
+        async with self._reloading:
+            if self._background:
+                return {"refused": ["the last reload is still being carried out; see `gemstead ps`"]}
+            try:
+                wanted = await self._reread()
+            except Exception as error:  # a bad file must never stop a good service
+                log.info("reload refused", exc_info=error)
+                self.trouble(f"reload refused, the old file stays in force: {error}")
+                return {"refused": str(error).splitlines() or [type(error).__name__]}
+            return self._apply(wanted)
+
+    def trouble(self, sentence: str) -> None:
+        log.warning(sentence)
+        self.troubles = [*self.troubles[-99:], sentence]
+        self._shown()
+
+    # The life of the service.
+
+    async def run(self) -> None:
+        for seat in self.wanted.seats:
+            self._start(seat, seat.name)
+        self.gateway.endpoints = self._facts()
+        self.gateway.start()
+        telling = asyncio.create_task(self._tell_loads())
+        try:
+            await self._stop.wait()
+            await self._end()
+        finally:
+            telling.cancel()
+            await self._kill()
+
+    async def _end(self) -> None:
+        """Gateway first, so that every call that runs keeps its engine; then the engines."""
+        drain_s = self.wanted.settings.deadlines.drain_s
+        draining = asyncio.create_task(self.gateway.drain(drain_s + 5))
+        hurry = asyncio.create_task(self._stop_now.wait())
+        await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        if not draining.done():
+            self.gateway.kill()
+        await draining
+        hurry.cancel()
+
+    async def _kill(self) -> None:
+        self.gateway.kill()
+        for task in self._background:
+            task.cancel()
+        for live in self.lives:
+            live.watched.kill()
+        await asyncio.gather(*(live.task for live in self.lives), *self._background, return_exceptions=True)
+        await self.gateway.drain(0)
+
+    def _start(self, seat: Seat, name: str) -> Live:
+        watched = seat.start(name)
+        live = Live(seat, watched, asyncio.create_task(watched.run()))
+        self.lives.append(live)
+        live.task.add_done_callback(lambda _: self._gone(live))
+        return live
+
+    def _gone(self, live: Live) -> None:
+        if live in self.lives and not self._stop.is_set():
+            self.lives.remove(live)
+            self.changed()
+
+    def changed(self) -> None:
+        """An endpoint has changed its phase: the workers hear of it at once."""
+        self.gateway.fleet(self._facts())
+        self._shown()
+
+    def _facts(self) -> tuple[Any, ...]:
+        return tuple(live.watched.facts for live in self.lives)
+
+    async def _tell_loads(self) -> None:
+        told: dict[str, Any] = {}
+        while True:
+            await asyncio.sleep(LOADS_S)
+            loads = {
+                live.watched.facts.name: load
+                for live in self.lives
+                if (load := live.watched.sight.load) is not None
+            }
+            if loads != told:
+                self.gateway.tell_loads(loads)
+                told = loads
+
+    # Reloading.
+
+    def _apply(self, wanted: Wanted) -> dict[str, Any]:
+        old, new = self.wanted, wanted.settings
+        restart = _needs_restart(old, wanted)
+        settings = msgspec.structs.replace(
+            new, host=old.settings.host, port=old.settings.port, tls=old.settings.tls
+        )
+        self.wanted = Wanted(settings, wanted.seats, wanted.notes, old.admin)
+        added, replaced, removed = self._compare(wanted.seats)
+        for seat in added:
+            self._start(seat, seat.name)
+        self.gateway.configure(msgspec.structs.replace(settings, endpoints=self._facts()))
+        for live in removed:
+            live.watched.drain()
+        if replaced:
+            self._later(self._replace_all(replaced))
+        self.changed()
+        return {
+            "added": [seat.name for seat in added],
+            "replacing": [seat.name for seat, _ in replaced],
+            "removed": [live.watched.facts.name for live in removed],
+            "settings_changed": settings != old.settings,
+            "needs_restart": restart,
+            "notes": list(wanted.notes),
+        }
+
+    def _compare(self, seats: tuple[Seat, ...]) -> tuple[list[Seat], list[tuple[Seat, Live]], list[Live]]:
+        by_name = {live.seat.name: live for live in self.lives if live.watched.phase is not Phase.DRAINING}
+        added = [seat for seat in seats if seat.name not in by_name]
+        replaced = [
+            (seat, by_name[seat.name])
+            for seat in seats
+            if seat.name in by_name and by_name[seat.name].seat.same != seat.same
+        ]
+        names = {seat.name for seat in seats}
+        removed = [live for name, live in by_name.items() if name not in names]
+        return added, replaced, removed
+
+    def _later(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _replace_all(self, pairs: list[tuple[Seat, Live]]) -> None:
+        for seat, old in pairs:
+            await self._replace(seat, old)
+
+    async def _replace(self, seat: Seat, old: Live) -> None:
+        """One engine for another, with a ready one all the time."""
+        was_ready = old.watched.facts.ready
+        if not was_ready:
+            old.watched.drain()
+        fresh = self._start(seat, _next_name(old.watched.facts.name))
+        self.changed()
+        while not fresh.watched.facts.ready and not fresh.task.done():
+            tries = fresh.watched.describe().get("restarts", 0)
+            if was_ready and isinstance(tries, int) and tries >= GIVE_UP_AFTER:
+                why = fresh.watched.describe().get("why")
+                self.trouble(f"{seat.name} cannot be started as the file wants it, the old one stays: {why}")
+                self.lives.remove(fresh)
+                fresh.watched.kill()
+                await fresh.task
+                self.changed()
+                return
+            await asyncio.sleep(0.1)
+        old.watched.drain()
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(old.task)
+
+
+def _needs_restart(old: Wanted, new: Wanted) -> list[str]:
+    """Settings that a reload cannot change, as sentences."""
+    found = []
+    before, after = old.settings, new.settings
+    if after.port and (before.host, before.port) != (after.host, after.port):
+        found.append(f"gateway.listen: still {before.host}:{before.port} until the service is restarted")
+    if old.admin != new.admin:
+        found.append(f"admin.listen: still {old.admin} until the service is restarted")
+    if before.tls != after.tls:
+        found.append("gateway.tls: the present certificates stay until the service is restarted")
+    if (before.keys_path, before.ledger_path) != (after.keys_path, after.ledger_path):
+        found.append("ledger.path: the present ledger stays until the service is restarted")
+    return found
+
+
+def _next_name(name: str) -> str:
+    """`a`, `a~2`, `a~3`: two engines in the same seat at the same time have two names."""
+    stem, _, number = name.partition("~")
+    return f"{stem}~{int(number or 1) + 1}"
