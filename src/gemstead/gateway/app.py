@@ -1,0 +1,265 @@
+"""The gateway of one worker: what all its exchanges share, and the few routes that it answers itself.
+
+`configure` swaps every setting at once, between two requests: exchanges that run keep the endpoint they have.
+Refusals become answers in one place (`refuse`), through the one table in `openai/errors.py`. `sweep` is the
+worker's only clock: one pass over connections and exchanges a few times a second replaces a timer for each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from email.utils import formatdate
+from math import ceil
+from time import monotonic, time
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from gemstead.gateway.exchange import Exchange
+from gemstead.gateway.figures import Figures
+from gemstead.gateway.keyring import Keyring
+from gemstead.gateway.settings import GatewaySettings, Pool
+from gemstead.gateway.upstream import Line
+from gemstead.ledger.audit import AuditRecord
+from gemstead.openai import errors, models
+from gemstead.openai.requests import ROUTES
+from gemstead.refused import Reason, Refused
+from gemstead.traffic.endpoint import Endpoint, EndpointFacts, Load
+from gemstead.traffic.limits import Limits
+from gemstead.traffic.picker import Picker
+from gemstead.traffic.routes import Routes
+
+if TYPE_CHECKING:
+    from gemstead.gateway.protocol import ClientConnection
+
+SWEEP_S = 0.1
+SAID_WITH = {
+    Reason.UNAUTHENTICATED: b'\r\nwww-authenticate: Bearer realm="gemstead"',
+    Reason.WRONG_METHOD: b"\r\nallow: GET, HEAD, POST",
+}
+WELCOME = (
+    b"This is a Gemstead gateway: an OpenAI-compatible API to Gemma 4.\n"
+    b"GET /v1/models lists what is served; POST /v1/chat/completions answers. Send your key as a bearer token.\n"
+)
+OWN = ("/", "/healthz", "/readyz", "/v1/models")
+
+
+class Gateway:
+    """One worker's state. Made once; `configure` may be called again at any time."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        settings: GatewaySettings,
+        keyring: Keyring,
+        remember: Callable[[AuditRecord], None],
+        figures: Figures,
+        picker: Picker,
+    ) -> None:
+        self.loop = loop
+        self.keyring = keyring
+        self.figures = figures
+        self.picker = picker
+        self._remember = remember
+        self.connections: set[ClientConnection] = set()
+        self.running: set[Exchange] = set()
+        self.endpoints: dict[str, Endpoint] = {}
+        self.pools: dict[str, list[Endpoint]] = {}
+        self.lines: dict[str, Line] = {}
+        self.draining = False
+        self.emptied = asyncio.Event()  # set when the last running call has ended
+        self.known = frozenset([*ROUTES, "/v1/models"])  # routes that are recorded by name
+        self.date, self.date_at = date_line(time()), 0
+        self._nonce = os.urandom(8).hex()
+        self._calls = 0
+        self.limits = Limits(settings.limit, 1.0)
+        self.configure(settings)
+
+    # -- settings ---------------------------------------------------------------------------------------
+
+    def configure(self, settings: GatewaySettings) -> None:
+        """Take new settings. Calls that run go on as they began."""
+        self.settings = settings
+        self.hash_key = bytes.fromhex(settings.hash_key) or b"unset"
+        self.limits.set_default(settings.limit, 1.0 / settings.workers)
+        self.cors = settings.cors_origins
+        self.set_fleet(settings.endpoints)
+
+    def set_fleet(self, fleet: tuple[EndpointFacts, ...]) -> None:
+        """Take the endpoints as they are now; counters of those that stay are kept."""
+        endpoints, lines = {}, {}
+        for facts in fleet:
+            if (endpoint := self.endpoints.get(facts.name)) is None:
+                endpoint = Endpoint(facts)
+            line = self.lines.pop(facts.name, None)
+            if line is None or not line.same_door(facts):
+                if line is not None:
+                    line.close()
+                bounds = self.settings.bounds
+                line = Line(facts, self.settings.deadlines.upstream_idle_s, bounds.upstream_idle)
+            endpoint.facts = line.facts = facts
+            endpoints[facts.name], lines[facts.name] = endpoint, line
+        for line in self.lines.values():
+            line.close()
+        for name in self.endpoints.keys() - endpoints.keys():
+            self.picker.index.forget(name)
+        self.endpoints, self.lines = endpoints, lines
+        self.pools = {pool.name: [] for pool in self.settings.pools}
+        for endpoint in endpoints.values():
+            self.pools.setdefault(endpoint.facts.pool, []).append(endpoint)
+        self.routes = Routes((pool.name, pool.aliases) for pool in self.settings.pools)
+
+    def set_loads(self, loads: dict[str, Load]) -> None:
+        for name, load in loads.items():
+            if (endpoint := self.endpoints.get(name)) is not None:
+                endpoint.load = load
+
+    # -- what exchanges use -----------------------------------------------------------------------------
+
+    def new_id(self) -> str:
+        self._calls += 1
+        return f"req_{self._nonce}{self._calls:08x}"
+
+    def remember(self, record: AuditRecord) -> None:
+        self._remember(record)
+        self.figures.record(record)
+
+    def cors_headers(self, origin: bytes) -> bytes:
+        if "*" in self.cors or origin.decode("latin-1") in self.cors:
+            allowed = b"*" if "*" in self.cors else origin
+            return (
+                b"\r\naccess-control-allow-origin: %s\r\nvary: origin"
+                b"\r\naccess-control-expose-headers: x-request-id, retry-after" % allowed
+            )
+        return b""
+
+    def refuse(self, exchange: Exchange, refusal: Refused) -> None:
+        """Write a refusal as a whole answer in the caller's dialect."""
+        body = errors.body(refusal, exchange.dialect, exchange.record.call_id)
+        extra = SAID_WITH.get(refusal.reason, b"")
+        if refusal.retry_after_s is not None:
+            extra += b"\r\nretry-after: %d" % max(1, ceil(refusal.retry_after_s))
+        exchange.send_whole(errors.STATUS[refusal.reason], body, extra=extra)
+
+    def broken(self, exchange: Exchange, error: Exception) -> None:
+        """The one handler for a broken promise between our own parts: the operator sees it, the client a 500."""
+        sys.stderr.write("".join(traceback.format_exception(error)))
+        sys.stderr.flush()
+        exchange.keep_alive = False
+        try:
+            message = "The gateway failed; the operator can find this request by its id."
+            exchange.fail(Refused(Reason.INTERNAL, message))
+        finally:
+            exchange.client.transport.close()
+
+    # -- routes that need no engine -----------------------------------------------------------------------
+
+    def answer_itself(self, exchange: Exchange) -> None:
+        """Answer a request that no engine needs to see.
+
+        Raises:
+            Refused: there is no such route, or not with this method.
+        """
+        path, method = exchange.path, exchange.method
+        if method == b"OPTIONS" and self.cors and b"origin" in exchange.headers:
+            self.preflight(exchange)
+            return
+        if path in ROUTES:
+            raise Refused(Reason.WRONG_METHOD, f"Use POST for {path}.")
+        if path in OWN or path.startswith("/v1/models/"):
+            if method not in (b"GET", b"HEAD"):
+                raise Refused(Reason.WRONG_METHOD, f"Use GET for {path}.")
+        else:
+            raise Refused(Reason.UNKNOWN_ROUTE, f"There is nothing at {path[:128]}; try /v1/models.")
+        if path == "/":
+            exchange.send_whole(200, WELCOME, b"text/plain; charset=utf-8")
+        elif path == "/healthz":
+            exchange.send_whole(200, b"ok\n", b"text/plain")
+        elif path == "/readyz":
+            ready = not self.draining and self.all_ready()
+            exchange.send_whole(200 if ready else 503, b"ready\n" if ready else b"not ready\n", b"text/plain")
+        elif path == "/v1/models":
+            exchange.send_whole(200, models.listing(self.visible(exchange)))
+        else:
+            pool = self.routes.pool(unquote(path[11:]), exchange.caller)
+            exchange.send_whole(200, models.one(next(p for p in self.settings.pools if p.name == pool)))
+        exchange.settle("served", ok=True)
+
+    def visible(self, exchange: Exchange) -> list[Pool]:
+        """The models that this caller may name."""
+        allowed = exchange.caller.models if exchange.caller is not None else None
+        return [pool for pool in self.settings.pools if allowed is None or pool.name in allowed]
+
+    def only_model(self) -> str:
+        """The model that a route without a model field means.
+
+        Raises:
+            Refused: BAD_REQUEST, when there are several.
+        """
+        if len(self.settings.pools) == 1:
+            return self.settings.pools[0].name
+        raise Refused(Reason.BAD_REQUEST, "Say which model: several are served here.", param="model")
+
+    def all_ready(self) -> bool:
+        """Every pool has an endpoint that can take a call."""
+        return all(any(e.facts.ready and not e.facts.draining for e in pool) for pool in self.pools.values())
+
+    def preflight(self, exchange: Exchange) -> None:
+        allowed = self.cors_headers(exchange.headers[b"origin"])
+        if allowed:
+            asked = exchange.headers.get(b"access-control-request-headers", b"authorization, content-type")
+            allowed += (
+                b"\r\naccess-control-allow-methods: GET, POST, OPTIONS\r\naccess-control-max-age: 600"
+                b"\r\naccess-control-allow-headers: " + asked
+            )
+        exchange.send_empty(204, allowed)
+        exchange.settle("served", ok=True)
+
+    # -- time -------------------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Close what is overdue. Called every SWEEP_S."""
+        now = monotonic()
+        if (second := int(time())) != self.date_at:
+            self.date_at = second
+            self.date = date_line(second)
+        for exchange in tuple(self.running):
+            exchange.overdue(now)
+        for connection in tuple(self.connections):
+            if now >= connection.until:
+                connection.overdue()
+        for line in self.lines.values():
+            line.sweep(now)
+
+    # -- the end ----------------------------------------------------------------------------------------
+
+    async def drain(self, within_s: float) -> int:
+        """Finish what runs, within a bound; the rest gets an error event. Returns how many that were."""
+        self.draining = True
+        for connection in tuple(self.connections):
+            connection.close_if_idle()
+        self.emptied.clear()
+        if self.running:
+            try:
+                await asyncio.wait_for(self.emptied.wait(), within_s)
+            except TimeoutError:
+                pass
+        unfinished = tuple(self.running)
+        for exchange in unfinished:
+            if exchange.up is not None:
+                exchange.up.drop()
+            exchange.fail(Refused(Reason.DRAINING, "The gateway is stopping; please try again."))
+        await asyncio.sleep(0)
+        for connection in tuple(self.connections):
+            connection.transport.close()
+        for line in self.lines.values():
+            line.close()
+        return len(unfinished)
+
+
+def date_line(now: float) -> bytes:
+    """Two header lines, up to the request's id: the first is the same for a second, the second for all."""
+    return f"\r\ndate: {formatdate(now, usegmt=True)}\r\nx-request-id: ".encode()

@@ -1,0 +1,358 @@
+"""Towards the engines: connections that are kept, requests out, answers followed as they come.
+
+An `UpstreamConnection` carries one exchange at a time. It reads an answer's head strictly, then follows its
+framing without rebuilding it: what it hands on are whole chunks exactly as the engine sent them, beside their
+payload for counting. A chunk that is cut between two reads is held back until it is whole (up to `HELD_MOST`),
+so that an error event can always be put after what a client has already got.
+
+A connection goes back to its `Line` (the idle connections of one endpoint) only after a whole answer with
+nothing behind it. Idle ones are dropped before the engine's own keep-alive ends, since a request sent into a
+connection that the engine is closing is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from gemstead.traffic.endpoint import EndpointFacts
+
+if TYPE_CHECKING:
+    from gemstead.gateway.exchange import Exchange
+
+STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?\r\n").match
+CHUNK_HEAD = re.compile(rb"([0-9a-fA-F]{1,8})(?:[ \t]*;[^\r\n]{0,256})?\r\n").match
+HEAD_MOST = 65_536
+CHUNK_HEAD_MOST = 300
+HELD_MOST = 65_536
+READ_HIGH = 262_144
+
+HEAD, LENGTH, CHUNKED, TRAILERS, TO_END, IDLE = range(6)
+
+
+class UpstreamConnection(asyncio.Protocol):
+    __slots__ = ("exchange", "held", "idle_since", "keep", "left", "line", "lost", "state", "transport")
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self.transport: Any = None
+        self.exchange: Exchange | None = None
+        self.state = IDLE
+        self.held = b""
+        self.left = 0  # bytes of the body, or of the chunk with its line end, still to come
+        self.keep = True
+        self.lost = False
+        self.idle_since = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.transport.set_write_buffer_limits(high=READ_HIGH)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        exchange, self.exchange = self.exchange, None
+        if exchange is None:
+            self.line.forget(self)
+        elif self.state == TO_END and exc is None:
+            exchange.upstream_done(self)
+        else:
+            exchange.upstream_lost(self, "the engine closed the connection" if exc is None else str(exc))
+
+    def eof_received(self) -> bool:
+        return False
+
+    def send(self, exchange: Exchange, head: bytes, body: bytes) -> None:
+        """Give this idle connection to an exchange and write its request."""
+        self.exchange = exchange
+        self.state = HEAD
+        self.held = b""
+        self.left = 0
+        if len(body) < 16_384:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
+
+    def drop(self) -> None:
+        """Close at once: the engine sees it and stops generating."""
+        self.exchange = None
+        if self.transport is not None:
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None:  # an engine that speaks unasked is not to be trusted with the next request
+            self.transport.abort()
+            return
+        try:
+            if self.state == CHUNKED:
+                self.chunks(exchange, data)
+            elif self.state == HEAD:
+                self.head(exchange, data)
+            else:
+                self.plain(exchange, data)
+        except BadAnswer as bad:
+            self.drop()
+            exchange.upstream_lost(self, str(bad))
+        except Exception as error:  # a fault of ours must not leave a client waiting
+            self.drop()
+            exchange.gate.broken(exchange, error)
+
+    def head(self, exchange: Exchange, data: bytes) -> None:
+        if self.held:
+            data = self.held + data
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            if len(data) > HEAD_MOST:
+                raise BadAnswer("the engine's answer has headers without end")
+            self.held = data
+            return
+        status, headers = parse_head(data[: end + 4])
+        rest = data[end + 4 :]
+        self.held = b""
+        if 100 <= status < 200:
+            if rest:
+                self.head(exchange, rest)
+            return
+        length = framing(status, headers)
+        if length == -1:
+            self.state = CHUNKED
+        elif length == -2:
+            self.state = TO_END
+        else:
+            self.state, self.left = LENGTH, length
+        if headers.get(b"connection", b"").lower() == b"close" or data.startswith(b"HTTP/1.0"):
+            self.keep = False
+        exchange.upstream_head(self, status, headers, length)
+        if self.exchange is not exchange:
+            return
+        if length == 0:
+            self.done(exchange)
+        elif rest:
+            (self.chunks if length == -1 else self.plain)(exchange, rest)
+
+    def plain(self, exchange: Exchange, data: bytes) -> None:
+        """A body with a length, or one that ends with the connection."""
+        if self.state == TO_END:
+            exchange.upstream_body(data, data)
+            return
+        if self.state == TRAILERS:
+            self.trailers(exchange, self.held + data)
+            return
+        self.left -= len(data)
+        if self.left < 0:
+            raise BadAnswer("the engine sent more than it announced")
+        exchange.upstream_body(data, data)
+        if self.left == 0 and self.exchange is exchange:
+            self.done(exchange)
+
+    def chunks(self, exchange: Exchange, data: bytes) -> None:
+        """Follow chunk framing; hand on whole chunks as they came, with their payload."""
+        if self.held:
+            data = self.held + data
+            self.held = b""
+        size = len(data)
+        if self.left == 0 and (match := CHUNK_HEAD(data)) is not None:
+            # The usual read: exactly one chunk.
+            start = match.end()
+            if (length := int(match[1], 16)) and start + length + 2 == size:
+                if data[-2:] != b"\r\n":
+                    raise BadAnswer("the engine's chunk does not end where it said")
+                exchange.upstream_body(data, data[start:-2])
+                return
+        self.many_chunks(exchange, data, size)
+
+    def many_chunks(self, exchange: Exchange, data: bytes, size: int) -> None:
+        at = whole = 0
+        payload: list[bytes] = []
+        ended = False
+        if self.left:  # inside a chunk that was too large to hold back
+            step = min(self.left, size)
+            payload.append(data[: max(0, min(step, self.left - 2))])
+            self.left -= step
+            at = whole = step
+        while at < size:
+            match = CHUNK_HEAD(data, at)
+            if match is None:
+                if size - at > CHUNK_HEAD_MOST or not may_grow(data[at:]):
+                    raise BadAnswer("the engine's chunk framing is broken")
+                break
+            length, start = int(match[1], 16), match.end()
+            if length == 0:
+                ended = True
+                whole, at = at, start
+                break
+            after = start + length + 2
+            if after > size:
+                if size - at > HELD_MOST:
+                    self.left = after - size
+                    payload.append(data[start : start + length])
+                    at = whole = size
+                break
+            if data[after - 2 : after] != b"\r\n":
+                raise BadAnswer("the engine's chunk does not end where it said")
+            payload.append(data[start : after - 2])
+            at = whole = after
+        if whole:
+            exchange.upstream_body(data if whole == size else data[:whole], b"".join(payload))
+            if self.exchange is not exchange:
+                return
+        if ended:
+            self.state = TRAILERS
+            self.trailers(exchange, data[at:])
+        elif whole < size:
+            self.held = data[whole:]
+
+    def trailers(self, exchange: Exchange, data: bytes) -> None:
+        """The end of a chunked body: an empty line, perhaps behind trailers, which stop here."""
+        if data == b"\r\n" or (data.endswith(b"\r\n\r\n") and data.count(b"\r\n\r\n") == 1):
+            self.done(exchange)
+        elif len(data) > HEAD_MOST or (data.startswith(b"\r\n") and len(data) > 2):
+            raise BadAnswer("the engine sent more than its answer")
+        else:
+            self.held = data
+
+    def done(self, exchange: Exchange) -> None:
+        self.exchange = None
+        self.state = IDLE
+        self.held = b""
+        if self.keep:
+            self.line.give(self)
+        else:
+            self.transport.close()
+        exchange.upstream_done(self)
+
+
+class BadAnswer(Exception):
+    """An engine's answer is not HTTP/1.1 that we are willing to follow."""
+
+
+def may_grow(tail: bytes) -> bool:
+    """Whether a cut chunk head could still become one."""
+    line = tail.rstrip(b"\r")
+    return not line or CHUNK_HEAD(line.split(b";", 1)[0].rstrip() + b"\r\n") is not None
+
+
+def parse_head(head: bytes) -> tuple[int, dict[bytes, bytes]]:
+    """Status and headers (names in lower case) of an answer.
+
+    Raises:
+        BadAnswer: for anything ambiguous; an answer is never repaired.
+    """
+    match = STATUS_LINE(head)
+    if match is None:
+        raise BadAnswer("the engine did not answer in HTTP/1.1")
+    if head.count(b"\n") != (lines := head.count(b"\r\n")) or head.count(b"\r") != lines:
+        raise BadAnswer("the engine's answer has a broken line end")
+    headers: dict[bytes, bytes] = {}
+    for line in head[match.end() : -4].split(b"\r\n"):
+        name, colon, value = line.partition(b":")
+        if not colon:
+            if line:
+                raise BadAnswer("the engine's answer has a broken header")
+            continue
+        name = name.lower()
+        if name in headers and name in (b"content-length", b"transfer-encoding"):
+            raise BadAnswer("the engine's answer has two lengths")
+        headers[name] = value.strip()
+    return int(match[1]), headers
+
+
+def framing(status: int, headers: dict[bytes, bytes]) -> int:
+    """How an answer's body ends: its length in bytes, -1 for chunked, -2 for the end of the connection."""
+    coding = headers.get(b"transfer-encoding")
+    length = headers.get(b"content-length")
+    if coding is not None:
+        if length is not None or coding.lower() != b"chunked":
+            raise BadAnswer("the engine's answer has an unclear length")
+        return -1
+    if status in (204, 304):
+        return 0
+    if length is None:
+        return -2
+    if not length.isdigit():
+        raise BadAnswer("the engine's answer has an unclear length")
+    return int(length)
+
+
+class Line:
+    """The connections to one endpoint."""
+
+    __slots__ = ("context", "facts", "idle", "idle_s", "most", "prefix")
+
+    def __init__(self, facts: EndpointFacts, idle_s: float, most: int) -> None:
+        self.facts = facts
+        self.idle: deque[UpstreamConnection] = deque()  # the freshest at the right
+        self.idle_s = idle_s
+        self.most = most
+        self.context = ssl.create_default_context() if facts.tls else None
+        host = f"[{facts.host}]" if ":" in facts.host else facts.host
+        secret = f"authorization: Bearer {facts.api_key}\r\n" if facts.api_key else ""
+        self.prefix = (
+            f"host: {host}:{facts.port}\r\ncontent-type: application/json\r\naccept-encoding: identity\r\n{secret}"
+        ).encode("latin-1")
+
+    def same_door(self, facts: EndpointFacts) -> bool:
+        """Whether `facts` can be reached over this line's connections."""
+        mine = self.facts
+        return (mine.host, mine.port, mine.tls, mine.api_key) == (
+            facts.host,
+            facts.port,
+            facts.tls,
+            facts.api_key,
+        )
+
+    def take(self) -> UpstreamConnection | None:
+        """An idle connection that is fresh enough, or None."""
+        while self.idle:
+            connection = self.idle.pop()
+            if not connection.lost and monotonic() - connection.idle_since < self.idle_s:
+                return connection
+            if not connection.lost:
+                connection.transport.close()
+        return None
+
+    def give(self, connection: UpstreamConnection) -> None:
+        if connection.lost or len(self.idle) >= self.most or connection.transport.is_closing():
+            connection.transport.close()
+            return
+        connection.idle_since = monotonic()
+        connection.transport.resume_reading()
+        self.idle.append(connection)
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        try:
+            self.idle.remove(connection)
+        except ValueError:
+            pass
+
+    def sweep(self, now: float) -> None:
+        """Close what has idled too long."""
+        while self.idle and now - self.idle[0].idle_since >= self.idle_s:
+            self.idle.popleft().transport.close()
+
+    def close(self) -> None:
+        """Keep no connection from now on; those in use end with their answers."""
+        self.most = 0
+        self.purge()
+
+    def purge(self) -> None:
+        """Close what is idle: after a stale connection the others are likely stale too."""
+        while self.idle:
+            self.idle.pop().transport.close()
+
+    async def connect(self, timeout_s: float) -> UpstreamConnection:
+        """A new connection.
+
+        Raises:
+            OSError, TimeoutError: the engine cannot be reached.
+        """
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(timeout_s):
+            _, connection = await loop.create_connection(
+                lambda: UpstreamConnection(self), self.facts.host, self.facts.port, ssl=self.context
+            )
+        return connection

@@ -1,0 +1,271 @@
+"""One gateway worker process: `python -m gemstead.gateway.worker`.
+
+With `--control-fd N` it is run by a head process and speaks the words of `gateway/control.py` over that socket;
+when the head is gone, so is the worker. With `--settings FILE` it runs alone from a file of `GatewaySettings`,
+which is how benchmarks and tests run it. It keeps no state that must outlive it: records are in the ledger
+within a tenth of a second (`ledger/writer.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import signal
+import socket
+import ssl
+import sys
+from pathlib import Path
+from random import Random
+
+import msgspec
+
+from gemstead.gateway.app import SWEEP_S, Gateway
+from gemstead.gateway.control import (
+    Configure,
+    Drain,
+    Drained,
+    Figures,
+    Fleet,
+    Listening,
+    Loads,
+    Report,
+    ToHead,
+    ToWorker,
+    Trouble,
+)
+from gemstead.gateway.figures import Figures as Measured
+from gemstead.gateway.keyring import Keyring
+from gemstead.gateway.protocol import ClientConnection
+from gemstead.gateway.settings import GatewaySettings, Tls
+from gemstead.ledger.keybook import KeyBook
+from gemstead.ledger.writer import Writer
+from gemstead.observe.metrics import Registry
+from gemstead.traffic.picker import Picker
+from gemstead.traffic.prefix import PrefixIndex
+
+INDEX_BYTES = 16 << 20
+REPORT_S = 1.0
+LINE_MOST = 64 << 20
+BACKLOG = 4096
+
+
+class Worker:
+    """The live parts of one worker process."""
+
+    def __init__(self, settings: GatewaySettings, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.settings = settings
+        self.registry = Registry()
+        self.measured = Measured(self.registry)
+        self.book = (
+            KeyBook(Path(settings.keys_path), bytes.fromhex(settings.pepper)) if settings.keys_path else None
+        )
+        self.writer = (
+            Writer(Path(settings.ledger_path), on_trouble=self.trouble) if settings.ledger_path else None
+        )
+        self.gate = Gateway(
+            loop,
+            settings,
+            Keyring(self.book if settings.keys_required else None),
+            self.writer.put if self.writer is not None else lambda record: None,
+            self.measured,
+            Picker(PrefixIndex(INDEX_BYTES), Random().randrange),  # noqa: S311
+        )
+        self.server: asyncio.Server | None = None
+        self.context: ssl.SSLContext | None = None
+        self.certificate_at = 0.0
+        self.head: asyncio.StreamWriter | None = None
+        self.stopping = asyncio.Event()
+
+    # -- life -------------------------------------------------------------------------------------------
+
+    async def listen(self) -> Listening:
+        """Open the port. Raises OSError when it cannot be had."""
+        settings = self.settings
+        if settings.tls is not None:
+            self.context = tls_context(settings.tls)
+            self.certificate_at = certificate_time(settings.tls)
+        self.server = await self.loop.create_server(
+            lambda: ClientConnection(self.gate),
+            settings.host or None,
+            settings.port,
+            reuse_port=True,
+            backlog=BACKLOG,
+            ssl=self.context,
+        )
+        host, port = self.server.sockets[0].getsockname()[:2]
+        return Listening(host=host, port=port, pid=os.getpid())
+
+    async def run(self) -> None:
+        """Serve until told to stop, then drain."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(number, self.stopping.set)
+        self.say(await self.listen())
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+        ticking = self.loop.create_task(self.tick())
+        await self.stopping.wait()
+        await self.stop()
+        ticking.cancel()
+
+    async def stop(self) -> None:
+        if self.server is not None:
+            self.server.close()
+        unfinished = await self.gate.drain(self.settings.deadlines.drain_s)
+        if self.writer is not None:
+            await self.loop.run_in_executor(None, self.writer.close)
+        self.say(self.figures(0))
+        self.say(Drained(unfinished=unfinished))
+        if self.head is not None:
+            self.head.close()
+
+    async def tick(self) -> None:
+        """The worker's clock: sweep, measure how late the loop runs, report."""
+        reported = 0.0
+        while True:
+            due = self.loop.time() + SWEEP_S
+            await asyncio.sleep(SWEEP_S)
+            now = self.loop.time()
+            self.measured.loop_lag(now - due)
+            self.gate.sweep()
+            if now - reported >= REPORT_S:
+                reported = now
+                self.reload_certificate()
+                self.say(self.figures(0))
+
+    def reload_certificate(self) -> None:
+        tls = self.settings.tls
+        if tls is None or self.context is None or certificate_time(tls) == self.certificate_at:
+            return
+        self.certificate_at = certificate_time(tls)
+        try:
+            self.context.load_cert_chain(tls.certificate, tls.key)
+        except (OSError, ssl.SSLError) as error:
+            self.trouble(f"the new certificate cannot be used, the old one stays: {error}")
+
+    # -- the head ---------------------------------------------------------------------------------------
+
+    def figures(self, number: int) -> Figures:
+        if self.writer is not None:
+            self.measured.ledger(self.writer.held, self.writer.healthy)
+        busy = {name: endpoint.in_flight for name, endpoint in self.gate.endpoints.items()}
+        return Figures(number=number, snapshot=self.registry.snapshot(), in_flight=busy)
+
+    def trouble(self, message: str) -> None:
+        """Called from any thread."""
+        sys.stderr.write(f"gemstead worker: {message}\n")
+        self.loop.call_soon_threadsafe(self.say, Trouble(message=message))
+
+    def say(self, word: ToHead) -> None:
+        if self.head is not None and not self.head.is_closing():
+            self.head.write(msgspec.json.encode(word) + b"\n")
+
+    async def obey(self, reader: asyncio.StreamReader) -> None:
+        """Do what the head says, until it is gone."""
+        decoder = msgspec.json.Decoder(ToWorker)
+        while line := await reader.readline():
+            word = decoder.decode(line)
+            match word:
+                case Configure(settings=settings):
+                    self.configure(settings)
+                case Fleet(endpoints=endpoints):
+                    self.gate.set_fleet(endpoints)
+                case Loads(loads=loads):
+                    self.gate.set_loads(loads)
+                case Report(number=number):
+                    self.say(self.figures(number))
+                case Drain():
+                    self.stopping.set()
+        if not self.stopping.is_set():  # the head died: so do the engines, and there is nothing left to serve
+            if self.writer is not None:
+                self.writer.close()
+            os._exit(1)
+
+    def configure(self, settings: GatewaySettings) -> None:
+        """Take new settings; listening address, TLS files and ledger stay as they were at the start."""
+        self.settings = settings
+        self.gate.keyring = Keyring(self.book if settings.keys_required else None)
+        self.gate.configure(settings)
+
+
+def tls_context(tls: Tls) -> ssl.SSLContext:
+    """TLS 1.2 and 1.3 with the library's modern ciphers; client certificates when a CA is given."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_cert_chain(tls.certificate, tls.key)
+    if tls.client_ca:
+        context.load_verify_locations(tls.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED if tls.client_required else ssl.CERT_OPTIONAL
+    return context
+
+
+def certificate_time(tls: Tls) -> float:
+    try:
+        return max(Path(tls.certificate).stat().st_mtime, Path(tls.key).stat().st_mtime)
+    except OSError:
+        return 0.0
+
+
+async def controlled(fd: int) -> None:
+    """Run under a head: the first word must be `Configure`."""
+    loop = asyncio.get_running_loop()
+    sock = socket.socket(fileno=fd)
+    reader, writer = await asyncio.open_unix_connection(sock=sock, limit=LINE_MOST)
+    line = await reader.readline()
+    if not line:
+        return
+    first = msgspec.json.decode(line, type=ToWorker)
+    assert isinstance(first, Configure), "the head configures first"
+    worker = Worker(first.settings, loop)
+    worker.head = writer
+    obeying = loop.create_task(worker.obey(reader))
+    try:
+        await worker.run()
+        await writer.drain()
+    except OSError as error:
+        worker.say(
+            Trouble(message=f"cannot listen on {worker.settings.host}:{worker.settings.port}: {error}")
+        )
+        await writer.drain()
+        raise SystemExit(1) from None
+    finally:
+        obeying.cancel()
+
+
+async def alone(settings: GatewaySettings) -> None:
+    """Run without a head; says where it listens on standard output."""
+    worker = Worker(settings, asyncio.get_running_loop())
+    worker.say = lambda word: (  # type: ignore[method-assign]
+        print(msgspec.json.encode(word).decode(), flush=True) if isinstance(word, Listening) else None  # noqa: T201
+    )
+    await worker.run()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="gemstead.gateway.worker", description="One gateway worker process."
+    )
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--control-fd", type=int)
+    how.add_argument("--settings", type=Path)
+    args = parser.parse_args()
+    if args.control_fd is not None:
+        work = controlled(args.control_fd)
+    else:
+        work = alone(msgspec.json.decode(args.settings.read_bytes(), type=GatewaySettings))
+    try:
+        import uvloop
+
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    except ImportError:
+        runner = asyncio.Runner()
+    with runner:
+        runner.run(work)
+
+
+if __name__ == "__main__":
+    main()
