@@ -1,0 +1,62 @@
+"""A whole run of `gemstead check` against pretend engines: faults are found, and none of them stops it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gemstead.operate.check import Client, Finding, Target, UnreachableError, run
+from gemstead.testing import FakeEngine, Script
+
+
+async def check(engine: FakeEngine) -> dict[str, Finding]:
+    client = Client(Target(engine.url), patience_s=10)
+    try:
+        return {finding.name: finding for finding in await asyncio.to_thread(lambda: list(run(client)))}
+    finally:
+        client.close()
+
+
+async def test_an_engine_that_always_says_the_same_passes_what_it_can_and_fails_the_rest():
+    async with FakeEngine(context_tokens=500) as engine:
+        found = await check(engine)
+    outcomes = {name: finding.verdict.outcome for name, finding in found.items()}
+    assert len(found) >= 12
+    for name in ("models", "plain answer", "streamed answer", "usage", "thinking off", "prompt too long"):
+        assert outcomes[name] == "pass", found[name]
+    for name in ("tool call", "tool result", "JSON schema", "unknown model"):
+        assert outcomes[name] == "fail", found[name]
+    assert found["prompt too long"].verdict.sentence.startswith("8,000 tokens: 400")
+
+
+async def test_a_prompt_that_is_read_to_its_end_is_no_fault_where_the_context_is_not_known():
+    async with FakeEngine() as engine:
+        found = await check(engine)
+    assert found["prompt too long"].verdict.outcome == "pass"
+    assert found["context edge"].verdict.outcome == "skipped"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        Script(die_before_headers=True),
+        Script(garbage=b"x"),
+        Script(status=500),
+        Script(body=b"[]"),
+        Script(die_after=2),
+    ],
+)
+async def test_a_sick_engine_fails_in_words(script):
+    async with FakeEngine(script) as engine:
+        found = await check(engine)
+    assert found["plain answer"].verdict.outcome == "fail"
+    assert found["plain answer"].verdict.remedy
+    assert len(found) >= 12
+
+
+async def test_nobody_there_is_said_at_once():
+    async with FakeEngine() as engine:
+        url = engine.url
+    with pytest.raises(UnreachableError, match="Nothing answers"):
+        list(run(Client(Target(url))))
