@@ -1,0 +1,193 @@
+"""Keys as rows of keys.db: the SQLite form of `KeyStore`.
+
+Every change is one transaction that also counts up the table `changes`; after the commit the mapped counter
+of `generation.py` is bumped. Workers watch the counter, and look at `changes` once a second in case a process
+died between the two.
+
+Rotation makes a new key with the same rights and lets the old one live until `now + overlap`, or its own
+expiry if that is sooner: the old row's `expires` moves and `replaced_by` names the new key.
+"""
+
+from __future__ import annotations
+
+import hmac
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from gemstead.ledger import generation, keyform
+from gemstead.ledger.database import STRICT, LedgerTrouble, Migrations, open_to_write, plainly, reading
+from gemstead.ledger.key import Grant, Key, Minted, UnknownKey
+from gemstead.traffic.caller import RateLimit
+
+MIGRATIONS: Migrations = (
+    (
+        f"""CREATE TABLE keys (
+            key_id TEXT NOT NULL PRIMARY KEY,
+            hash BLOB NOT NULL UNIQUE,
+            last4 TEXT NOT NULL,
+            tenant TEXT NOT NULL,
+            app TEXT NOT NULL,
+            user TEXT NOT NULL,
+            roles TEXT NOT NULL,
+            priority INTEGER NOT NULL,
+            models TEXT,
+            rate_limit TEXT,
+            note TEXT NOT NULL,
+            created REAL NOT NULL,
+            expires REAL,
+            revoked_at REAL,
+            replaced_by TEXT,
+            last_used REAL
+        ){STRICT}""",
+        f"CREATE TABLE changes (n INTEGER NOT NULL){STRICT}",
+        "INSERT INTO changes VALUES (1)",
+    ),
+)
+_COLUMNS = (
+    "key_id, last4, tenant, app, user, roles, priority, models, rate_limit, note, created, expires, "
+    "revoked_at, replaced_by, last_used"
+)
+
+
+def hash_key(secret: bytes, pepper: bytes) -> bytes:
+    """What is stored of a key. A fast keyed hash is right here: the key is random, so there is nothing to
+    guess."""
+    return hmac.digest(pepper, secret, "sha256")
+
+
+def read_rows(connection: sqlite3.Connection) -> list[tuple[Key, bytes]]:
+    """Every key with its hash, oldest first."""
+    rows = connection.execute(f"SELECT {_COLUMNS}, hash FROM keys ORDER BY created, rowid")  # noqa: S608
+    return [(_key(row[:-1]), row[-1]) for row in rows]
+
+
+def read_changes(connection: sqlite3.Connection) -> int:
+    """How often keys have changed in this file."""
+    return int(connection.execute("SELECT n FROM changes").fetchone()[0])
+
+
+def _key(row: tuple[object, ...]) -> Key:
+    values = dict(zip(Key.__struct_fields__, row, strict=True))
+    values["roles"] = tuple(msgspec.json.decode(str(values["roles"]), type=list[str]))
+    if values["models"] is not None:
+        values["models"] = frozenset(msgspec.json.decode(str(values["models"]), type=list[str]))
+    if values["limit"] is not None:
+        values["limit"] = msgspec.json.decode(str(values["limit"]), type=RateLimit)
+    return Key(**values)  # type: ignore[arg-type]
+
+
+class SqliteKeys:
+    """`KeyStore` on one file. Opens it for each act, so nothing is held between them and any thread may call.
+
+    Every method raises LedgerTrouble when the file cannot be read or written, and UnknownKey (a
+    LedgerTrouble) when there is no such key. Times are Unix seconds.
+    """
+
+    def __init__(self, path: Path, pepper: bytes) -> None:
+        self._path = path
+        self._pepper = pepper
+
+    def create(self, grant: Grant, *, now: float) -> Minted:
+        """A new key with these rights. Its secret is in the answer and nowhere else."""
+        grant.check(now)
+        with self._changing() as connection:
+            return self._insert(connection, grant, now)
+
+    def list(self) -> list[Key]:
+        """Every key, oldest first, also those that no longer open anything."""
+        with reading(self._path, MIGRATIONS) as connection:
+            return [key for key, _ in read_rows(connection)] if connection else []
+
+    def get(self, key_id: str) -> Key:
+        """The key with this public id."""
+        with reading(self._path, MIGRATIONS) as connection:
+            return _one(connection, key_id)
+
+    def revoke(self, key_id: str, *, now: float) -> Key:
+        """The key as it is now: refused everywhere, at once and for good. Again changes nothing."""
+        with self._changing() as connection:
+            connection.execute(
+                "UPDATE keys SET revoked_at = ? WHERE key_id = ? AND revoked_at IS NULL", (now, key_id)
+            )
+            return _one(connection, key_id)
+
+    def rotate(self, key_id: str, *, now: float, overlap_s: float) -> Minted:
+        """A new key with the same rights and expiry; the old one lives `overlap_s` seconds more at most."""
+        with self._changing() as connection:
+            old = _one(connection, key_id)
+            old.check_may_rotate(now)
+            new = self._insert(connection, old.grant(), now)
+            until = now + overlap_s if old.expires is None else min(old.expires, now + overlap_s)
+            connection.execute(
+                "UPDATE keys SET expires = ?, replaced_by = ? WHERE key_id = ?",
+                (until, new.key.key_id, key_id),
+            )
+            return new
+
+    def touch(self, used: Mapping[str, float]) -> None:
+        """Remember when keys were last used. Changes no right, so no worker reloads."""
+        with self._open() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(
+                "UPDATE keys SET last_used = max(coalesce(last_used, 0), ?) WHERE key_id = ?",
+                [(when, key_id) for key_id, when in used.items()],
+            )
+            connection.execute("COMMIT")
+
+    def _insert(self, connection: sqlite3.Connection, grant: Grant, now: float) -> Minted:
+        for _ in range(8):  # public ids have 62^8 values: a second try is already unlikely
+            secret = keyform.mint()
+            key = grant.key(keyform.key_id_of(secret), secret[-4:], now)
+            row = msgspec.structs.astuple(key)
+            values = [_stored(value) for value in row] + [hash_key(secret.encode(), self._pepper)]
+            marks = ", ".join("?" * len(values))
+            written = connection.execute(
+                f"INSERT INTO keys ({_COLUMNS}, hash) VALUES ({marks}) ON CONFLICT DO NOTHING",  # noqa: S608
+                values,
+            )
+            if written.rowcount == 1:
+                return Minted(secret=secret, key=key)
+        raise LedgerTrouble(f"{self._path}: no free key id was found: try again")
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        with plainly(self._path):
+            connection = open_to_write(self._path, MIGRATIONS)
+            try:
+                yield connection
+            finally:
+                connection.close()  # rolls back what was not committed
+
+    @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        with self._open() as connection:
+            # A change of rights must survive a power cut: a revoked key may not come back.
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("UPDATE changes SET n = n + 1")
+            connection.execute("COMMIT")
+            try:
+                generation.bump(generation.path_beside(self._path))
+            except OSError:
+                pass  # the change stands; workers see it within a second through `changes`
+
+
+def _one(connection: sqlite3.Connection | None, key_id: str) -> Key:
+    query = f"SELECT {_COLUMNS} FROM keys WHERE key_id = ?"  # noqa: S608
+    row = connection.execute(query, (key_id,)).fetchone() if connection else None
+    if row is None:
+        raise UnknownKey(f"there is no key {key_id}: `gemstead keys list` shows the ids")
+    return _key(row)
+
+
+def _stored(value: object) -> object:
+    if isinstance(value, frozenset):
+        value = sorted(value)
+    if isinstance(value, (tuple, list, RateLimit)):
+        return msgspec.json.encode(value).decode()
+    return value
