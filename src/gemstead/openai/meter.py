@@ -64,14 +64,22 @@ _event = msgspec.json.Decoder(_Event).decode
 
 
 class Meter:
-    """What one stream has carried so far. Feed it; ask it at any time."""
+    """What one stream has carried so far. Feed it; ask it at any time.
+
+    An engine's ordinary events differ in one string only. So the bytes before and after that string are learnt from
+    one event, and the next is recognised by them and by its number of quotes (no more quotes: nothing but words).
+    """
 
     __slots__ = (
+        "_after",
+        "_before",
         "_carry",
         "_dialect",
-        "_from_timings",
-        "_output_tokens",
-        "_usage",
+        "_figures",
+        "_look",
+        "_output",
+        "_quotes",
+        "_shortest",
         "cached_tokens",
         "done",
         "events",
@@ -81,10 +89,14 @@ class Meter:
 
     def __init__(self, dialect: str) -> None:
         self._dialect = dialect
+        self._look = self._look_anthropic if dialect == "anthropic" else self._look_openai
+        if dialect == "responses":
+            self._look = self._look_responses
         self._carry = bytearray()  # the beginning of an event whose end has not come yet
-        self._usage = False  # the engine has given its usage
-        self._from_timings = False
-        self._output_tokens = 0
+        self._before = self._after = b"\0"  # of an ordinary event's words
+        self._quotes = self._shortest = 0
+        self._figures = 0  # whose figures: 0 none, 1 the engine's timings, 2 the engine's usage
+        self._output = 0
         self.done = False  # the stream's own end was seen: [DONE], message_stop, response.completed
         self.events = 0  # that carried words: about one per token
         self.finish_reason = ""  # the engine's word: stop, length, tool_calls, end_turn, completed, ...
@@ -94,35 +106,33 @@ class Meter:
     @property
     def output_tokens(self) -> int:
         """Tokens generated: the engine's figure, or the events counted so far."""
-        if self._usage or self._from_timings:
-            # A figure that came with an early event (continuous usage) is not taken back by a lower count.
-            return self._output_tokens
-        return self.events
+        return self._output if self._figures else self.events
 
     @property
     def source(self) -> str:
         """Where `output_tokens` comes from: "engine", "counted", or "" while there is nothing."""
-        if self._usage or self._from_timings:
+        if self._figures:
             return "engine"
         return "counted" if self.events else ""
 
     def feed(self, data: bytes) -> None:
         """Take in the next bytes of the stream, cut anywhere."""
-        if not self._carry:
-            if data.find(b"\n\n") == len(data) - 2:  # one whole event: the usual read
-                at = data.find(b'"delta":{"content":"')
-                if (
-                    at > 0
-                    and data[at + 20] != 34
-                    and data.count(b'":{') == 1
-                    and b'"finish_reason":null' in data
-                ):
-                    self.events += 1
-                    return
-            if data.endswith(b"\n\n"):
-                self._look(data)
-                return
-        self._keep(data)
+        if self._carry:
+            self._keep(data)
+        elif (
+            data.endswith(self._after)
+            and data.startswith(self._before)
+            and data.count(b'"') == self._quotes
+            and len(data) > self._shortest
+        ):
+            self.events += 1
+        elif data.endswith(b"\n\n"):
+            had = self.events
+            self._look(data)
+            if self.events == had + 1:
+                self._learn(data)
+        else:
+            self._keep(data)
 
     def close(self) -> None:
         """The stream has ended: a last event that lacks its blank line is looked at too."""
@@ -130,13 +140,23 @@ class Meter:
             self._look(bytes(self._carry))
             self._carry.clear()
 
+    def _learn(self, event: bytes) -> None:
+        """Remember the form of `event`, if it is one ordinary event that carried words and nothing else."""
+        if event.find(b"\n\n") != len(event) - 2 or any(word in event for word in _NOT_ORDINARY):
+            return
+        if (words := _WORDS.search(event)) is not None:
+            self._before, self._after = event[: words.start(1)], event[words.end(1) :]
+            self._quotes = self._before.count(b'"') + self._after.count(b'"')
+            self._shortest = len(self._before) + len(self._after)
+
     def _keep(self, data: bytes) -> None:
         """Look at the whole events in what was kept and `data`; keep the rest."""
         carry = self._carry
-        start = max(len(carry) - 3, 0)
+        fresh = max(len(carry) - 3, 0)
         carry += data
-        end = max(carry.rfind(b"\n\n", start) + 2, carry.rfind(b"\r\n\r\n", start) + 4)
-        if end >= 4 or (end >= 2 and carry[end - 2 : end] == b"\n\n"):
+        plain, returned = carry.rfind(b"\n\n", fresh), carry.rfind(b"\r\n\r\n", fresh)
+        if plain >= 0 or returned >= 0:
+            end = plain + 2 if plain > returned else returned + 4
             self._look(bytes(carry[:end]))
             del carry[:end]
         if carry.startswith((b"data: [DONE]", b"data:[DONE]")):
@@ -144,54 +164,47 @@ class Meter:
         elif len(carry) > _CARRY_MOST:
             carry.clear()
 
-    def _look(self, events: bytes) -> None:
-        """Read `events`, one or more whole events."""
-        if self._dialect == "openai":
-            self._look_openai(events)
-        elif self._dialect == "anthropic":
-            self._look_anthropic(events)
-        else:
-            self._look_responses(events)
+    # Each of these reads one or more whole events.
 
     def _look_openai(self, events: bytes) -> None:
         count = events.count
-        worded = count(b'"delta":{"') + count(b'"delta": {"')
-        if not worded:
-            worded = count(b'"text":"') + count(b'"text": "') - count(b'"text":""') - count(b'"text": ""')
-        else:
-            worded -= count(b'"content":""') + count(b'"content": ""')
-            worded -= count(b'"content":null}') + count(b'"content": null}')
-        if worded > 0:
-            self.events += worded
+        if worded := count(b'"delta":{"'):  # compact JSON: vLLM, SGLang, llama.cpp
+            worded -= count(b'"content":""}') + count(b'"content":null}')
+        elif worded := count(b'"text":"'):
+            worded -= count(b'"text":""')
+        elif worded := count(b'"delta": {"'):  # Python's default spacing
+            worded -= count(b'"content": ""}') + count(b'"content": null}')
+        elif worded := count(b'"text": "'):
+            worded -= count(b'"text": ""')
+        self.events += worded
         if reason := _last_word(events, b'"finish_reason":'):
             self.finish_reason = reason
         if b'"usage":{' in events or b'"usage": {' in events:
             self._read(events, b'"usage":')
-        if not self._usage and b'"timings":{' in events:
+        if self._figures < 2 and b'"timings":{' in events:
             self._read(events, b'"timings":')
         if b"[DONE]" in events and _starts_line(events, b"data: [DONE]", b"data:[DONE]"):
             self.done = True
 
     def _look_anthropic(self, events: bytes) -> None:
-        count = events.count
-        self.events += count(b'"type":"content_block_delta"') + count(b'"type": "content_block_delta"')
-        self.events -= count(b'"type":"signature_delta"') + count(b'"type": "signature_delta"')
+        self.events += _count(events, b'"type":', b'"content_block_delta"')
+        self.events -= _count(events, b'"type":', b'"signature_delta"')
         if b'"usage":' in events:
             if b"message_start" in events:
                 self._read(events, b'"usage":', first=True)
             self._read(events, b'"usage":')
             if reason := _last_word(events, b'"stop_reason":'):
                 self.finish_reason = reason
-        if b"message_stop" in events and _has(events, b'"type":', b'"message_stop"'):
+        if b"message_stop" in events and _count(events, b'"type":', b'"message_stop"'):
             self.done = True
 
     def _look_responses(self, events: bytes) -> None:
-        self.events += events.count(b'"delta":"') + events.count(b'"delta": "')
+        self.events += _count(events, b'"delta":', b'"')
         if b'"response":' not in events:
             return
-        for state in (b"completed", b"incomplete", b"failed"):
-            if _has(events, b'"type":', b'"response.%s"' % state):
-                self.done, self.finish_reason = True, state.decode()
+        for state in ("completed", "incomplete", "failed"):
+            if _count(events, b'"type":', f'"response.{state}"'.encode()):
+                self.done, self.finish_reason = True, state
                 self._read(events, b'"usage":')
 
     def _read(self, events: bytes, name: bytes, *, first: bool = False) -> None:
@@ -206,38 +219,50 @@ class Meter:
 
     def _take(self, line: bytes) -> bool:
         """Take the figures in one event's JSON. False: it has none."""
-        try:
-            told = _event(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        if (told := _decoded(line)) is None:
             return False
-        inner = told.response or told.message
-        usage = told.usage or (inner.usage if inner is not None else None)
+        if told.message is not None and told.message.usage is not None:
+            self._take_prompt(told.message.usage)
+            return True
+        usage = told.usage or (told.response.usage if told.response is not None else None)
         if usage is not None:
-            return self._take_usage(usage)
-        if told.timings is not None and not self._usage:
-            self.prompt_tokens, self.cached_tokens, self._output_tokens = _of_timings(told.timings)
-            self._from_timings = True
-            return True
-        return False
+            if self._dialect == "anthropic":
+                return self._take_prompt(usage) | self._take_output(usage)
+            return self._take_all(_of_usage(usage), 2)
+        return told.timings is not None and self._take_all(_of_timings(told.timings), 1)
 
-    def _take_usage(self, usage: Usage) -> bool:
-        """Take a usage object. An Anthropic stream gives the prompt first and the answer last."""
-        if self._dialect != "anthropic":
-            figures = _of_usage(usage)
-            if figures is None:
-                return False
-            self.prompt_tokens, self.cached_tokens, self._output_tokens = figures
-            self._usage = True
-            return True
-        if usage.input_tokens is not None:
-            self.cached_tokens = usage.cache_read_input_tokens or 0
-            self.prompt_tokens = (
-                usage.input_tokens + self.cached_tokens + (usage.cache_creation_input_tokens or 0)
-            )
-        if usage.output_tokens:  # message_start says 0 or 1: not the answer's length
-            self._output_tokens = usage.output_tokens
-            self._usage = self._usage or self.events > 0
+    def _take_all(self, figures: tuple[int, int, int] | None, whose: int) -> bool:
+        if figures is None or whose < self._figures:
+            return False
+        self.prompt_tokens, self.cached_tokens, self._output = figures
+        self._figures = whose
         return True
+
+    def _take_prompt(self, usage: Usage) -> bool:
+        """Anthropic: message_start tells the prompt; message_delta may tell it again, with less detail."""
+        if usage.input_tokens is None or (self.prompt_tokens and usage.cache_read_input_tokens is None):
+            return False
+        self.prompt_tokens, self.cached_tokens, _ = _of_usage(usage) or (0, 0, 0)
+        return True
+
+    def _take_output(self, usage: Usage) -> bool:
+        """Anthropic: message_delta tells the answer's length so far."""
+        if usage.output_tokens is None:
+            return False
+        self._output, self._figures = usage.output_tokens, 2
+        return True
+
+
+# The words of an ordinary event, in any dialect.
+_WORDS = re.compile(rb'"(?:delta":\s?\{"\w+|delta|text|thinking|partial_json)":\s?"([^"\\]+)"')
+_NOT_ORDINARY = (
+    b'"usage":',
+    b'"timings":',
+    b'"finish_reason":"',
+    b'"finish_reason": "',
+    b"[DONE]",
+    b'"response":',
+)
 
 
 def usage_of(body: bytes, dialect: str) -> tuple[int, int, int] | None:
@@ -302,8 +327,9 @@ def _last_word(events: bytes, name: bytes) -> str:
     return events[start : events.find(b'"', start)].decode("ascii", "replace")[:64]
 
 
-def _has(events: bytes, name: bytes, value: bytes) -> bool:
-    return name + value in events or name + b" " + value in events
+def _count(events: bytes, name: bytes, value: bytes) -> int:
+    """How often `value` follows the key `name`, in compact or in spaced JSON."""
+    return events.count(name + value) + events.count(name + b" " + value)
 
 
 def _starts_line(events: bytes, *words: bytes) -> bool:

@@ -30,7 +30,7 @@ ROUTES: dict[str, str] = {
     "/detokenize": "openai",
 }
 
-DEEPEST = 256  # levels of nesting; deeper JSON is an attack on a parser, not a prompt
+_MOST = 2**31 - 1  # what a 32-bit engine field holds
 _IMAGE = (b'"image', b'"input_image"', b"image_url")
 
 
@@ -59,9 +59,9 @@ class _Chat(msgspec.Struct, gc=False):
     messages: Raw
     tools: Raw | None = None
     stream: bool | None = None
-    max_completion_tokens: int | None = None
-    max_tokens: int | None = None
-    n: int | None = None
+    max_completion_tokens: int | float | None = None
+    max_tokens: int | float | None = None
+    n: int | float | None = None
     stream_options: _StreamOptions | None = None
 
 
@@ -69,8 +69,8 @@ class _Completion(msgspec.Struct, gc=False):
     model: str
     prompt: Raw
     stream: bool | None = None
-    max_tokens: int | None = None
-    n: int | None = None
+    max_tokens: int | float | None = None
+    n: int | float | None = None
     stream_options: _StreamOptions | None = None
 
 
@@ -80,7 +80,7 @@ class _Responses(msgspec.Struct, gc=False):
     instructions: Raw | None = None
     tools: Raw | None = None
     stream: bool | None = None
-    max_output_tokens: int | None = None
+    max_output_tokens: int | float | None = None
 
 
 class _Embeddings(msgspec.Struct, gc=False):
@@ -94,7 +94,7 @@ class _Messages(msgspec.Struct, gc=False):
     system: Raw | None = None
     tools: Raw | None = None
     stream: bool | None = None
-    max_tokens: int | None = None
+    max_tokens: int | float | None = None
 
 
 class _Tokenize(msgspec.Struct, gc=False):  # vLLM: prompt or messages, tokens; llama.cpp: content, tokens
@@ -136,16 +136,14 @@ def parse(path: str, body: bytes) -> Request:
 
 def _read_chat(body: bytes) -> Request:
     asked = _chat(body)
-    most, options = asked.max_completion_tokens, asked.stream_options
+    most, options = _bound("max_completion_tokens", asked.max_completion_tokens), asked.stream_options
     if most is None:
-        most = asked.max_tokens
-    elif most < 0:
-        raise _negative("max_completion_tokens")
+        most = _bound("max_tokens", asked.max_tokens)
     return Request(
         asked.model or _no_model(),
         _prompt(_array("messages", asked.messages), asked.tools),
         asked.stream is True,
-        most if most is None or most >= 0 else _negative_value("max_tokens"),
+        most,
         _answers(asked.n),
         options is not None and options.include_usage is True,
     )
@@ -158,7 +156,7 @@ def _read_completion(body: bytes) -> Request:
         asked.model or _no_model(),
         _prompt(_given("prompt", asked.prompt)),
         asked.stream is True,
-        most if most is None or most >= 0 else _negative_value("max_tokens"),
+        _bound("max_tokens", most),
         _answers(asked.n),
         options is not None and options.include_usage is True,
     )
@@ -171,7 +169,7 @@ def _read_responses(body: bytes) -> Request:
         asked.model or _no_model(),
         _prompt(_given("input", asked.input), asked.instructions, asked.tools),
         asked.stream is True,
-        most if most is None or most >= 0 else _negative_value("max_output_tokens"),
+        _bound("max_output_tokens", most),
     )
 
 
@@ -187,7 +185,7 @@ def _read_messages(body: bytes) -> Request:
         asked.model or _no_model(),
         _prompt(_array("messages", asked.messages), asked.system, asked.tools),
         asked.stream is True,
-        most if most is None or most >= 0 else _negative_value("max_tokens"),
+        _bound("max_tokens", most),
     )
 
 
@@ -247,24 +245,29 @@ def _given(name: str, raw: Raw) -> Raw:
     return raw
 
 
-def _answers(n: int | None) -> int:
+def _answers(n: int | float | None) -> int:
     if n is None:
         return 1
-    if n < 1:
+    if (whole := _whole("n", n)) < 1:
         raise _refused("Field 'n' must be 1 or more.", "n")
-    return n
+    return whole
+
+
+def _bound(name: str, value: int | float | None) -> int | None:
+    """A bound in tokens; engines take 10.0 for 10, and so do we."""
+    return None if value is None else _whole(name, value)
+
+
+def _whole(name: str, value: int | float) -> int:
+    if value < 0:
+        raise _refused(f"Field '{name}' must not be negative.", name)
+    if value != value // 1 or value > _MOST:
+        raise _refused(f"Field '{name}' must be a whole number of at most {_MOST}.", name)
+    return int(value)
 
 
 def _no_model() -> str:
     raise _refused("Field 'model' is empty: send the name of a model; GET /v1/models lists them.", "model")
-
-
-def _negative_value(name: str) -> int:
-    raise _negative(name)
-
-
-def _negative(name: str) -> Refused:
-    return _refused(f"Field '{name}' must not be negative.", name)
 
 
 def _check_utf8(body: bytes) -> None:
@@ -280,7 +283,7 @@ def _refused(message: str, param: str | None = None) -> Refused:
 
 _NAMES = {"str": "a string", "int": "an integer", "float": "a number", "bool": "true or false"}
 _NAMES |= {"object": "an object", "array": "an array", "null": "null"}
-_EXPECTED = re.compile(r"Expected `(\w+)(?: \| null)?`, got `(\w+)`(?: - at `\$\.?(.*)`)?$")
+_EXPECTED = re.compile(r"Expected `(\w+)(?: \| \w+)*`, got `(\w+)`(?: - at `\$\.?(.*)`)?$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 
 
