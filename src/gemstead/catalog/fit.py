@@ -1,0 +1,48 @@
+"""Which model a machine without a graphics card can hold, for the file that `gemstead init` writes.
+
+The theory: weights are read once for every token, so on a CPU the active parameters decide the speed and the whole
+file decides whether it fits. Memory is the model's file, its projector, the keys and values of every slot at full
+length, and a reserve for compute buffers and the gateway. A quarter of the machine is left to others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gemstead.catalog.models import ModelFacts, models
+
+SHARE = 0.75  # of the machine's memory that a model may take
+RESERVE_BYTES = 1 << 30  # compute buffers and the gateway: our allowance, not a measurement
+CPU_ACTIVE_B = (
+    5.0  # billions of parameters read for every token beyond which a CPU answers too slowly to chat with
+)
+CONTEXTS = (32_768, 16_384, 8_192, 4_096)  # longest first
+MOST_SLOTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A model and how it runs on a machine."""
+
+    facts: ModelFacts
+    context: int  # tokens of one request
+    slots: int
+    threads: int
+    tight: bool = False  # even the smallest does not fit in the share
+
+
+def fit(memory_bytes: int, cpus: int) -> Fit:
+    """The largest model that a machine holds and a CPU answers with at a readable pace, with slots and context."""
+    slots = max(2, min(MOST_SLOTS, cpus // 2))
+    quick = [facts for facts in models() if facts.active_parameters_b <= CPU_ACTIVE_B]
+    for facts in sorted(quick, key=lambda facts: -facts.gguf.bytes):
+        for context in CONTEXTS:
+            if needed_bytes(facts, context, slots) <= memory_bytes * SHARE:
+                return Fit(facts, context, slots, cpus)
+    return Fit(models()[0], CONTEXTS[-1], 1, cpus, tight=True)
+
+
+def needed_bytes(facts: ModelFacts, context: int, slots: int) -> int:
+    """Memory that a model needs with all its slots full, in bytes."""
+    weights = facts.gguf.bytes + facts.gguf.projector_bytes
+    return weights + slots * facts.cache_bytes(context) + RESERVE_BYTES
