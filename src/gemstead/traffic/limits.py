@@ -12,13 +12,15 @@ not pay back what time has already paid. For that each hold knows the point on t
 debt ends; refunds of earlier holds move it. What was used beyond the hold is charged at the end.
 
 A key with nothing in flight and nothing owed is forgotten, which changes nothing: it is as good as new.
-A clock that steps backwards is taken as a clock that stood still. With several workers each enforces its
-share of the rates; calls at once are rounded up, so that each can serve one.
+A time that is earlier than one already heard of counts as that one: calls are reported out of order, and a
+clock that steps back grants nothing. With several workers each enforces its share of the rates; calls at once
+are rounded up, so that each can serve one.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from math import inf
 from types import TracebackType
 
 from gemstead.refused import Reason, Refused
@@ -31,7 +33,7 @@ Headers = tuple[tuple[bytes, bytes], ...] | list[tuple[bytes, bytes]]
 
 
 class Account:
-    """What one key owes. Times are seconds on the limits' own time line, which never steps back."""
+    """What one key owes: until when its debts will have been worked off, in seconds of the caller's clock."""
 
     __slots__ = ("in_flight", "open", "requests_until", "tokens_until")
 
@@ -87,8 +89,7 @@ class Limits:
     def __init__(self, default: RateLimit, share: float = 1.0) -> None:
         self.with_default(default, share)
         self._accounts: OrderedDict[str, Account] = OrderedDict()
-        self.latest = float("-inf")  # the caller's clock, when last heard
-        self._behind = 0.0  # how far that clock has stepped back in all
+        self.latest = -inf  # the latest time heard of
 
     def set_default(self, default: RateLimit, share: float) -> None:
         """Take another default limit; what keys owe already stays owed."""
@@ -121,12 +122,18 @@ class Limits:
             limit = self._default
         elif _is_free(limit):
             return UNLIMITED
-        now = self._on_time_line(now)
+        if now > self.latest:
+            self.latest = now
+        else:
+            now = self.latest
         account = self._accounts.get(caller.key_id) or self._new_account(caller.key_id, now)
         if limit.concurrent is not None:
             self._check_concurrent(limit.concurrent, account)
-        requests_until = self._check_requests(limit, account, now)
-        tokens_until = self._check_tokens(limit, account, tokens, now)
+        requests_until, tokens_until = account.requests_until, 0.0
+        if limit.requests_per_minute is not None:
+            requests_until = self._check_requests(limit.requests_per_minute, account, now)
+        if limit.tokens_per_minute is not None:
+            tokens_until = self._check_tokens(limit.tokens_per_minute, account, tokens, now)
         hold = Hold(self, account, limit, tokens)
         account.in_flight += 1
         account.requests_until = requests_until
@@ -139,19 +146,13 @@ class Limits:
         """`x-ratelimit-*` as OpenAI writes them, for the limits that the hold is under; () if none."""
         if hold is UNLIMITED or (account := hold.account) is None:
             return ()
-        now = self._on_time_line(now)
+        now = max(now, self.latest)
         limit, headers = hold.limit, []
         if limit.requests_per_minute is not None:
             headers += _three(b"requests", limit.requests_per_minute, account.requests_until - now)
         if limit.tokens_per_minute is not None:
             headers += _three(b"tokens", limit.tokens_per_minute, account.tokens_until - now)
         return headers
-
-    def _on_time_line(self, now: float) -> float:
-        if now < self.latest:
-            self._behind += self.latest - now
-        self.latest = now
-        return now + self._behind
 
     def _new_account(self, key_id: str, now: float) -> Account:
         for _ in range(2):  # two looks at each new key outpace growth without ever sweeping
@@ -174,18 +175,16 @@ class Limits:
                 retry_after_s=1.0,
             )
 
-    def _check_requests(self, limit: RateLimit, account: Account, now: float) -> float:
-        if (per_minute := limit.requests_per_minute) is None:
-            return account.requests_until
+    def _check_requests(self, per_minute: int, account: Account, now: float) -> float:
         each_s = WINDOW_S / (per_minute * self._share)
-        until = max(account.requests_until, now) + each_s
-        if (wait_s := until - now - max(WINDOW_S, each_s)) > SLACK_S:
+        until = account.requests_until
+        if until <= now:
+            return now + each_s
+        if (wait_s := until - now + each_s - max(WINDOW_S, each_s)) > SLACK_S:
             raise _reached("requests per min (RPM)", per_minute, 1, wait_s)
-        return until
+        return until + each_s
 
-    def _check_tokens(self, limit: RateLimit, account: Account, tokens: int, now: float) -> float:
-        if (per_minute := limit.tokens_per_minute) is None:
-            return account.tokens_until
+    def _check_tokens(self, per_minute: int, account: Account, tokens: int, now: float) -> float:
         if tokens > per_minute:
             raise Refused(
                 Reason.RATE_LIMITED,
@@ -194,14 +193,16 @@ class Limits:
                 code="rate_limit_exceeded",
             )
         need_s = tokens * WINDOW_S / (per_minute * self._share)
-        owed_s = max(account.tokens_until - now, 0.0)
+        owed_s = account.tokens_until - now
+        if owed_s <= 0.0:
+            return now + need_s
         if owed_s > SLACK_S and (wait_s := min(owed_s + need_s - WINDOW_S, owed_s)) > SLACK_S:
             raise _reached("tokens per min (TPM)", per_minute, tokens, wait_s)
-        return now + owed_s + need_s
+        return account.tokens_until + need_s
 
     def give_back(self, hold: Hold, account: Account, actual_tokens: int, now: float) -> None:
         """Settle a hold; said by `Hold.settle`, once."""
-        now = self._on_time_line(now)
+        now = self.latest = max(now, self.latest)
         account.in_flight -= 1
         if (per_minute := hold.limit.tokens_per_minute) is None:
             return
@@ -211,11 +212,17 @@ class Limits:
         elif hold in account.open:
             refund_s = min(-extra_s, max(hold.debt_end - now, 0.0))
             account.tokens_until -= refund_s
-            for later in reversed(account.open):
-                if later is hold:
-                    break
-                later.debt_end -= refund_s
+            if refund_s:
+                _move_up(account, hold, refund_s)
         account.open.pop(hold, None)
+
+
+def _move_up(account: Account, hold: Hold, refund_s: float) -> None:
+    """The debts of the holds after this one end sooner by its refund."""
+    for later in reversed(account.open):
+        if later is hold:
+            return
+        later.debt_end -= refund_s
 
 
 def _is_free(limit: RateLimit) -> bool:
