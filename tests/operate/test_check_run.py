@@ -6,14 +6,16 @@ import asyncio
 
 import pytest
 
-from gemstead.operate.check import Client, Finding, Target, UnreachableError, run
+from gemstead.operate.check import Client, Finding, Target, UnreachableError, begin, run
 from gemstead.testing import FakeEngine, Script
 
 
 async def check(engine: FakeEngine) -> dict[str, Finding]:
     client = Client(Target(engine.url), patience_s=10)
     try:
-        return {finding.name: finding for finding in await asyncio.to_thread(lambda: list(run(client)))}
+        return {
+            finding.name: finding for finding in await asyncio.to_thread(lambda: list(run(begin(client))))
+        }
     finally:
         client.close()
 
@@ -59,4 +61,4 @@ async def test_nobody_there_is_said_at_once():
     async with FakeEngine() as engine:
         url = engine.url
     with pytest.raises(UnreachableError, match="Nothing answers"):
-        list(run(Client(Target(url))))
+        begin(Client(Target(url)))

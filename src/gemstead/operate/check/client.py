@@ -26,7 +26,7 @@ class Target:
 
     url: str  # without /v1
     key: str = ""  # empty: calls are made without a key
-    admin_url: str = ""  # where its metrics are; empty: not known
+    metrics_urls: tuple[str, ...] = ()  # of its engines, where they are known
 
     @property
     def loopback(self) -> bool:
@@ -57,13 +57,11 @@ class Client:
     def get(self, path: str) -> Reply:
         return self._send("GET", path, None, self.target.key)
 
-    def metrics(self) -> str:
-        """The text of the admin endpoint's /metrics; empty when there is none."""
-        if not self.target.admin_url:
-            return ""
+    def read_metrics(self, url: str) -> str:
+        """The text at a metrics address; empty when there is none."""
         try:
-            reply = self._http.get(self.target.admin_url.rstrip("/") + "/metrics", timeout=10.0)
-        except httpx2.HTTPError:
+            reply = self._http.get(url, timeout=10.0)
+        except (httpx2.HTTPError, httpx2.InvalidURL):
             return ""
         return reply.text if reply.status_code == 200 else ""
 

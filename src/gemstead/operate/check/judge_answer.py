@@ -46,7 +46,9 @@ def not_served(reply: Reply) -> Verdict | None:
             f"The service is busy or not ready ({reply.status}: {reply.says}).",
             "See `gemstead ps`, then try again.",
         )
-    return failed(f"The request was refused with {reply.status}: {reply.says}.", "See `gemstead logs`.")
+    return failed(
+        f"The request was refused with {reply.status}: {reply.says.rstrip('.')}.", "See `gemstead logs`."
+    )
 
 
 def leak_in(text: str) -> str:

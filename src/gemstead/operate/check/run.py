@@ -48,20 +48,23 @@ class Visit:
         return self._whole
 
 
-def run(client: Client, model: str = "", *, long: bool = False) -> Iterator[Finding]:
-    """Each check's finding as soon as it is known; `model` empty takes the first that the service lists.
+def begin(client: Client, model: str = "", *, long: bool = False) -> Visit:
+    """What a run starts from: the list of models, and the one to check (`model`, else the first listed).
 
     Raises:
         UnreachableError: nothing answers at all.
     """
-    began = time.monotonic()
     listed = client.get("/v1/models")
     names = judge_door.model_names(listed)
-    yield Finding("models", judge_door.models(listed), time.monotonic() - began)
     chosen = model or (names[0] if names else "")
-    if not chosen:
+    return Visit(client, chosen, long, listed, names, judge_door.limit_in_models(listed, chosen))
+
+
+def run(visit: Visit) -> Iterator[Finding]:
+    """Each check's finding as soon as it is known."""
+    yield Finding("models", judge_door.models(visit.listed), visit.listed.seconds)
+    if not visit.model:
         return
-    visit = Visit(client, chosen, long, listed, names, judge_door.limit_in_models(listed, chosen))
     for name, check in CHECKS.items():
         began = time.monotonic()
         try:
@@ -194,8 +197,8 @@ def _drafting(visit: Visit) -> Verdict:
     timings: Fields = counting.fields.get("timings") or {}
     if timings.get("draft_n"):
         return judge_answer.drafting(timings["draft_n"], timings.get("draft_n_accepted"))
-    text = visit.client.metrics()
-    return judge_answer.drafting(*(_sum(text, name) for name in ("draft_tokens", "accepted_tokens")))
+    texts = "\n".join(visit.client.read_metrics(url) for url in visit.client.target.metrics_urls)
+    return judge_answer.drafting(*(_sum(texts, name) for name in ("draft_tokens", "accepted_tokens")))
 
 
 def _sum(metrics: str, name: str) -> int | None:
