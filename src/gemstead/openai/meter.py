@@ -176,7 +176,8 @@ class Meter:
             worded -= count(b'"content": ""}') + count(b'"content": null}')
         elif worded := count(b'"text": "'):
             worded -= count(b'"text": ""')
-        self.events += worded
+        if worded > 0:
+            self.events += worded
         if reason := _last_word(events, b'"finish_reason":'):
             self.finish_reason = reason
         if b'"usage":{' in events or b'"usage": {' in events:
@@ -187,8 +188,9 @@ class Meter:
             self.done = True
 
     def _look_anthropic(self, events: bytes) -> None:
-        self.events += _count(events, b'"type":', b'"content_block_delta"')
-        self.events -= _count(events, b'"type":', b'"signature_delta"')
+        worded = _count(events, b'"type":', b'"content_block_delta"')
+        if worded:
+            self.events += max(worded - _count(events, b'"type":', b'"signature_delta"'), 0)
         if b'"usage":' in events:
             if b"message_start" in events:
                 self._read(events, b'"usage":', first=True)

@@ -50,6 +50,10 @@ class Request(msgspec.Struct, gc=False):
         return any(word in self.prompt for word in _IMAGE)
 
 
+# msgspec has no "Raw or null": an absent field is no bytes, a null one is the four bytes `null`.
+_NOTHING = Raw()
+
+
 class _StreamOptions(msgspec.Struct, gc=False):
     include_usage: bool | None = None
 
@@ -57,7 +61,7 @@ class _StreamOptions(msgspec.Struct, gc=False):
 class _Chat(msgspec.Struct, gc=False):
     model: str
     messages: Raw
-    tools: Raw | None = None
+    tools: Raw = _NOTHING
     stream: bool | None = None
     max_completion_tokens: int | float | None = None
     max_tokens: int | float | None = None
@@ -77,8 +81,8 @@ class _Completion(msgspec.Struct, gc=False):
 class _Responses(msgspec.Struct, gc=False):
     model: str
     input: Raw
-    instructions: Raw | None = None
-    tools: Raw | None = None
+    instructions: Raw = _NOTHING
+    tools: Raw = _NOTHING
     stream: bool | None = None
     max_output_tokens: int | float | None = None
 
@@ -91,18 +95,18 @@ class _Embeddings(msgspec.Struct, gc=False):
 class _Messages(msgspec.Struct, gc=False):
     model: str
     messages: Raw
-    system: Raw | None = None
-    tools: Raw | None = None
+    system: Raw = _NOTHING
+    tools: Raw = _NOTHING
     stream: bool | None = None
     max_tokens: int | float | None = None
 
 
 class _Tokenize(msgspec.Struct, gc=False):  # vLLM: prompt or messages, tokens; llama.cpp: content, tokens
     model: str | None = None
-    prompt: Raw | None = None
-    messages: Raw | None = None
-    content: Raw | None = None
-    tokens: Raw | None = None
+    prompt: Raw = _NOTHING
+    messages: Raw = _NOTHING
+    content: Raw = _NOTHING
+    tokens: Raw = _NOTHING
 
 
 _chat = msgspec.json.Decoder(_Chat).decode
@@ -197,18 +201,17 @@ def _read_count(body: bytes) -> Request:
 
 def _read_tokenize(body: bytes) -> Request:
     asked = _tokenize(body)
-    fields = {"prompt": asked.prompt, "messages": asked.messages, "content": asked.content}
-    given = [raw for raw in fields.values() if raw is not None]
-    if not given:
+    prompt = _bytes(asked.prompt) or _bytes(asked.messages) or _bytes(asked.content)
+    if not prompt:
         raise _refused("Field 'prompt' is missing: send the text to tokenize.", "prompt")
-    return Request(asked.model or "", _prompt(*given), most_output=0)
+    return Request(asked.model or "", prompt, most_output=0)
 
 
 def _read_detokenize(body: bytes) -> Request:
     asked = _tokenize(body)
-    if asked.tokens is None:
+    if not _bytes(asked.tokens):
         raise _refused("Field 'tokens' is missing: send the token ids to turn into text.", "tokens")
-    return Request(asked.model or "", _prompt(_array("tokens", asked.tokens)), most_output=0)
+    return Request(asked.model or "", bytes(_array("tokens", asked.tokens)), most_output=0)
 
 
 _READ: dict[str, Callable[[bytes], Request]] = {
@@ -224,11 +227,16 @@ _READ: dict[str, Callable[[bytes], Request]] = {
 assert set(_READ) == set(ROUTES), "every route has a reader"
 
 
-def _prompt(main: Raw, *before: Raw | None) -> bytes:
+def _prompt(main: Raw, *before: Raw) -> bytes:
     """The parts that the model reads, in the order in which a chat template writes them: shared prefixes first."""
-    if not any(before):
-        return bytes(main)
-    return b"".join([part for part in (*before, main) if part is not None])
+    parts = [part for part in map(_bytes, before) if part]
+    return b"".join([*parts, main]) if parts else bytes(main)
+
+
+def _bytes(raw: Raw) -> bytes:
+    """The bytes of a field; none if it is absent or null."""
+    found = bytes(raw)
+    return b"" if found == b"null" else found
 
 
 def _array(name: str, raw: Raw) -> Raw:
