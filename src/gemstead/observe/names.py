@@ -134,7 +134,7 @@ def table(families: Mapping[str, Family] = FAMILIES) -> str:
 _HEAD = (
     "# Metrics",
     "",
-    "<!-- Written from src/gemstead/observe/names.py: change it there, and run `python -m pytest tests/observe`. -->",
+    "<!-- Written from src/gemstead/observe/names.py: change it there. -->",
     "",
     "`GET /metrics` answers in the Prometheus text format. Figures of all gateway workers are summed; gauges that",
     "every worker knows (such as an endpoint's breaker) show the highest, `gemstead_ledger_healthy` the lowest.",
