@@ -6,10 +6,11 @@ worth may be taken at once; so any stretch of time sees at most that plus what t
 request larger than a worker's share is let through when the key owes nothing at all, so that a limit split
 over workers never forbids what the limit allows.
 
-Tokens are held before the call and settled after it. Whoever holds 1000 and uses 10 gets 990 back, exactly
-as if only 10 had been held, which is less than 990 when part of the debt has been worked off since: time does
-not pay back what time has already paid. For that each hold knows the point on the time line where its own
-debt ends; refunds of earlier holds move it. What was used beyond the hold is charged at the end.
+Tokens are held before the call and settled after it. Whoever holds 1000 and uses 10 gets 990 back, but not
+what has been worked off since: debts are worked off in the order they were made, and time does not pay back
+what time has already paid. For that each hold knows when its own debt ends; refunds of earlier holds move it.
+A key never owes less than if only what was used had been held, so the bound above holds for tokens used. What
+was used beyond the hold is charged at the end.
 
 A key with nothing in flight and nothing owed is forgotten, which changes nothing: it is as good as new.
 A time that is earlier than one already heard of counts as that one: calls are reported out of order, and a
@@ -202,18 +203,19 @@ class Limits:
 
     def give_back(self, hold: Hold, account: Account, actual_tokens: int, now: float) -> None:
         """Settle a hold; said by `Hold.settle`, once."""
-        now = self.latest = max(now, self.latest)
+        if now > self.latest:
+            self.latest = now
+        else:
+            now = self.latest
         account.in_flight -= 1
         if (per_minute := hold.limit.tokens_per_minute) is None:
             return
         extra_s = (actual_tokens - hold.tokens) * WINDOW_S / (per_minute * self._share)
         if extra_s > 0:
             account.tokens_until = max(account.tokens_until, now) + extra_s
-        elif hold in account.open:
-            refund_s = min(-extra_s, max(hold.debt_end - now, 0.0))
+        elif (refund_s := min(-extra_s, hold.debt_end - now)) > 0.0:
             account.tokens_until -= refund_s
-            if refund_s:
-                _move_up(account, hold, refund_s)
+            _move_up(account, hold, refund_s)
         account.open.pop(hold, None)
 
 

@@ -132,7 +132,7 @@ class Picker:
     def _cheapest(self, call: Call, able: Sequence[Endpoint]) -> Endpoint:
         costs = [endpoint.busy for endpoint in able]
         hits = self._hits(call, able)
-        if hits:
+        if hits and hits.count(hits[0]) != len(hits):  # what all have makes no difference
             saved_most = DETOUR_CALLS + DETOUR_SHARE * min(costs)
             blocks_most = saved_most / BLOCK_CALLS
             costs = [
