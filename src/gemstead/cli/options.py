@@ -1,8 +1,8 @@
 """The options that most commands share: which file, what is set over it, and JSON instead of a table.
 
-The file is the one of `--config`; else the one that `GEMSTEAD_CONFIG` names; else `gemstead.yaml` in this folder;
-else none, which is the default: the smallest Gemma 4 on this machine. Only a file that was asked for by name must
-be there. Nothing is imported here that `--help` can do without.
+The file is the one of `--config`; else the one that `GEMSTEAD_CONFIG` names; else `gemstead.yaml` in this
+folder; else none, which is the default: the smallest Gemma 4 on this machine. Only a file that was asked
+for by name must be there. Nothing is imported here that `--help` can do without.
 """
 
 from __future__ import annotations

@@ -9,10 +9,11 @@ delays a restart, and an answer that arrives after its process has died is dropp
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from gemstead.engines import lifecycle
@@ -26,6 +27,7 @@ TICK_S = 0.2
 PROBE_STARTING_S = 0.1
 PROBE_WARMING_S = 0.5
 PROBE_READY_S = 1.0
+log = logging.getLogger("gemstead")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,6 @@ class Sight:
 
     load: Load | None = None
     progress: float | None = None  # grows with every token and every completion
-    gauges: dict[str, float] = field(default_factory=dict)  # normalised across engines, for /metrics
 
 
 class Probe(Protocol):
@@ -233,7 +234,11 @@ class Replica:
             process, began = self._process, time.monotonic()
             pause = PROBE_STARTING_S
             if process is not None and self.state is not None and self.state.running:
-                events, pause = await self._ask(self.state)
+                try:
+                    events, pause = await self._ask(self.state)
+                except Exception as error:  # a probe that breaks must not end the watch
+                    log.exception("probing %s failed", self.launch.name)
+                    events, pause = [lifecycle.Missed(repr(error))], PROBE_READY_S
                 if self._process is process:  # else the answer is about a process that is gone
                     for event in events:
                         self._on(event)

@@ -8,7 +8,6 @@ dead workers are kept and added to those of the living, so that a counter never 
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -215,41 +214,3 @@ class GatewayWorkers:
             return
         self.restarts += 1
         self._trouble(f"{worker.name} {how}; another takes its place")
-
-
-def reserve(host: str, port: int) -> list[socket.socket]:
-    """Hold an address for the workers: sockets that are bound and never listen. Port 0 becomes a free one.
-
-    It is first asked for alone, since any program of the same user may share a SO_REUSEPORT address.
-
-    Raises:
-        OSError: somebody else has it, or it is not an address of this machine.
-    """
-    infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    held: list[socket.socket] = []
-    try:
-        for family, kind, proto, _, address in dict.fromkeys(infos):
-            where = (address[0], held[0].getsockname()[1] if held else address[1], *address[2:])
-            with _bound(family, kind, proto, where, shared=False) as alone:
-                where = alone.getsockname()
-            held.append(_bound(family, kind, proto, where, shared=True))
-    except BaseException:
-        for sock in held:
-            sock.close()
-        raise
-    return held
-
-
-def _bound(family: int, kind: int, proto: int, address: tuple[object, ...], *, shared: bool) -> socket.socket:
-    sock = socket.socket(family, kind, proto)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if shared:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind(address)
-    except OSError:
-        sock.close()
-        raise
-    return sock

@@ -1,0 +1,179 @@
+"""`ps`, `stop`, `reload`: what is asked of the service that runs in a state folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from gemstead.cli.trouble import Trouble
+
+if TYPE_CHECKING:
+    from gemstead.wiring.files import Card, StateDir
+
+
+def add(subparsers: Any) -> None:
+    from gemstead.cli.options import add_file
+
+    ps = subparsers.add_parser("ps", help="show what runs", description="Show what runs.")
+    ps.add_argument("--json", action="store_true", help="as JSON")
+    stop = subparsers.add_parser(
+        "stop", description="Finish running calls, then stop the service. Waits for it."
+    )
+    stop.add_argument("--now", action="store_true", help="cut running calls off")
+    reload = subparsers.add_parser(
+        "reload", description="Apply a changed gemstead.yaml without dropping a call."
+    )
+    reload.add_argument("--json", action="store_true", help="as JSON")
+    for parser, run in ((ps, show), (stop, stop_service), (reload, reload_service)):
+        add_file(parser)
+        parser.set_defaults(run=run)
+
+
+def show(args: argparse.Namespace) -> int:
+    """`gemstead ps`: 0 when a model answers, 1 when nothing does."""
+    folder, card = find(args)
+    if card is None:
+        if args.json:
+            print(json.dumps({"running": False, "state_dir": str(folder.path)}))
+            return 1
+        raise Trouble(nothing_runs(folder))
+    status = ask(card, "GET", "/admin/status")
+    if args.json:
+        print(json.dumps({"running": True, **status}, indent=2))
+    else:
+        _table(status)
+    return 0 if any(status["models"].values()) else 1
+
+
+def stop_service(args: argparse.Namespace) -> int:
+    """`gemstead stop`: returns when nothing of the service is left."""
+    import time
+
+    from gemstead.wiring.files import is_held
+
+    folder, card = find(args)
+    if card is None:
+        if is_held(folder):
+            raise Trouble("a service is just starting or ending here; try again in a moment")
+        print("nothing runs")
+        return 0
+    ask(card, "POST", "/admin/stop?now=1" if args.now else "/admin/stop")
+    print(f"stopping (pid {card.pid}): running calls are finished first" if not args.now else "stopping now")
+    while is_held(folder):
+        time.sleep(0.05)
+    print("stopped")
+    return 0
+
+
+def reload_service(args: argparse.Namespace) -> int:
+    """`gemstead reload`: 2 when the file is refused."""
+    folder, card = find(args)
+    if card is None:
+        raise Trouble(nothing_runs(folder))
+    done = ask(card, "POST", "/admin/reload", patience_s=3600.0)
+    if args.json:
+        print(json.dumps(done, indent=2))
+        return 2 if "refused" in done else 0
+    if "refused" in done:
+        raise Trouble(
+            "\n".join(["the file is refused, the old one stays in force:", *done["refused"]]), code=2
+        )
+    for name in ("added", "replacing", "removed"):
+        if done[name]:
+            print(f"{name}: {', '.join(done[name])}")
+    if not any(done[name] for name in ("added", "replacing", "removed")):
+        print("settings applied" if done["settings_changed"] else "nothing has changed")
+    for sentence in done["needs_restart"]:
+        print(f"note: {sentence}")
+    return 0
+
+
+def find(args: argparse.Namespace) -> tuple[StateDir, Card | None]:
+    """The state folder that the options mean, and the service that runs there."""
+    import os
+
+    from gemstead.cli.options import read_spec
+    from gemstead.wiring.files import running, state_dir
+
+    folder = state_dir(read_spec(args), os.environ)
+    return folder, running(folder)
+
+
+def nothing_runs(folder: StateDir) -> str:
+    return f"nothing runs (state folder {folder.path}); `gemstead serve` starts it"
+
+
+def ask(card: Card, method: str, path: str, *, patience_s: float = 10.0) -> dict[str, Any]:
+    """What the service answers on its admin port.
+
+    Raises:
+        Trouble: it does not answer.
+    """
+    import http.client
+    from urllib.parse import urlsplit
+
+    address = urlsplit(card.admin)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=patience_s)
+    try:
+        connection.request(method, path, headers={"Authorization": f"Bearer {card.token}"})
+        response = connection.getresponse()
+        body = json.loads(response.read())
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise Trouble(
+            f"the service (pid {card.pid}) does not answer on {card.admin}: {error}; see `gemstead logs service`"
+        ) from error
+    finally:
+        connection.close()
+    if response.status >= 400 and "refused" not in body:
+        raise Trouble(f"the service answered {response.status}: {body.get('error', body)}")
+    return dict(body)
+
+
+def _table(status: dict[str, Any]) -> None:
+    print(f"gemstead {status['version']}, pid {status['pid']}, up {_span(status['uptime_s'])}")
+    print(f"gateway {status['gateway']} (keys {status['keys']}), admin {status['admin']}\n")
+    rows = [("ENDPOINT", "MODEL", "STATE", "FOR", "RESTARTS", "RUNNING", "WAITING", "ADDRESS", "PID")]
+    for one in status["endpoints"]:
+        rows.append(
+            (
+                one["name"],
+                one["model"],
+                one["phase"].replace("_", " "),
+                _span(one["for_s"]),
+                *(_cell(one.get(name)) for name in ("restarts", "running", "waiting", "address", "pid")),
+            )
+        )
+    rows += [("", "") + ("",) * 7, ("WORKER", "", "STATE", "", "RESTARTS", "RUNNING", "", "", "PID")]
+    for one in status["workers"]:
+        state = "listening" if one["listening"] else "starting"
+        rows.append(
+            (
+                one["name"],
+                "",
+                state,
+                "",
+                *(_cell(one[n]) for n in ("restarts", "in_flight")),
+                "",
+                "",
+                _cell(one["pid"]),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for one in status["endpoints"]:
+        if one.get("why") or one.get("stage"):
+            print(f"\n{one['name']}: {one.get('stage') or one['why']}")
+    for sentence in status["troubles"][-5:]:
+        print(f"! {sentence}")
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

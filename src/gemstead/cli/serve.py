@@ -1,0 +1,176 @@
+"""`serve`: start everything, and show how it goes.
+
+On a terminal, long work has a progress bar and the last line shows what an engine is doing; elsewhere (a
+pipe, a journal) each change is a line. What the service is made of is decided in `wiring/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gemstead.wiring.serve import Opening
+
+QUESTION = "What is the capital of Peru?"
+STEP_S = 5.0  # between two lines of a download's progress where there is no terminal
+
+
+def add(subparsers: Any) -> None:
+    from gemstead.cli.options import add_file
+
+    parser = subparsers.add_parser(
+        "serve",
+        description="Start the model and its gateway and keep them running until Ctrl-C or `gemstead stop`.",
+    )
+    parser.add_argument(
+        "model", nargs="?", help="serve this model instead of the file's, such as gemma4:e4b or ./mine.gguf"
+    )
+    parser.add_argument(
+        "--demo",
+        action="store_true",
+        help="a demonstration model of a few MB; needs no network and no memory",
+    )
+    add_file(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from gemstead.cli.options import file_of, read
+    from gemstead.wiring.serve import Order, serve
+
+    file = file_of(args)
+    overrides = [*args.overrides, *([f"models[0].name={args.model}"] if args.model else [])]
+    order = Order(read=lambda: read(file, overrides), environ=dict(os.environ), demo=args.demo)
+    return serve(order, Terminal(keys_flags=_same_service(args)))
+
+
+def _same_service(args: argparse.Namespace) -> str:
+    """The options that other commands need to find this service, as they are typed."""
+    words = [*(["-c", args.config] if args.config else [])]
+    for override in args.overrides:
+        if override.partition("=")[0].strip() in ("state_dir", "ledger.path"):
+            words += ["--set", override]
+    return " ".join(["", *map(shlex.quote, words)])
+
+
+class Terminal:
+    """What `serve` prints. A closed terminal never stops the service."""
+
+    def __init__(self, keys_flags: str = "") -> None:
+        self.flags = keys_flags
+        self.live = sys.stdout.isatty()
+        self.bar: Any = None
+        self.task: Any = None
+        self.shown: dict[str, str] = {}
+        self.said_at = 0.0
+        self.was_ready = False
+        self.example = ""
+
+    def listening(self, gateway: str, admin: str, warnings: tuple[str, ...]) -> None:
+        from gemstead import __version__
+
+        for sentence in warnings:
+            self.say(f"warning: {sentence}")
+        self.say(f"Gemstead {__version__}: gateway on {gateway}, admin on {admin}")
+
+    def fetching(self, name: str, done: int, total: int) -> None:
+        if self.live:
+            self._bar(name, done, total)
+        elif time.monotonic() - self.said_at >= STEP_S or done >= total:
+            self.said_at = time.monotonic()
+            share = f" ({100 * done // total} %)" if total else ""
+            self.say(f"fetching {name}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB{share}")
+
+    def opened(self, opening: Opening) -> None:
+        self._end_bar()
+        lines = [f"  {note}" for note in opening.notes]
+        lines += [f"  state and logs in {opening.state}", ""]
+        if opening.first_key:
+            lines += [f"  Your first API key, shown only now:   {opening.first_key}", ""]
+        elif opening.keys:
+            lines += [f"  Calls need a key: `gemstead keys create{self.flags}` makes one.", ""]
+        lines += _examples(opening)
+        lines += ["", f"  Stop with Ctrl-C or `gemstead stop{self.flags}`.", ""]
+        self.say("\n".join(lines))
+
+    def changed(self, status: dict[str, Any]) -> None:
+        for one in status["endpoints"]:
+            state = one["phase"].replace("_", " ")
+            if one.get("why") and one["phase"] in ("failed", "backing_off"):
+                state += f": {one['why']} (`gemstead logs{self.flags} {one['name']}`)"
+            elif one.get("stage"):
+                state += f": {one['stage']}"
+            if self.shown.get(one["name"]) != state and not status["stopping"]:
+                self.shown[one["name"]] = state
+                self.say(f"{one['name']}: {state}")
+        if not self.was_ready and status["models"] and all(status["models"].values()):
+            self.was_ready = True
+            self.say(f"Ready after {status['uptime_s']:.1f} s: {', '.join(status['models'])}")
+
+    def draining(self, calls: int, within_s: float) -> None:
+        if calls:
+            self.say(
+                f"\nFinishing {calls} running calls, at most {within_s:.0f} s. Ctrl-C again stops at once."
+            )
+        else:
+            self.say("\nStopping.")
+
+    def stopped(self) -> None:
+        self.say("Stopped.")
+
+    def say(self, sentence: str) -> None:
+        self._end_bar()
+        with suppress(OSError, ValueError):
+            print(sentence, flush=True)
+
+    def _bar(self, name: str, done: int, total: int) -> None:
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        if self.bar is None:
+            columns = "{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn()
+            self.bar = Progress(*columns, TimeRemainingColumn(), transient=True)
+            self.bar.start()
+            self.task = self.bar.add_task(name, total=total)
+        self.bar.update(self.task, description=name, completed=done, total=total or None)
+
+    def _end_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def _examples(opening: Opening) -> list[str]:
+    """A call with curl and one with Python, which work when pasted."""
+    model = opening.models[0] if opening.models else "gemma-4-e2b"
+    base = f"{opening.gateway}/v1"
+    key = opening.first_key or ("$GEMSTEAD_API_KEY" if opening.keys else "")
+    auth = f' -H "Authorization: Bearer {key}"' if key else ""
+    python_key = (
+        f"'{opening.first_key}'"
+        if opening.first_key or not opening.keys
+        else "__import__('os').environ['GEMSTEAD_API_KEY']"
+    )
+    if not opening.keys:
+        python_key = "'none'"
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "{QUESTION}"}}]}}'
+    call = f"create(model='{model}', messages=[{{'role': 'user', 'content': '{QUESTION}'}}])"
+    return [
+        f"  curl {base}/chat/completions{auth} -H 'Content-Type: application/json' -d '{body}'",
+        "",
+        f"  python -c \"from openai import OpenAI; print(OpenAI(base_url='{base}', api_key={python_key})"
+        f'.chat.completions.{call}.choices[0].message.content)"',
+        "",
+        "  gemstead run",
+    ]

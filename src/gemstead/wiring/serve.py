@@ -1,0 +1,319 @@
+"""`gemstead serve`, in order: take the state folder, take the ports, get the models, plan, start, wait, drain.
+
+Ports come before models, so that a service that cannot listen says so before it downloads anything.
+Signals: the first Ctrl-C (or SIGTERM) finishes what runs, the second ends at once, SIGHUP reads the file
+again. What a terminal shows is the `Screen`'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from gemstead import __version__
+from gemstead.console.app import console, server
+from gemstead.ledger.keys import Grant, open_keys
+from gemstead.ledger.secrets import secret_at
+from gemstead.spec.model import Spec
+from gemstead.supervise.logs import RotatedLog
+from gemstead.wiring import desired
+from gemstead.wiring.addresses import base_url, listener, named, reserve, split, warnings
+from gemstead.wiring.desired import Surroundings
+from gemstead.wiring.files import Card, StateDir, hold, running, state_dir, write_card
+from gemstead.wiring.gateway import GatewayWorkers
+from gemstead.wiring.head import Head, Wanted
+from gemstead.wiring.secrets import CannotRun
+
+log = logging.getLogger("gemstead")
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a user wants to know once the service is being started."""
+
+    gateway: str  # base address that works on this machine
+    admin: str
+    state: Path
+    models: tuple[str, ...]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    keys: bool  # whether callers need one
+    first_key: str = ""  # shown once; empty: there are keys already
+
+    def __repr__(self) -> str:
+        return f"Opening({self.gateway})"
+
+
+class Screen(Protocol):
+    """Where the course of things is shown."""
+
+    def listening(self, gateway: str, admin: str, warnings: tuple[str, ...]) -> None: ...
+    def fetching(self, name: str, done: int, total: int) -> None: ...
+    def say(self, sentence: str) -> None: ...
+    def opened(self, opening: Opening) -> None: ...
+    def changed(self, status: dict[str, Any]) -> None: ...
+    def draining(self, calls: int, within_s: float) -> None: ...
+    def stopped(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What was asked for on the command line."""
+
+    read: Callable[[], Spec]  # the file as it is now
+    environ: Mapping[str, str]
+    demo: bool = False
+
+
+class AlreadyRuns(CannotRun):
+    """A service runs in this state folder."""
+
+
+def serve(order: Order, screen: Screen) -> int:
+    """Run the service until it is stopped; the exit code.
+
+    Raises:
+        SpecError, CannotRun, LedgerTrouble, OSError: it cannot be started; the text says why.
+    """
+    spec = order.read()
+    folder = state_dir(spec, order.environ)
+    with ExitStack() as held:
+        lock = hold(folder)
+        if lock is None:
+            raise AlreadyRuns(_already(folder))
+        held.callback(lock.release)
+        return asyncio.run(_serve(order, spec, folder, screen, held))
+
+
+async def _serve(order: Order, spec: Spec, folder: StateDir, screen: Screen, held: ExitStack) -> int:
+    _keep_log(spec, folder)
+    service = Service(order, spec, folder, screen)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, service.interrupted)
+    loop.add_signal_handler(signal.SIGHUP, service.hung_up)
+    service.take_ports(held)
+    if not await service.prepare():
+        return 130
+    return await service.run()
+
+
+class Service:
+    """One start of the service, from its ports to its end."""
+
+    def __init__(self, order: Order, spec: Spec, folder: StateDir, screen: Screen) -> None:
+        self.order, self.spec, self.folder, self.screen = order, spec, folder, screen
+        self.head: Head | None = None
+        self.wanted: Wanted | None = None
+        self.signals = 0
+        self._preparing: asyncio.Task[Wanted] | None = None
+        self._reloads: set[asyncio.Task[Any]] = set()
+
+    def take_ports(self, held: ExitStack) -> None:
+        """Both addresses, or a sentence that says who has them and what to change."""
+        host, port = split(self.spec.gateway.listen)
+        with named("gateway.listen", host, port):
+            sockets = reserve(host, port)
+        for sock in sockets:
+            held.callback(sock.close)
+        self.gateway_at = (host, sockets[0].getsockname()[1])
+        host, port = split(self.spec.admin.listen)
+        with named("admin.listen", host, port):
+            self.admin_socket = listener(host, port)
+        held.callback(self.admin_socket.close)
+        self.admin_at = (host, self.admin_socket.getsockname()[1])
+        scheme = "https" if self.spec.gateway.tls else "http"
+        self.gateway_url, self.admin_url = (
+            base_url(scheme, *self.gateway_at),
+            base_url("http", *self.admin_at),
+        )
+        self.warnings = warnings(self.spec)
+        self.screen.listening(self.gateway_url, self.admin_url, self.warnings)
+
+    async def prepare(self) -> bool:
+        """Models on this machine and a plan for them; False when Ctrl-C came first."""
+        self._preparing = asyncio.create_task(self._desired(self.spec))
+        try:
+            self.wanted = await self._preparing
+        except asyncio.CancelledError:
+            return False
+        except desired.Stopped:
+            return False
+        return not self.signals
+
+    async def run(self) -> int:
+        assert self.wanted is not None
+        key = first_key(self.folder) if self.spec.gateway.keys == "required" else ""
+        gateway = GatewayWorkers(self.wanted.settings, self._log_of, self._trouble)
+        self.head = head = Head(self.wanted, gateway, self._reread, changed=self._changed)
+        token = secrets.token_urlsafe(32)
+        admin = server(console(head, token))
+        serving = asyncio.create_task(admin.serve(sockets=[self.admin_socket]))
+        card = Card(
+            os.getpid(), self.gateway_url, self.admin_url, token, bool(key) or self._keys(), time.time()
+        )
+        write_card(self.folder, card)
+        self.screen.opened(self._opening(key))
+        log.info("gemstead %s serves on %s", __version__, self.gateway_url)
+        try:
+            await head.run()
+        finally:
+            admin.should_exit = True
+            with suppress(asyncio.CancelledError):
+                await serving
+            log.info("stopped")
+            self.screen.stopped()
+        return 0
+
+    def interrupted(self) -> None:
+        """Ctrl-C or SIGTERM, once or more often."""
+        self.signals += 1
+        if self.head is None:
+            self.surroundings.stopped.set()
+            if self._preparing is not None:
+                self._preparing.cancel()
+            return
+        self.head.stop(now=self.signals > 1)
+        if self.signals == 1:
+            calls = sum(self.head.gateway.in_flight(live.watched.facts.name) for live in self.head.lives)
+            self.screen.draining(calls, self.spec.gateway.deadlines.drain_s)
+
+    def hung_up(self) -> None:
+        """SIGHUP: read the file again; but a terminal that was closed means the end."""
+        if self.head is None or _terminal_is_gone():
+            self.interrupted()
+            return
+        task = asyncio.create_task(self.head.reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reread(self) -> Wanted:
+        spec = await asyncio.to_thread(self.order.read)
+        wanted = await self._desired(spec)
+        self.spec = spec
+        return wanted
+
+    async def _desired(self, spec: Spec) -> Wanted:
+        self.surroundings = Surroundings(
+            folder=self.folder,
+            environ=self.order.environ,
+            demo=self.order.demo,
+            fetching=self.screen.fetching,
+            say=self.screen.say,
+            changed=self._changed,
+            in_flight=self._in_flight,
+            log_of=self._log_of,
+        )
+        wanted = await desired.desired(spec, self.surroundings)
+        port = self.gateway_at[1]
+        settings = (
+            wanted.settings if wanted.settings.port else msgspec.structs.replace(wanted.settings, port=port)
+        )
+        return Wanted(settings, wanted.seats, wanted.notes, spec.admin.listen)
+
+    def _in_flight(self, endpoint: str) -> int:
+        return self.head.gateway.in_flight(endpoint) if self.head is not None else 0
+
+    def _changed(self) -> None:
+        if self.head is not None:
+            self.head.changed()
+            self.screen.changed(self.head.status())
+
+    def _trouble(self, sentence: str) -> None:
+        if self.head is not None:
+            self.head.trouble(sentence)
+        self.screen.say(sentence)
+
+    def _log_of(self, name: str, seen: Callable[[str], None] | None = None) -> RotatedLog:
+        return log_file(self.spec, self.folder, name, seen)
+
+    def _keys(self) -> bool:
+        return self.spec.gateway.keys == "required"
+
+    def _opening(self, key: str) -> Opening:
+        assert self.wanted is not None
+        return Opening(
+            gateway=self.gateway_url,
+            admin=self.admin_url,
+            state=self.folder.path,
+            models=tuple(pool.name for pool in self.wanted.settings.pools),
+            notes=self.wanted.notes,
+            warnings=self.warnings,
+            keys=self._keys(),
+            first_key=key,
+        )
+
+
+def first_key(folder: StateDir) -> str:
+    """The secret of a new key when there is none yet, else "".
+
+    Raises:
+        LedgerTrouble: keys cannot be read or written.
+    """
+    store = open_keys(folder.keys, secret_at(folder.pepper))
+    if store.list():
+        return ""
+    return store.create(Grant(note="first key, made by gemstead serve"), now=time.time()).secret
+
+
+def log_file(
+    spec: Spec, folder: StateDir, name: str, seen: Callable[[str], None] | None = None
+) -> RotatedLog:
+    """The rotated log of an engine or worker."""
+    most = spec.supervise.log_mib * 1024 * 1024
+    return RotatedLog(folder.logs / f"{name}.log", most_bytes=most, files=spec.supervise.log_files, seen=seen)
+
+
+def _already(folder: StateDir) -> str:
+    card = running(folder)
+    if card is None:
+        return f"another `gemstead serve` is just starting or ending (state folder {folder.path})"
+    return (
+        f"already running: pid {card.pid}, gateway {card.gateway}, admin {card.admin}\n"
+        "`gemstead ps` shows it, `gemstead reload` applies a changed file, `gemstead stop` ends it. For a second one "
+        f"give it a folder and ports of its own: --set state_dir=DIR --set gateway.listen=127.0.0.1:0 "
+        "--set admin.listen=127.0.0.1:0"
+    )
+
+
+def _terminal_is_gone() -> bool:
+    try:
+        os.tcgetpgrp(sys.stdout.fileno())
+    except (OSError, ValueError) as error:
+        import errno
+
+        return getattr(error, "errno", None) == errno.EIO
+    return False
+
+
+class _ToLog(logging.Handler):
+    """Our own words, into a rotated file."""
+
+    def __init__(self, file: RotatedLog) -> None:
+        super().__init__()
+        self.file = file
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.file.write(self.format(record).encode("utf-8", "replace") + b"\n")
+
+
+def _keep_log(spec: Spec, folder: StateDir) -> None:
+    handler = _ToLog(log_file(spec, folder, "service"))
+    for name in ("gemstead", "uvicorn", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+    logging.getLogger("gemstead").setLevel(logging.INFO)
