@@ -119,6 +119,15 @@ def test_time_does_not_pay_back_twice():
     assert isinstance(admitted(book, 10, 60.0), Refused)
 
 
+def test_a_refund_moves_up_the_debts_behind_it():
+    book = limits(tokens_per_minute=1000)
+    first, second = book.hold(ANN, 500, 0.0), book.hold(ANN, 500, 0.0)
+    first.settle(0, 0.0)
+    book.hold(ANN, 1000, 30.0)
+    second.settle(0, 30.0)  # worked off by now, because the first no longer stood before it
+    assert isinstance(admitted(book, 10, 30.0), Refused)
+
+
 @pytest.mark.parametrize("error", [None, ValueError("engine failed")])
 @pytest.mark.parametrize("used", [None, 300])
 def test_a_hold_that_is_left_settles_itself(error, used):

@@ -134,11 +134,9 @@ class Picker:
         hits = self._hits(call, able)
         if hits and hits.count(hits[0]) != len(hits):  # what all have makes no difference
             saved_most = DETOUR_CALLS + DETOUR_SHARE * min(costs)
-            blocks_most = saved_most / BLOCK_CALLS
-            costs = [
-                cost - (blocks * BLOCK_CALLS if blocks < blocks_most else saved_most)
-                for cost, blocks in zip(costs, hits, strict=False)
-            ]
+            for place, blocks in enumerate(hits):
+                if blocks:
+                    costs[place] -= min(blocks * BLOCK_CALLS, saved_most)
         best = min(costs) + NEAR_CALLS
         near = [place for place, cost in enumerate(costs) if cost <= best]
         place = near[0] if len(near) == 1 else near[self._choose(len(near))]
