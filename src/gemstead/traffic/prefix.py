@@ -51,7 +51,7 @@ def chain(
 
 
 class PrefixIndex:
-    """Block hashes by endpoint, in at most `most_bytes` of memory (16 MiB: about 100 MB of prompts)."""
+    """Block hashes by endpoint, in at most `most_bytes` of memory (16 MiB: 50 to 100 MB of prompts)."""
 
     def __init__(self, most_bytes: int = 16 * 1024 * 1024) -> None:
         self.most_bytes = most_bytes
