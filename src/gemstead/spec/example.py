@@ -79,6 +79,6 @@ admin:
 # ledger:
 #   on_error: allow
 
-# false: never fetch a model, use only files at hand.
+# Whether models may be fetched from the hub; with false, only files at hand are used.
 # hub: true
 """

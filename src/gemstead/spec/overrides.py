@@ -48,7 +48,7 @@ def options(said: Sequence[str]) -> tuple[list[Override], list[Fault]]:
         name, equals, text = one.partition("=")
         path = parse_path(name.strip())
         if not equals:
-            faults.append(Fault(path or (), "has no `=`", "write --set key=value", place))
+            faults.append(Fault((), "has no `=`", "write --set key=value", place))
         elif path is None:
             message = f"`{name.strip()}` is not a path of a field"
             faults.append(Fault((), message, "write it like gateway.listen or models[0].context", place))

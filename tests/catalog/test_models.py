@@ -1,0 +1,79 @@
+"""The facts on the models are whole, and agree with one another."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from gemstead.catalog.fit import CONTEXTS, SHARE, fit, needed_bytes
+from gemstead.catalog.models import ModelFacts, models
+from gemstead.spec.model import ModelSpec
+
+each = pytest.mark.parametrize("facts", models(), ids=lambda facts: facts.size)
+
+
+def test_there_are_five_sizes_smallest_first() -> None:
+    assert [facts.size for facts in models()] == ["E2B", "E4B", "12B", "26B-A4B", "31B"]
+    sizes = [facts.gguf.bytes for facts in models()]
+    assert sizes == sorted(sizes)
+
+
+def test_the_default_of_the_file_is_the_smallest() -> None:
+    assert models()[0].name == ModelSpec().name
+
+
+def test_the_default_download_is_named_exactly() -> None:
+    gguf = models()[0].gguf
+    assert (gguf.repo, gguf.file) == ("google/gemma-4-E2B-it-qat-q4_0-gguf", "gemma-4-E2B_q4_0-it.gguf")
+    assert gguf.projector_file == "gemma-4-E2B-it-mmproj.gguf"
+
+
+@each
+def test_a_download_can_be_checked(facts: ModelFacts) -> None:
+    gguf = facts.gguf
+    assert re.fullmatch(r"[0-9a-f]{40}", gguf.revision)
+    assert gguf.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", gguf.sha256)
+    assert gguf.projector_sha256 is None or re.fullmatch(r"[0-9a-f]{64}", gguf.projector_sha256)
+    assert gguf.projector_file is not None
+    assert gguf.file.endswith(".gguf")
+    assert facts.size in gguf.repo
+
+
+@each
+def test_a_four_bit_file_is_as_large_as_its_parameters_say(facts: ModelFacts) -> None:
+    """Q4_0 is 4.5 bits a weight; embeddings are kept at more, which counts most in the small models."""
+    bits = facts.gguf.bytes * 8 / (facts.parameters_b * 1e9)
+    assert 4.2 < bits < 5.6
+
+
+@each
+def test_modalities_beyond_text_have_a_projector(facts: ModelFacts) -> None:
+    assert "text" in facts.modalities
+    assert "image" in facts.modalities
+    assert facts.licence == "apache-2.0"
+
+
+def test_the_cache_of_a_sequence_grows_by_less_after_its_window() -> None:
+    e2b = models()[0]  # 3 full layers and 12 windowed ones, one KV head each: by hand
+    assert e2b.cache_bytes(1) == 3 * 1 * 512 * 2 * 2 + 12 * 1 * 256 * 2 * 2
+    assert e2b.cache_bytes(513) - e2b.cache_bytes(512) == 3 * 1 * 512 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("gib", "cpus", "name"),
+    [(4, 2, "gemma-4-e2b"), (8, 4, "gemma-4-e2b"), (16, 8, "gemma-4-e4b"), (64, 16, "gemma-4-26b-a4b")],
+)
+def test_a_machine_gets_a_model_that_it_holds(gib: int, cpus: int, name: str) -> None:
+    assert fit(gib << 30, cpus).facts.name == name
+
+
+@pytest.mark.parametrize("gib", [2, 6, 8, 12, 24, 32, 48, 96, 512])
+@pytest.mark.parametrize("cpus", [1, 2, 4, 64])
+def test_what_was_fitted_fits_or_is_called_tight(gib: int, cpus: int) -> None:
+    chosen = fit(gib << 30, cpus)
+    assert chosen.context in CONTEXTS
+    assert chosen.context <= chosen.facts.context_tokens
+    assert chosen.threads == cpus
+    fits = needed_bytes(chosen.facts, chosen.context, chosen.slots) <= (gib << 30) * SHARE
+    assert fits is not chosen.tight
