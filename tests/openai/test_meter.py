@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,42 @@ def test_whatever_the_model_says_is_one_event_per_piece(words, data):
         assert (meter.output_tokens, meter.source, meter.done) == (len(words), "counted", False)
 
 
+@pytest.mark.parametrize(
+    ("dialect", "form"),
+    [
+        (
+            "openai",  # SGLang
+            b'data: {"choices":[{"delta":{"role":null,"content":"%s","tool_calls":null},"finish_reason":null}]'
+            b',"usage":null}',
+        ),
+        ("openai", b'data: {"choices":[{"delta":{"role":"assistant","content":"%s"},"finish_reason":null}]}'),
+        ("openai", b'data: {"choices":[{"index":0,"text":"%s","finish_reason":null}]}'),
+        ("openai", b'data: {"choices": [{"index": 0, "delta": {"content": "%s"}, "finish_reason": null}]}'),
+        (
+            "responses",
+            b'data: {"type":"response.output_text.delta","sequence_number":1,"delta":"%s","logprobs":[]}',
+        ),
+        (
+            "anthropic",
+            b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":'
+            b'{"type":"text_delta","text":"%s"}}',
+        ),
+    ],
+)
+@settings(deadline=None)
+@given(
+    words=st.lists(st.sampled_from(["a", ' "b"', "\\", '\\"', "\n\n", '{"usage":{', "[DONE]", "é", ","])),
+    data=st.data(),
+)
+def test_every_engines_form_is_counted_whether_learnt_or_looked_at(dialect, form, words, data):
+    events = [form % json.dumps(word)[1:-1].encode() + b"\n\n" for word in words]
+    stream = b"".join(events)
+    places = data.draw(st.lists(st.integers(0, len(stream)), max_size=10))
+    for pieces in (events, [stream], cut(stream, places)):
+        meter = metered(dialect, pieces)
+        assert (meter.events, meter.done, meter.failed, meter.prompt_tokens) == (len(words), False, False, 0)
+
+
 def test_a_last_event_without_its_blank_line_is_read_when_the_stream_closes():
     stream = (STREAMS / "vllm-chat-usage.sse").read_bytes()
     stream = stream[: stream.rindex(b"data: [DONE]") - 2]
@@ -127,6 +164,39 @@ def test_a_client_that_leaves_early_has_the_figures_so_far():
     events = events_of((STREAMS / "anthropic-messages.sse").read_bytes())
     meter = metered("anthropic", events[:6])
     assert (meter.prompt_tokens, meter.output_tokens, meter.source) == (40, 3, "counted")
+
+
+@pytest.mark.parametrize(
+    ("dialect", "event"),
+    [
+        ("openai", b'data: {"error": {"message": "EngineDeadError", "code": 500}}\n\n'),
+        (
+            "anthropic",
+            b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"x"}}\n\n',
+        ),
+        ("responses", b'data: {"type":"response.failed","response":{"error":{"code":"server_error"}}}\n\n'),
+    ],
+)
+def test_an_engine_that_fails_in_its_own_words_is_noticed(dialect, event):
+    name = {
+        "openai": "vllm-chat-usage",
+        "anthropic": "anthropic-messages",
+        "responses": "llamacpp-responses",
+    }[dialect]
+    stream = (STREAMS / f"{name}.sse").read_bytes()
+    assert not metered(dialect, [stream]).failed
+    assert metered(dialect, [stream, event]).failed
+
+
+def test_a_meter_is_freed_at_once():
+    class Watched(Meter):
+        pass
+
+    meter = Watched("openai")
+    meter.feed(b"data: x\n\n")
+    seen = weakref.ref(meter)
+    del meter
+    assert seen() is None
 
 
 @pytest.mark.parametrize("dialect", ["openai", "responses", "anthropic"])

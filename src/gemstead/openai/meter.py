@@ -67,7 +67,8 @@ class Meter:
     """What one stream has carried so far. Feed it; ask it at any time.
 
     An engine's ordinary events differ in one string only. So the bytes before and after that string are learnt from
-    one event, and the next is recognised by them and by its number of quotes (no more quotes: nothing but words).
+    one event, and the next is recognised by them and by its quotes (all that are new are escaped: nothing but words).
+    A stream whose events differ in more (a sequence number) is learnt from more and more seldom.
     """
 
     __slots__ = (
@@ -76,28 +77,29 @@ class Meter:
         "_carry",
         "_dialect",
         "_figures",
-        "_look",
+        "_learn_at",
+        "_learn_step",
         "_output",
         "_quotes",
         "_shortest",
         "cached_tokens",
         "done",
         "events",
+        "failed",
         "finish_reason",
         "prompt_tokens",
     )
 
     def __init__(self, dialect: str) -> None:
         self._dialect = dialect
-        self._look = self._look_anthropic if dialect == "anthropic" else self._look_openai
-        if dialect == "responses":
-            self._look = self._look_responses
         self._carry = bytearray()  # the beginning of an event whose end has not come yet
         self._before = self._after = b"\0"  # of an ordinary event's words
         self._quotes = self._shortest = 0
+        self._learn_at, self._learn_step = 0, 1  # in events
         self._figures = 0  # whose figures: 0 none, 1 the engine's timings, 2 the engine's usage
         self._output = 0
         self.done = False  # the stream's own end was seen: [DONE], message_stop, response.completed
+        self.failed = False  # the engine said in the stream that it failed
         self.events = 0  # that carried words: about one per token
         self.finish_reason = ""  # the engine's word: stop, length, tool_calls, end_turn, completed, ...
         self.prompt_tokens = 0  # all of the prompt, cached or not
@@ -122,14 +124,14 @@ class Meter:
         elif (
             data.endswith(self._after)
             and data.startswith(self._before)
-            and data.count(b'"') == self._quotes
+            and ((more := data.count(b'"') - self._quotes) == 0 or more == data.count(b'\\"'))
             and len(data) > self._shortest
         ):
             self.events += 1
         elif data.endswith(b"\n\n"):
             had = self.events
             self._look(data)
-            if self.events == had + 1:
+            if self.events == had + 1 and had >= self._learn_at:
                 self._learn(data)
         else:
             self._keep(data)
@@ -142,7 +144,10 @@ class Meter:
 
     def _learn(self, event: bytes) -> None:
         """Remember the form of `event`, if it is one ordinary event that carried words and nothing else."""
-        if event.find(b"\n\n") != len(event) - 2 or any(word in event for word in _NOT_ORDINARY):
+        useless = self.events == self._learn_at + 1  # what was learnt last has recognised nothing
+        self._learn_step = min(self._learn_step * 2, 64) if useless else 1
+        self._learn_at = self.events + self._learn_step - 1
+        if event.find(b"\n\n") != len(event) - 2 or _NOT_ORDINARY.search(event) is not None:
             return
         if (words := _WORDS.search(event)) is not None:
             self._before, self._after = event[: words.start(1)], event[words.end(1) :]
@@ -164,7 +169,16 @@ class Meter:
         elif len(carry) > _CARRY_MOST:
             carry.clear()
 
-    # Each of these reads one or more whole events.
+    def _look(self, events: bytes) -> None:
+        """Read one or more whole events."""
+        if self._dialect == "openai":
+            self._look_openai(events)
+        elif self._dialect == "anthropic":
+            self._look_anthropic(events)
+        else:
+            self._look_responses(events)
+        if b'"error":' in events and _count(events, b'"error":', b"{"):
+            self.failed = True
 
     def _look_openai(self, events: bytes) -> None:
         count = events.count
@@ -256,15 +270,10 @@ class Meter:
 
 
 # The words of an ordinary event, in any dialect.
-_WORDS = re.compile(rb'"(?:delta":\s?\{"\w+|delta|text|thinking|partial_json)":\s?"([^"\\]+)"')
-_NOT_ORDINARY = (
-    b'"usage":',
-    b'"timings":',
-    b'"finish_reason":"',
-    b'"finish_reason": "',
-    b"[DONE]",
-    b'"response":',
+_WORDS = re.compile(
+    rb'"(?:content|reasoning_content|reasoning|text|delta|thinking|partial_json|arguments)":\s?"([^"\\]+)"'
 )
+_NOT_ORDINARY = re.compile(rb'"(?:usage|timings|response|error)":\s?\{|"finish_reason":\s?"|\[DONE\]')
 
 
 def usage_of(body: bytes, dialect: str) -> tuple[int, int, int] | None:
