@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from gemstead.ledger import generation, keyform
+from gemstead.ledger.database import LedgerTrouble
 from gemstead.ledger.keys import Grant, KeyBook, open_keys
 from gemstead.refused import Reason, Refused
 
@@ -77,9 +78,16 @@ def test_a_guess_that_knows_the_public_id_learns_nothing(store, book):
     assert len(heard) == 1
 
 
-def test_another_pepper_knows_nobody(store, path):
+def test_another_pepper_opens_nothing_and_is_said(store, path):
     secret = store.create(Grant(), now=NOW).secret.encode()
-    assert "not known" in refusal(KeyBook(path, b"q" * 32), secret).message
+    told = []
+    book = KeyBook(path, b"q" * 32, on_trouble=told.append)
+    assert refusal(book, secret).reason is Reason.LEDGER_UNAVAILABLE
+    assert len(told) == 1
+    assert "another `pepper`" in told[0]
+    with pytest.raises(LedgerTrouble, match="another `pepper`"):
+        open_keys(path, b"q" * 32).create(Grant(), now=NOW)
+    assert KeyBook(path, PEPPER).find(secret, NOW)
 
 
 def test_before_any_key_exists(book, store, tmp_path):

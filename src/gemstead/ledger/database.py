@@ -81,11 +81,12 @@ def open_to_write(path: Path, migrations: Migrations, *, timeout_s: float = 5.0)
 def open_to_read(path: Path, migrations: Migrations, *, timeout_s: float = 5.0) -> sqlite3.Connection | None:
     """A connection that cannot write; None while there is no such file or nothing in it yet.
 
-    Works while others write, and on the files of a stopped service.
+    Works while others write, and on the files of a stopped service. A file from an older Gemstead is brought
+    forward first, which needs the right to write.
 
     Raises:
-        LedgerTrouble: the file is from another version of Gemstead.
-        sqlite3.Error: it cannot be opened.
+        LedgerTrouble: the file is from a newer Gemstead.
+        sqlite3.Error, OSError: it cannot be opened.
     """
     if not path.exists():
         return None
@@ -95,7 +96,7 @@ def open_to_read(path: Path, migrations: Migrations, *, timeout_s: float = 5.0) 
         version = _version(connection)
         _refuse_newer(path, version, migrations)
         if 0 < version < len(migrations):
-            raise LedgerTrouble(f"{path} is from an older Gemstead: start the service once to upgrade it")
+            open_to_write(path, migrations, timeout_s=timeout_s).close()
     except BaseException:
         connection.close()
         raise

@@ -25,7 +25,7 @@ from pathlib import Path
 from gemstead.ledger import generation, keyform
 from gemstead.ledger.database import LedgerTrouble, open_to_read, trouble
 from gemstead.ledger.key import Key, date
-from gemstead.ledger.keytable import MIGRATIONS, hash_key, read_changes, read_rows
+from gemstead.ledger.keytable import MIGRATIONS, check_pepper, hash_key, read_changes, read_rows
 from gemstead.refused import Reason, Refused
 from gemstead.traffic.caller import Caller
 
@@ -152,6 +152,7 @@ class KeyBook:
                 )
             return
         if (changes := read_changes(self._connection)) != self._changes:
+            check_pepper(self._connection, self._path, self._pepper)
             keys = {key.key_id: _Known(key, key_hash) for key, key_hash in read_rows(self._connection)}
             self._gather_used()
             self._keys, self._found, self._changes = keys, {}, changes

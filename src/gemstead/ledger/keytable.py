@@ -46,6 +46,7 @@ MIGRATIONS: Migrations = (
         f"CREATE TABLE changes (n INTEGER NOT NULL){STRICT}",
         "INSERT INTO changes VALUES (1)",
     ),
+    (f"CREATE TABLE pepper (proof BLOB NOT NULL){STRICT}",),
 )
 _COLUMNS = (
     "key_id, last4, tenant, app, user, roles, priority, models, rate_limit, note, created, expires, "
@@ -63,6 +64,24 @@ def read_rows(connection: sqlite3.Connection) -> list[tuple[Key, bytes]]:
     """Every key with its hash, oldest first."""
     rows = connection.execute(f"SELECT {_COLUMNS}, hash FROM keys ORDER BY created, rowid")  # noqa: S608
     return [(_key(row[:-1]), row[-1]) for row in rows]
+
+
+def check_pepper(connection: sqlite3.Connection, path: Path, pepper: bytes) -> None:
+    """Nothing, when the keys in this file were hashed with this pepper.
+
+    Raises:
+        LedgerTrouble: they were hashed with another, so none of them would be known.
+    """
+    row = connection.execute("SELECT proof FROM pepper").fetchone()
+    if row is not None and not hmac.compare_digest(row[0], _proof(pepper)):
+        raise LedgerTrouble(
+            f"the keys in {path} belong to another `pepper` file: restore the one that was beside it, "
+            "or move both away and make new keys"
+        )
+
+
+def _proof(pepper: bytes) -> bytes:
+    return hash_key(b"this pepper belongs to these keys", pepper)
 
 
 def read_changes(connection: sqlite3.Connection) -> int:
@@ -139,6 +158,10 @@ class SqliteKeys:
             connection.execute("COMMIT")
 
     def _insert(self, connection: sqlite3.Connection, grant: Grant, now: float) -> Minted:
+        connection.execute(
+            "INSERT INTO pepper SELECT ? WHERE NOT EXISTS (SELECT * FROM pepper)", (_proof(self._pepper),)
+        )
+        check_pepper(connection, self._path, self._pepper)
         for _ in range(8):  # public ids have 62^8 values: a second try is already unlikely
             secret = keyform.mint()
             key = grant.key(keyform.key_id_of(secret), secret[-4:], now)
