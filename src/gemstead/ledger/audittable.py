@@ -1,4 +1,4 @@
-"""Audit records as rows of ledger.db, in the order in which they were written (`seq`), not by the clock.
+"""Audit records as rows of audit.db, in the order in which they were written (`seq`), not by the clock.
 
 `gaps` holds what could not be kept: when records had to be let go because the file could not be written for
 too long, one row says between which times and how many. A report that covers a gap says so.

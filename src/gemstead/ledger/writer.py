@@ -48,9 +48,9 @@ class Writer:
     """The one way records enter the ledger of this process. Any number of processes may write one file.
 
     Args:
-        path: ledger.db; made if missing.
+        path: audit.db; made if missing.
         flush_s: the longest that a record waits while all is well.
-        most_held: records held in memory while they cannot be written (about 1 KB each).
+        most_held: records held in memory while they cannot be written (about half a KB each).
         on_trouble: told in one sentence when writing begins to fail, and when it works again. Called on the
             writing thread: an event loop takes it with `call_soon_threadsafe`.
     """
