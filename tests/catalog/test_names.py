@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemstead.catalog.models import models
+from gemstead.catalog.models import ModelFacts, models
 from gemstead.catalog.names import aliases, canonical, find, is_gguf_path
 from gemstead.refused import Reason, Refused
 
@@ -71,19 +71,26 @@ def test_what_does_not_exist_is_refused_with_what_does(name: str, said: str) -> 
 
 
 @pytest.mark.parametrize("facts", models(), ids=lambda facts: facts.size)
-def test_every_alias_means_its_model_and_no_other(facts) -> None:  # type: ignore[no-untyped-def]
+def test_every_alias_means_its_model_and_no_other(facts: ModelFacts) -> None:
     assert aliases(facts)[0] == facts.name
     assert {find(alias) for alias in aliases(facts)} == {facts}
     others = {alias.casefold() for other in models() if other is not facts for alias in aliases(other)}
     assert not others & {alias.casefold() for alias in aliases(facts)}
 
 
-separators = st.sampled_from(["-", "_", " ", ":", "--"])
+packings = st.lists(st.sampled_from(["it", "qat", "q4_0", "Q4_K_M", "GGUF", "bf16"]), max_size=3)
 
 
-@given(st.sampled_from(models()), st.sampled_from(["", "google/", "unsloth/", "hf.co/ggml-org/"]), separators,
-       st.lists(st.sampled_from(["it", "qat", "q4_0", "Q4_K_M", "GGUF", "bf16"]), max_size=3), st.booleans())  # fmt: skip
-def test_owner_case_separators_and_packing_do_not_matter(facts, owner, separator, packing, loud) -> None:  # type: ignore[no-untyped-def]
+@given(
+    st.sampled_from(models()),
+    st.sampled_from(["", "google/", "unsloth/", "hf.co/ggml-org/"]),
+    st.sampled_from(["-", "_", " ", ":", "--"]),
+    packings,
+    st.booleans(),
+)
+def test_owner_case_separators_and_packing_do_not_matter(
+    facts: ModelFacts, owner: str, separator: str, packing: list[str], loud: bool
+) -> None:
     name = separator.join(["gemma", "4", facts.size, *packing])
     assert find(owner + (name.upper() if loud else name.lower())) is facts
 
@@ -94,7 +101,7 @@ def test_any_text_is_a_model_or_is_refused_with_a_sentence(name: str) -> None:
         assert find(name) in models()
     except Refused as refused:
         assert refused.message.endswith(".")
-        assert "gemma-4-e" in refused.message or "gemma-4-" in refused.message
+        assert any(facts.name in refused.message for facts in models())
 
 
 @pytest.mark.parametrize(
