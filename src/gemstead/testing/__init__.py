@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from gemstead.testing.answers import words
 from gemstead.testing.engine import FakeEngine
-from gemstead.testing.gateway import Worker, start_worker
+from gemstead.testing.gateway import MadeKey, Worker, make_key, start_worker
 from gemstead.testing.script import Script
 from gemstead.testing.wire import Seen
 
-__all__ = ["FakeEngine", "Script", "Seen", "Worker", "start_worker", "words"]
+__all__ = ["FakeEngine", "MadeKey", "Script", "Seen", "Worker", "make_key", "start_worker", "words"]

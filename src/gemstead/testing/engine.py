@@ -274,7 +274,7 @@ class FakeEngine:
             await connection.send(head[number : number + 1])
 
 
-class _Died(Exception):  # noqa: N818 - a step of the script, not a mistake
+class _Died(Exception):
     """The script ends the connection here."""
 
 

@@ -6,18 +6,20 @@
         async with start_worker(settings) as worker:
             ...  # worker.url, worker.pid
 
-The worker is asked to drain when the block ends, and killed when it has not within ten seconds: a test can
-leave no process behind.
+The worker is asked to drain when the block ends, and killed when it has not within ten seconds; on Linux the
+kernel ends it with us should we be killed ourselves. So a test can leave no process behind.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +28,8 @@ import msgspec
 
 from gemstead.gateway.control import Listening
 from gemstead.gateway.settings import GatewaySettings
+from gemstead.ledger.keys import Grant, open_keys
+from gemstead.ledger.secrets import secret_at
 
 
 @dataclass(slots=True)
@@ -53,6 +57,16 @@ class Worker:
         return await asyncio.wait_for(self.process.wait(), within_s)
 
 
+@dataclass(frozen=True, slots=True)
+class MadeKey:
+    """A key for tests. `keys_path` and `pepper` go into `GatewaySettings` under the same names."""
+
+    secret: str = field(repr=False)
+    key_id: str
+    keys_path: str
+    pepper: str = field(repr=False)  # hex
+
+
 @contextlib.asynccontextmanager
 async def start_worker(
     settings: GatewaySettings, *, within_s: float = 10.0, env: dict[str, str] | None = None
@@ -71,6 +85,7 @@ async def start_worker(
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 env=env,
+                preexec_fn=_end_with_us(),
             )
         reading: asyncio.Task[None] | None = None
         try:
@@ -118,6 +133,23 @@ def _write(settings: GatewaySettings, folder: Path) -> tuple[Path, Path]:
     path.touch(mode=0o600)
     path.write_bytes(msgspec.json.encode(settings))
     return path, folder / "worker.log"
+
+
+def _end_with_us() -> Callable[[], object] | None:
+    """What the worker does before it starts: ask the kernel for a SIGKILL when we die."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+    pr_set_pdeathsig = 1  # linux/prctl.h
+    return lambda: libc.prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def make_key(folder: Path, grant: Grant | None = None) -> MadeKey:
+    """A key in a key store in `folder`, both made at the first use, and what a gateway must know to accept it."""
+    pepper = secret_at(folder / "pepper")
+    path = folder / "keys.db"
+    minted = open_keys(path, pepper).create(grant or Grant(), now=time.time())
+    return MadeKey(minted.secret, minted.key.key_id, str(path), pepper.hex())
 
 
 def _open(path: Path) -> BinaryIO:
