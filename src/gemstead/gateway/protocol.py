@@ -162,6 +162,7 @@ class ClientConnection(asyncio.Protocol):
             return False
         if sys.platform != "linux" or not self.exchange.probe():
             return False
+        (self.waiting[-1] if self.waiting else self.exchange).keep_alive = False  # no more can come
         self.look_again()
         return True
 
