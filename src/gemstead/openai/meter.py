@@ -17,50 +17,11 @@ from __future__ import annotations
 
 import re
 
-import msgspec
+from gemstead.openai.usage import Usage, decoded, of_timings, of_usage, usage_of
+
+__all__ = ["Meter", "usage_of"]
 
 _CARRY_MOST = 8 << 20  # an event longer than this is not measured, so that a broken engine cannot fill memory
-_SMALL = 4096
-
-
-class _Details(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
-
-
-class Usage(msgspec.Struct, gc=False):
-    """The usage objects of all dialects, as one."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    input_tokens_details: _Details | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    total_tokens: int | None = None
-
-
-class Timings(msgspec.Struct, gc=False):
-    """llama.cpp's own figures: `prompt_n` are the prompt tokens that were computed, `cache_n` those that were not."""
-
-    prompt_n: int = 0
-    predicted_n: int = 0
-    cache_n: int = 0
-
-
-class _Inner(msgspec.Struct, gc=False):
-    usage: Usage | None = None
-
-
-class _Event(msgspec.Struct, gc=False):
-    usage: Usage | None = None
-    timings: Timings | None = None
-    response: _Inner | None = None  # Responses
-    message: _Inner | None = None  # Anthropic
-
-
-_event = msgspec.json.Decoder(_Event).decode
 
 
 class Meter:
@@ -235,7 +196,7 @@ class Meter:
 
     def _take(self, line: bytes) -> bool:
         """Take the figures in one event's JSON. False: it has none."""
-        if (told := _decoded(line)) is None:
+        if (told := decoded(line)) is None:
             return False
         if told.message is not None and told.message.usage is not None:
             self._take_prompt(told.message.usage)
@@ -244,8 +205,8 @@ class Meter:
         if usage is not None:
             if self._dialect == "anthropic":
                 return self._take_prompt(usage) | self._take_output(usage)
-            return self._take_all(_of_usage(usage), 2)
-        return told.timings is not None and self._take_all(_of_timings(told.timings), 1)
+            return self._take_all(of_usage(usage), 2)
+        return told.timings is not None and self._take_all(of_timings(told.timings), 1)
 
     def _take_all(self, figures: tuple[int, int, int] | None, whose: int) -> bool:
         if figures is None or whose < self._figures:
@@ -258,7 +219,7 @@ class Meter:
         """Anthropic: message_start tells the prompt; message_delta may tell it again, with less detail."""
         if usage.input_tokens is None or (self.prompt_tokens and usage.cache_read_input_tokens is None):
             return False
-        self.prompt_tokens, self.cached_tokens, _ = _of_usage(usage) or (0, 0, 0)
+        self.prompt_tokens, self.cached_tokens, _ = of_usage(usage) or (0, 0, 0)
         return True
 
     def _take_output(self, usage: Usage) -> bool:
@@ -274,59 +235,6 @@ _WORDS = re.compile(
     rb'"(?:content|reasoning_content|reasoning|text|delta|thinking|partial_json|arguments)":\s?"([^"\\]+)"'
 )
 _NOT_ORDINARY = re.compile(rb'"(?:usage|timings|response|error)":\s?\{|"finish_reason":\s?"|\[DONE\]')
-
-
-def usage_of(body: bytes, dialect: str) -> tuple[int, int, int] | None:
-    """Prompt, cached and output tokens of a whole answer; None if it tells none.
-
-    A short body is decoded. In a long one (embeddings) the figures are looked for from the end.
-    """
-    told = _decoded(body if len(body) <= _SMALL else _tail(body))
-    if told is None:
-        return None
-    if told.usage is not None and (figures := _of_usage(told.usage)) is not None:
-        return figures
-    return _of_timings(told.timings) if told.timings is not None else None
-
-
-def _decoded(body: bytes) -> _Event | None:
-    try:
-        return _event(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def _tail(body: bytes) -> bytes:
-    """An object of only the usage (or else the timings) of a long body."""
-    for name in (b'"usage":', b'"timings":'):
-        place = body.rfind(name)
-        if place >= 0 and (found := _OBJECT.match(body, place + len(name))):
-            return b"{%s%s}" % (name, found[0])
-    return b"{}"
-
-
-# An object with at most one level of objects in it, and no braces in strings: what usage objects are.
-_OBJECT = re.compile(rb"\s*\{[^{}]{0,4096}(?:\{[^{}]{0,4096}\}[^{}]{0,4096}){0,16}\}")
-
-
-def _of_usage(usage: Usage) -> tuple[int, int, int] | None:
-    """Prompt (cached ones included), cached and output tokens."""
-    if usage.prompt_tokens is not None:
-        details = usage.prompt_tokens_details
-        cached = (details.cached_tokens if details is not None else 0) or 0
-        return usage.prompt_tokens, cached, usage.completion_tokens or 0
-    if usage.input_tokens is None:
-        return None
-    if (details := usage.input_tokens_details) is not None:
-        return usage.input_tokens, details.cached_tokens or 0, usage.output_tokens or 0
-    # Anthropic counts the cached tokens beside the input, the others count them in it.
-    cached = usage.cache_read_input_tokens or 0
-    written = usage.cache_creation_input_tokens or 0
-    return usage.input_tokens + cached + written, cached, usage.output_tokens or 0
-
-
-def _of_timings(timings: Timings) -> tuple[int, int, int]:
-    return timings.prompt_n + timings.cache_n, timings.cache_n, timings.predicted_n
 
 
 def _last_word(events: bytes, name: bytes) -> str:
