@@ -62,7 +62,10 @@ tsl: 1
             "models: [{n_ctx: 4096}]",
             "gemstead.yaml:1 models[0].n_ctx: is not a field here; did you mean `context`?",
         ),
-        ("port: 9000", "gemstead.yaml:1 port: is not a field here; known here: "),
+        (
+            "port: 9000",
+            "gemstead.yaml:1 port: is not a field here; did you mean gateway.listen or admin.listen?",
+        ),
         (
             "gateway: {port: 9000}",
             "gemstead.yaml:1 gateway.port: is not a field here; did you mean `listen`?",

@@ -47,9 +47,7 @@ def names_at(path: Path) -> list[str]:
 
 
 def elsewhere(name: str) -> str | None:
-    """Where a field of this name is, when it is in exactly one section: `models[].context`."""
-    found = [(path, section) for path, section in sections() if name in section.model_fields]
-    if len(found) != 1:
-        return None
-    path = found[0][0].replace("models", "models[]").replace("endpoints", "endpoints[]")
-    return f"{path}.{name}".lstrip(".")
+    """Where a field of this name is: `models[].context`, `gateway.listen or admin.listen`."""
+    found = [f"{path}.{name}" for path, section in sections() if path and name in section.model_fields]
+    lists = [(part.replace("models.", "models[].").replace("endpoints.", "endpoints[].")) for part in found]
+    return " or ".join(lists) or None
