@@ -88,6 +88,12 @@ tsl: 1
         ("version: 2", "version: should be 1, not 2; this Gemstead reads version 1"),
         ("state_dir: 5", "state_dir: should be text, not 5; put it in quotes"),
         ("models: [{name: ''}]", "models[0].name: is empty"),
+        ('models: [{name: "a\\nb"}]', "models[0].name: `a b` holds a control character; delete it"),
+        ("state_dir: ''", "state_dir: is empty"),
+        (
+            "gateway: {cors_origins: ['https://a.example/']}",
+            "cors_origins[0]: `https://a.example/` is no origin",
+        ),
         ("gateway: {tls: {key: k.pem}}", "gemstead.yaml:1 gateway.tls.certificate: is missing"),
         ("gateway: {deadlines: {drain_s: 1e9}}", "drain_s: 1000000000.0 is too large: at most 86400"),
     ],

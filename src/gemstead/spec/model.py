@@ -26,6 +26,9 @@ Listen = Annotated[
         description="`host:port`; port 0 takes a free one",
     ),
 ]
+Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
+FilePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
+Origin = Annotated[str, Field(pattern=r"^(\*|[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/]+)$")]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -55,23 +58,21 @@ class ExternalEndpoint(Part):
 class ModelSpec(Part):
     """A model that callers can name, and how it runs."""
 
-    name: str = Field(
+    name: Name = Field(
         "gemma-4-e2b",
-        min_length=1,
-        max_length=128,
         description="As people write it: `gemma-4-e2b`, `gemma4:e2b`, `google/gemma-4-E2B-it`; the path of a "
         "`.gguf` file; or a name of yours together with `file` or `endpoints`",
         examples=["gemma-4-e2b", "gemma4:26b", "google/gemma-4-31B-it"],
     )
-    aliases: tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] = Field(
+    aliases: tuple[Name, ...] = Field(
         (),
         description="Further names that callers may use; the usual spellings of a Gemma 4 are known already",
         examples=[["assistant"]],
     )
-    file: str | None = Field(
+    file: FilePath | None = Field(
         None, description="Path of a GGUF file; default: the catalogue's file for this model"
     )
-    projector: str | None = Field(None, description="Path of the model's mmproj GGUF, for images")
+    projector: FilePath | None = Field(None, description="Path of the model's mmproj GGUF, for images")
     engine: Literal["embedded", "external"] | None = Field(
         None, description="Default: `external` when `endpoints` are given, else `embedded`"
     )
@@ -115,9 +116,11 @@ class ModelSpec(Part):
 class TlsSpec(Part):
     """Certificates of the gateway. Files are read again when they change."""
 
-    certificate: str = Field(description="Path of the PEM certificate chain")
-    key: str = Field(description="Path of the PEM private key")
-    client_ca: str | None = Field(None, description="Path of the CA whose client certificates are accepted")
+    certificate: FilePath = Field(description="Path of the PEM certificate chain")
+    key: FilePath = Field(description="Path of the PEM private key")
+    client_ca: FilePath | None = Field(
+        None, description="Path of the CA whose client certificates are accepted"
+    )
     client_certificate: Literal["optional", "required"] = Field(
         "optional", description="Whether a caller without a certificate of `client_ca` is turned away"
     )
@@ -181,7 +184,7 @@ class GatewaySpec(Part):
         "required", description="`off` lets anyone call: only for a loopback address"
     )
     tls: TlsSpec | None = Field(None, description="Certificates; default: plain HTTP")
-    cors_origins: tuple[str, ...] = Field((), description="Browser origins that may call; `*` for any")
+    cors_origins: tuple[Origin, ...] = Field((), description="Browser origins that may call; `*` for any")
     deadlines: DeadlineSpec = Field(DeadlineSpec(), description="How long the gateway waits")
     bounds: BoundSpec = Field(BoundSpec(), description="How large things may get")
     retries: int = Field(2, ge=0, le=8, description="Further endpoints tried before an answer's first byte")
@@ -198,7 +201,7 @@ class AdminSpec(Part):
 class LedgerSpec(Part):
     """What must survive a restart: keys, audit records, usage."""
 
-    path: str | None = Field(None, description="Folder of the ledger; default: `state_dir`")
+    path: FilePath | None = Field(None, description="Folder of the ledger; default: `state_dir`")
     on_error: Literal["allow", "refuse"] = Field(
         "allow",
         description="Calls while audit records cannot be written (disk full): served and kept in "
@@ -233,7 +236,7 @@ class Spec(Part):
     limits: LimitSpec = Field(LimitSpec(), description="Default limits of every key")
     ledger: LedgerSpec = Field(LedgerSpec(), description="What must survive a restart")
     supervise: SuperviseSpec = Field(SuperviseSpec(), description="How engine processes are watched")
-    state_dir: str | None = Field(
+    state_dir: FilePath | None = Field(
         None,
         description="Folder of keys, records and logs; default: `$XDG_STATE_HOME/gemstead` or "
         "`~/.local/state/gemstead`",

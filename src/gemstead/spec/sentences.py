@@ -47,6 +47,7 @@ _WANTED = {
 _FORMS = {
     "listen": ("is no address", "write host:port, such as 127.0.0.1:4367, :4367 or [::1]:4367"),
     "url": ("is no base address", "write it like http://10.0.0.5:8000, without a query"),
+    "cors_origins": ("is no origin", "write it like https://chat.example.com, without a path, or `*`"),
 }
 
 
@@ -103,12 +104,12 @@ def _unknown(path: Path) -> Fault:
 
 
 def _misshapen(path: Path, value: Any) -> Fault:
-    if path[-1] in _FORMS:
-        message, suggestion = _FORMS[str(path[-1])]
-        return Fault(path, f"{shown(value, path)} {message}", suggestion)
-    return Fault(
-        path, "holds a value where only a reference to a secret belongs", "use env:NAME or file:PATH"
-    )
+    name = next(step for step in reversed(path) if isinstance(step, str))
+    if name == "api_key":
+        only = "holds a value where only a reference to a secret belongs"
+        return Fault(path, only, "use env:NAME or file:PATH")
+    message, suggestion = _FORMS.get(name, ("holds a control character", "delete it"))
+    return Fault(path, f"{shown(value, path)} {message}", suggestion)
 
 
 def _choice(path: Path, value: Any, expected: str) -> Fault:
