@@ -72,10 +72,13 @@ def test_the_live_figures_are_there_before_the_first_call():
     figures.retries.add(1)
     figures.gap(0.02)
     figures.loop_lag.observe(0.001)
+    figures.ledger(7, False)
     figures.breaker_open.labels("replica-0").set(1)
     numbers = figures.registry.snapshot()
     assert numbers["gemstead_in_flight"] == {"": [1]}
     assert numbers["gemstead_upstream_retries_total"] == {"": [1]}
     assert sum(numbers["gemstead_inter_token_seconds"][""][1:]) == 1
     assert sum(numbers["gemstead_loop_lag_seconds"][""][1:]) == 1
+    assert numbers["gemstead_ledger_held_records"] == {"": [7]}
+    assert numbers["gemstead_ledger_healthy"] == {"": [0]}
     assert numbers["gemstead_breaker_open"] == {'endpoint="replica-0"': [1]}

@@ -43,6 +43,8 @@ class Figures:
         self.retries = registry.values(names.RETRIES).labels()
         self.breaker_open = registry.values(names.BREAKER_OPEN)  # .labels(endpoint).set(0 or 1)
         self.loop_lag = registry.histograms(names.LOOP_LAG).labels()  # .observe(seconds)
+        self._held = registry.values(names.LEDGER_HELD)
+        self._healthy = registry.values(names.LEDGER_HEALTHY)
         self.gap = (
             registry.histograms(names.INTER_TOKEN).labels().observe
         )  # called for every read of every stream
@@ -67,6 +69,11 @@ class Figures:
             children.first.observe(first)
             if output > 1:
                 children.per_token.observe((record.seconds - first) / (output - 1))
+
+    def ledger(self, held: int, healthy: bool) -> None:
+        """Show how many audit records are not on disk yet, and whether they can be written."""
+        self._held.labels().set(held)
+        self._healthy.labels().set(float(healthy))
 
     def _remember(self, key: tuple[str, str, str, str]) -> _Children:
         if len(self._children) >= _REMEMBERED:
