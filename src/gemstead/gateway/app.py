@@ -64,6 +64,7 @@ class Gateway:
         self.figures = figures
         self.picker = picker
         self._remember = remember
+        self.ledger_healthy: Callable[[], bool] = lambda: True
         self.connections: set[ClientConnection] = set()
         self.running: set[Exchange] = set()
         self.endpoints: dict[str, Endpoint] = {}

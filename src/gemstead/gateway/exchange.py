@@ -49,6 +49,9 @@ PASSED_ON = (
     b"accept",
 )
 ERROR_BODY_MOST = 65_536
+LEDGER_AWAY = (
+    "Calls cannot be recorded at the moment, and this service serves none unrecorded. Try again soon."
+)
 COMMENT = b": keep-alive\n\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -157,6 +160,8 @@ class Exchange:
             record = self.record
             record.tenant, record.app, record.user = caller.tenant, caller.app, caller.user
             record.key_id = caller.key_id
+            if self.gate.settings.ledger_on_error == "refuse" and not self.gate.ledger_healthy():
+                raise Refused(Reason.LEDGER_UNAVAILABLE, LEDGER_AWAY, retry_after_s=2.0)
             length = headers.get(b"content-length")
             if length is not None and int(length) > self.gate.settings.bounds.body_bytes:
                 limit = self.gate.settings.bounds.body_bytes

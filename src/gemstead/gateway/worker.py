@@ -39,7 +39,8 @@ from gemstead.gateway.figures import Figures as Measured
 from gemstead.gateway.keyring import Keyring
 from gemstead.gateway.protocol import ClientConnection
 from gemstead.gateway.settings import GatewaySettings, Tls
-from gemstead.ledger.keybook import KeyBook
+from gemstead.ledger.database import LedgerTrouble
+from gemstead.ledger.keys import KeyBook, open_keys
 from gemstead.ledger.writer import Writer
 from gemstead.observe.metrics import Registry
 from gemstead.traffic.picker import Picker
@@ -47,6 +48,7 @@ from gemstead.traffic.prefix import PrefixIndex
 
 INDEX_BYTES = 16 << 20
 REPORT_S = 1.0
+TOUCH_S = 60.0
 LINE_MOST = 64 << 20
 BACKLOG = 4096
 
@@ -60,7 +62,9 @@ class Worker:
         self.registry = Registry()
         self.measured = Measured(self.registry)
         self.book = (
-            KeyBook(Path(settings.keys_path), bytes.fromhex(settings.pepper)) if settings.keys_path else None
+            KeyBook(Path(settings.keys_path), bytes.fromhex(settings.pepper), on_trouble=self.trouble)
+            if settings.keys_path
+            else None
         )
         self.writer = (
             Writer(Path(settings.ledger_path), on_trouble=self.trouble) if settings.ledger_path else None
@@ -73,6 +77,8 @@ class Worker:
             self.measured,
             Picker(PrefixIndex(INDEX_BYTES), Random().randrange),  # noqa: S311
         )
+        if (writer := self.writer) is not None:
+            self.gate.ledger_healthy = lambda: writer.healthy
         self.server: asyncio.Server | None = None
         self.context: ssl.SSLContext | None = None
         self.certificate_at = 0.0
@@ -115,6 +121,7 @@ class Worker:
         if self.server is not None:
             self.server.close()
         unfinished = await self.gate.drain(self.settings.deadlines.drain_s)
+        await self.remember_use()
         if self.writer is not None:
             await self.loop.run_in_executor(None, self.writer.close)
         self.say(self.figures(0))
@@ -124,7 +131,7 @@ class Worker:
 
     async def tick(self) -> None:
         """The worker's clock: sweep, measure how late the loop runs, report."""
-        reported = 0.0
+        reported, touched = 0.0, self.loop.time()
         while True:
             due = self.loop.time() + SWEEP_S
             await asyncio.sleep(SWEEP_S)
@@ -135,6 +142,19 @@ class Worker:
                 reported = now
                 self.reload_certificate()
                 self.say(self.figures(0))
+            if now - touched >= TOUCH_S:
+                touched = now
+                await self.remember_use()
+
+    async def remember_use(self) -> None:
+        """Write down when keys were last used, off the loop: it is shown, and nothing depends on it."""
+        if self.book is None or not (used := self.book.used()):
+            return
+        try:
+            store = open_keys(Path(self.settings.keys_path), b"")
+            await self.loop.run_in_executor(None, store.touch, used)
+        except LedgerTrouble as error:
+            self.trouble(f"when keys were last used could not be written down: {error}")
 
     def reload_certificate(self) -> None:
         tls = self.settings.tls
