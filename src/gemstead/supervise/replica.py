@@ -225,6 +225,8 @@ class Replica:
         return f"{how}; last line: {said[-1].strip()[:300]}" if said and code > 0 else how
 
     def _read_line(self, line: str) -> None:
+        if self.phase not in (Phase.STARTING, Phase.WARMING):
+            return
         if (stage := self._read_log(line)) is not None and stage != self.stage:
             self.stage = stage
             self._changed()

@@ -67,9 +67,11 @@ class Head:
         gateway: GatewayWorkers,
         reread: Callable[[], Awaitable[Wanted]],
         *,
+        admin: str = "",
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         """Args:
+        admin: where the admin port really is, to be shown.
         reread: the file as it is now, planned. Raises SpecError or another sentence for the user.
         changed: called when there may be something new to show.
         """
@@ -77,7 +79,7 @@ class Head:
         self.began = time.time()
         self.lives: list[Live] = []
         self.troubles: list[str] = []
-        self._reread, self._shown = reread, changed
+        self._reread, self._shown, self._admin = reread, changed, admin
         self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
         self._reloading = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
@@ -100,7 +102,7 @@ class Head:
             "began": self.began,
             "uptime_s": round(time.time() - self.began, 1),
             "gateway": f"{settings.host}:{settings.port}",
-            "admin": self.wanted.admin,
+            "admin": self._admin,
             "keys": "required" if settings.keys_required else "off",
             "stopping": self._stop.is_set(),
             "models": self.ready(),

@@ -157,7 +157,7 @@ class Service:
         assert self.wanted is not None
         key = first_key(self.folder) if self.spec.gateway.keys == "required" else ""
         gateway = GatewayWorkers(self.wanted.settings, self._log_of, self._trouble)
-        self.head = head = Head(self.wanted, gateway, self._reread, changed=self._changed)
+        self.head = head = Head(self.wanted, gateway, self._reread, admin=self.admin_url, changed=self._show)
         token = secrets.token_urlsafe(32)
         admin = server(console(head, token))
         serving = asyncio.create_task(admin.serve(sockets=[self.admin_socket]))
@@ -229,6 +229,9 @@ class Service:
     def _changed(self) -> None:
         if self.head is not None:
             self.head.changed()
+
+    def _show(self) -> None:
+        if self.head is not None:
             self.screen.changed(self.head.status())
 
     def _trouble(self, sentence: str) -> None:

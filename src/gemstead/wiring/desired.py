@@ -1,0 +1,270 @@
+"""A Spec becomes what should run: models on this machine, a plan, and a seat for every endpoint.
+
+Slow things (downloads, hashing) run in a thread and stop when told. The demonstration model stands in where
+the real one cannot be had, and that is always said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from urllib.parse import urlsplit
+
+import msgspec
+
+from gemstead.catalog import names
+from gemstead.catalog.check import facts_of
+from gemstead.engines import ENGINES
+from gemstead.engines.lifecycle import Allowance
+from gemstead.gateway.settings import Bounds, Deadlines, GatewaySettings, Pool, Tls
+from gemstead.ledger.secrets import secret_at
+from gemstead.plan.values import Launch, ModelFile, Replica
+from gemstead.spec.model import ExternalEndpoint, ModelSpec, Spec
+from gemstead.supervise.ask import HttpProbe, probe_of
+from gemstead.supervise.external import External
+from gemstead.supervise.logs import RotatedLog
+from gemstead.supervise.replica import Replica as Watching
+from gemstead.supervise.replica import Watched
+from gemstead.traffic.caller import RateLimit
+from gemstead.traffic.endpoint import EndpointFacts
+from gemstead.wiring.addresses import split
+from gemstead.wiring.files import StateDir
+from gemstead.wiring.head import Seat, Wanted
+from gemstead.wiring.secrets import CannotRun, resolved
+
+
+class Stopped(Exception):
+    """Ctrl-C came while models were being fetched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a Spec is made real in."""
+
+    folder: StateDir
+    environ: Mapping[str, str]
+    demo: bool
+    fetching: Callable[[str, int, int], None]  # name, bytes done, bytes in all
+    say: Callable[[str], None]
+    changed: Callable[[], None]
+    in_flight: Callable[[str], int]
+    log_of: Callable[..., RotatedLog]
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+
+async def desired(spec: Spec, around: Surroundings) -> Wanted:
+    """What should run for this Spec.
+
+    Raises:
+        CannotRun: a model or secret cannot be had; the sentence says what to do.
+    """
+    around.folder.make()
+    local = [model for model in spec.models if not model.endpoints]
+    files = await asyncio.to_thread(_files, local, spec, around)
+    seats = [seat for model in spec.models for seat in _external_seats(model, spec, around)]
+    notes: tuple[str, ...] = ()
+    if local:
+        planned = await asyncio.to_thread(_planned, spec, files, around)
+        notes = planned.notes
+        seats += [_local_seat(replica, spec, around) for replica in planned.replicas]
+    return Wanted(gateway_settings(spec, around), tuple(seats), notes)
+
+
+def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
+    """What gateway workers are told, without the endpoints."""
+    gateway, folder = spec.gateway, around.folder
+    host, port = split(gateway.listen)
+    deadlines = gateway.deadlines.model_dump()
+    tls = gateway.tls
+    return GatewaySettings(
+        host=host,
+        port=port,
+        workers=gateway.workers,
+        pools=tuple(_pool(model) for model in spec.models),
+        keys_required=gateway.keys == "required",
+        keys_path=str(folder.keys),
+        ledger_path=str(folder.audit),
+        ledger_on_error=spec.ledger.on_error,
+        hash_key=secret_at(folder.hash_key).hex(),
+        pepper=secret_at(folder.pepper).hex(),
+        limit=RateLimit(**spec.limits.model_dump()),
+        deadlines=Deadlines(**deadlines),
+        bounds=Bounds(
+            header_bytes=gateway.bounds.header_kib * 1024,
+            body_bytes=gateway.bounds.body_mib * 1024 * 1024,
+            connections=gateway.bounds.connections,
+            write_buffer_bytes=gateway.bounds.write_buffer_kib * 1024,
+        ),
+        tls=None
+        if tls is None
+        else Tls(
+            certificate=str(_existing(tls.certificate, "gateway.tls.certificate")),
+            key=str(_existing(tls.key, "gateway.tls.key")),
+            client_ca=str(_existing(tls.client_ca, "gateway.tls.client_ca")) if tls.client_ca else "",
+            client_required=tls.client_certificate == "required",
+        ),
+        cors_origins=gateway.cors_origins,
+        retries=gateway.retries,
+    )
+
+
+def _pool(model: ModelSpec) -> Pool:
+    """What callers may call this model. A catalogue model answers to its usual spellings too."""
+    facts = facts_of(model)
+    if facts is None:
+        return Pool(name=model.name, aliases=model.aliases)
+    known = (model.name, *names.aliases(facts), *model.aliases)
+    return Pool(name=facts.name, aliases=tuple(dict.fromkeys(a for a in known if a != facts.name)))
+
+
+def _pool_name(model: ModelSpec) -> str:
+    facts = facts_of(model)
+    return model.name if facts is None else facts.name
+
+
+# Engines that someone else runs.
+
+
+def _external_seats(model: ModelSpec, spec: Spec, around: Surroundings) -> list[Seat]:
+    index = spec.models.index(model)
+    return [
+        _external_seat(model, number, endpoint, f"models[{index}].endpoints[{number}]", around)
+        for number, endpoint in enumerate(model.endpoints)
+    ]
+
+
+def _external_seat(
+    model: ModelSpec, number: int, endpoint: ExternalEndpoint, where: str, around: Surroundings
+) -> Seat:
+    address = urlsplit(endpoint.url)
+    tls = address.scheme == "https"
+    pool = _pool_name(model)
+    facts = EndpointFacts(
+        name=f"{pool}-{number}",
+        pool=pool,
+        host=address.hostname or "",
+        port=address.port or (443 if tls else 80),
+        tls=tls,
+        base_path=address.path.rstrip("/").removesuffix("/v1"),
+        engine=endpoint.dialect,
+        served_model=endpoint.served_model,
+        context_tokens=model.context or 0,
+        api_key=resolved(endpoint.api_key, around.environ, f"{where}.api_key"),
+        ready=False,
+    )
+
+    def start(name: str) -> Watched:
+        own = _renamed(facts, name)
+        return External(own, HttpProbe(own), changed=around.changed, in_flight=around.in_flight)
+
+    return Seat(facts.name, facts, start)
+
+
+def _renamed(facts: EndpointFacts, name: str) -> EndpointFacts:
+    return msgspec.structs.replace(facts, name=name)
+
+
+# Engines of ours.
+
+
+def _local_seat(planned: Replica, spec: Spec, around: Surroundings) -> Seat:
+    watch = spec.supervise
+    allowance = Allowance(
+        start_s=watch.start_s,
+        hang_s=watch.hang_s,
+        backoff_s=watch.backoff_s,
+        backoff_most_s=max(watch.backoff_s, watch.backoff_most_s),
+        drain_s=spec.gateway.deadlines.drain_s,
+    )
+    adapter = ENGINES[planned.engine]
+
+    def start(name: str) -> Watched:
+        port, engine_key = free_port(planned.host), secrets.token_urlsafe(24)
+
+        def launch(other_port: bool) -> Launch:
+            nonlocal port
+            port = free_port(planned.host) if other_port else port
+            made: Launch = adapter.launch(replace(planned, name=name, port=port), api_key=engine_key)
+            return made
+
+        return Watching(
+            launch,
+            allowance,
+            probe_of,
+            log=lambda seen: around.log_of(name, seen),
+            changed=around.changed,
+            in_flight=around.in_flight,
+            read_log=_sentence_of(adapter),
+        )
+
+    return Seat(planned.name, (replace(planned, port=0), allowance), start)
+
+
+def free_port(host: str) -> int:
+    """A port that nobody has now."""
+    with socket.socket() as sock:
+        sock.bind((host, 0))
+        return int(sock.getsockname()[1])
+
+
+def _sentence_of(adapter: ModuleType) -> Callable[[str], str | None]:
+    def read(line: str) -> str | None:
+        event = adapter.read_log(line)
+        return None if event is None else str(event.sentence)
+
+    return read
+
+
+def _existing(path: str, where: str) -> Path:
+    """A file that has to be there.
+
+    Raises:
+        CannotRun: it is not.
+    """
+    found = Path(path).expanduser().absolute()
+    if not found.is_file():
+        raise CannotRun(f"{where}: there is no file {found}")
+    return found
+
+
+def _files(models: list[ModelSpec], spec: Spec, around: Surroundings) -> dict[str, ModelFile]:
+    from gemstead.embedded.demonstration import demonstration
+
+    return {_pool_name(model): demonstration() for model in models}
+
+
+@dataclass
+class _P:
+    replicas: tuple[Replica, ...]
+    notes: tuple[str, ...]
+
+
+def _planned(spec: Spec, files: dict[str, ModelFile], around: Surroundings) -> _P:
+    out = []
+    for model in spec.models:
+        if model.endpoints:
+            continue
+        n = _pool_name(model)
+        for i in range(model.replicas):
+            out.append(
+                Replica(
+                    f"{n}-{i}",
+                    n,
+                    "embedded",
+                    files[n],
+                    model.context or 4096,
+                    model.slots or 2,
+                    model.threads or 1,
+                    "127.0.0.1",
+                    0,
+                    model.thinking,
+                    spec.supervise.start_s,
+                )
+            )
+    return _P(tuple(out), ("interim",))
