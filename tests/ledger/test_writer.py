@@ -152,6 +152,7 @@ def test_a_newer_file_is_left_alone_and_told(path, told):
     until(lambda: not writer.healthy)
     assert "newer Gemstead" in told[0]
     assert writer.close(within_s=0.2) == 1
+    assert "1 audit records could not be written" in told[-1]
 
 
 def test_beyond_the_bound_the_newest_are_let_go_and_the_gap_is_written_down(path, told):

@@ -118,6 +118,10 @@ class Writer:
                 closing = self._closing  # asked before the flush, so that one flush follows the last put
                 done = self._flush()
                 if closing and (done or time.monotonic() >= self._until):
+                    if not done:
+                        self._tell(
+                            f"{self.held} audit records could not be written and end with this process"
+                        )
                     return
                 pause = 0.0 if done else min(_PAUSE_MOST_S, pause * 2 or _PAUSE_S)
                 self._wake.wait(pause or self._flush_s)
