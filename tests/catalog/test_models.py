@@ -62,10 +62,21 @@ def test_the_cache_of_a_sequence_grows_by_less_after_its_window() -> None:
 
 @pytest.mark.parametrize(
     ("gib", "cpus", "name"),
-    [(4, 2, "gemma-4-e2b"), (8, 4, "gemma-4-e2b"), (16, 8, "gemma-4-e4b"), (64, 16, "gemma-4-26b-a4b")],
+    [
+        (4, 2, "gemma-4-e2b"),
+        (8, 4, "gemma-4-e2b"),
+        (16, 8, "gemma-4-e4b"),
+        (64, 16, "gemma-4-26b-a4b"),
+        (64, 2, "gemma-4-e2b"),  # it would fit, but two CPUs answer too slowly with it
+    ],
 )
 def test_a_machine_gets_a_model_that_it_holds(gib: int, cpus: int, name: str) -> None:
     assert fit(gib << 30, cpus).facts.name == name
+
+
+def test_a_download_that_the_disk_does_not_hold_is_not_chosen() -> None:
+    assert fit(64 << 30, 16, disk_free_bytes=10 << 30).facts.name == "gemma-4-e4b"
+    assert fit(64 << 30, 16, disk_free_bytes=0).facts.name == "gemma-4-e2b"
 
 
 @pytest.mark.parametrize("gib", [2, 6, 8, 12, 24, 32, 48, 96, 512])

@@ -142,10 +142,10 @@ def test_variables_of_others_are_passed_over(name: str) -> None:
 
 
 def test_a_variable_that_the_file_refers_to_is_no_mistake() -> None:
-    text = "models: [{name: x, endpoints: [{url: 'http://h', api_key: env:GEMSTEAD_ENGINE_KEY}]}]"
+    text = "models: [{name: x, endpoints: [{url: 'http://h', api_key: env:GEMSTEAD_PARTNER_KEY}]}]"
     assert (
-        parse(text, environ={"GEMSTEAD_ENGINE_KEY": "s"}).models[0].endpoints[0].api_key
-        == "env:GEMSTEAD_ENGINE_KEY"
+        parse(text, environ={"GEMSTEAD_PARTNER_KEY": "s"}).models[0].endpoints[0].api_key
+        == "env:GEMSTEAD_PARTNER_KEY"
     )
 
 

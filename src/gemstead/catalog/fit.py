@@ -13,7 +13,9 @@ from gemstead.catalog.models import ModelFacts, models
 
 SHARE = 0.75  # of the machine's memory that a model may take
 RESERVE_BYTES = 1 << 30  # compute buffers and the gateway: our allowance, not a measurement
-CPU_ACTIVE_B = (
+# Billions of parameters that one CPU reads often enough for a chat, and that any CPU does: rules of thumb (4-bit
+# weights, some 8 GB/s a core, 5 tokens a second at least), not measurements.
+ACTIVE_B_PER_CPU, MOST_ACTIVE_B = 0.6, 5.0
     5.0  # billions of parameters read for every token beyond which a CPU answers too slowly to chat with
 )
 CONTEXTS = (32_768, 16_384, 8_192, 4_096)  # longest first
@@ -31,11 +33,14 @@ class Fit:
     tight: bool = False  # even the smallest does not fit in the share
 
 
-def fit(memory_bytes: int, cpus: int) -> Fit:
+def fit(memory_bytes: int, cpus: int, disk_free_bytes: int | None = None) -> Fit:
     """The largest model that a machine holds and a CPU answers with at a readable pace, with slots and context."""
     slots = max(2, min(MOST_SLOTS, cpus // 2))
-    quick = [facts for facts in models() if facts.active_parameters_b <= CPU_ACTIVE_B]
-    for facts in sorted(quick, key=lambda facts: -facts.gguf.bytes):
+    most_active = min(MOST_ACTIVE_B, cpus * ACTIVE_B_PER_CPU)
+    quick = [facts for facts in models()[1:] if facts.active_parameters_b <= most_active]
+    if disk_free_bytes is not None:
+        quick = [facts for facts in quick if facts.gguf.bytes + facts.gguf.projector_bytes < disk_free_bytes]
+    for facts in (*sorted(quick, key=lambda facts: -facts.gguf.bytes), models()[0]):
         for context in CONTEXTS:
             if needed_bytes(facts, context, slots) <= memory_bytes * SHARE:
                 return Fit(facts, context, slots, cpus)
