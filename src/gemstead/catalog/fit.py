@@ -13,11 +13,9 @@ from gemstead.catalog.models import ModelFacts, models
 
 SHARE = 0.75  # of the machine's memory that a model may take
 RESERVE_BYTES = 1 << 30  # compute buffers and the gateway: our allowance, not a measurement
-# Billions of parameters that one CPU reads often enough for a chat, and that any CPU does: rules of thumb (4-bit
-# weights, some 8 GB/s a core, 5 tokens a second at least), not measurements.
+# Billions of parameters that one CPU reads often enough for a chat, and the most that any number of CPUs does: rules
+# of thumb (4-bit weights, some 8 GB/s a core, 5 tokens a second at least), not measurements.
 ACTIVE_B_PER_CPU, MOST_ACTIVE_B = 0.6, 5.0
-    5.0  # billions of parameters read for every token beyond which a CPU answers too slowly to chat with
-)
 CONTEXTS = (32_768, 16_384, 8_192, 4_096)  # longest first
 MOST_SLOTS = 4
 
