@@ -169,7 +169,7 @@ def _examples(opening: Opening) -> list[str]:
     return [
         f"  curl {base}/chat/completions{auth} -H 'Content-Type: application/json' -d '{body}'",
         "",
-        f"  python -c \"from openai import OpenAI; print(OpenAI(base_url='{base}', api_key={python_key})"
+        f"  python3 -c \"from openai import OpenAI; print(OpenAI(base_url='{base}', api_key={python_key})"
         f'.chat.completions.{call}.choices[0].message.content)"',
         "",
         "  gemstead run",

@@ -24,7 +24,10 @@ from gemstead.engines import ENGINES
 from gemstead.engines.lifecycle import Allowance
 from gemstead.gateway.settings import Bounds, Deadlines, GatewaySettings, Pool, Tls
 from gemstead.ledger.secrets import secret_at
-from gemstead.plan.values import Launch, ModelFile, Replica
+from gemstead.operate.hub import Hub
+from gemstead.operate.probe import machine
+from gemstead.plan.deploy import plan, pool_name
+from gemstead.plan.values import Launch, Plan, Replica
 from gemstead.spec.model import ExternalEndpoint, ModelSpec, Spec
 from gemstead.supervise.ask import HttpProbe, probe_of
 from gemstead.supervise.external import External
@@ -36,11 +39,8 @@ from gemstead.traffic.endpoint import EndpointFacts
 from gemstead.wiring.addresses import split
 from gemstead.wiring.files import StateDir
 from gemstead.wiring.head import Seat, Wanted
+from gemstead.wiring.models import model_files
 from gemstead.wiring.secrets import CannotRun, resolved
-
-
-class Stopped(Exception):
-    """Ctrl-C came while models were being fetched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +66,23 @@ async def desired(spec: Spec, around: Surroundings) -> Wanted:
     """
     around.folder.make()
     local = [model for model in spec.models if not model.endpoints]
-    files = await asyncio.to_thread(_files, local, spec, around)
+    planned = await asyncio.to_thread(_planned, spec, around) if local else Plan(())
     seats = [seat for model in spec.models for seat in _external_seats(model, spec, around)]
-    notes: tuple[str, ...] = ()
-    if local:
-        planned = await asyncio.to_thread(_planned, spec, files, around)
-        notes = planned.notes
-        seats += [_local_seat(replica, spec, around) for replica in planned.replicas]
-    return Wanted(gateway_settings(spec, around), tuple(seats), notes)
+    seats += [_local_seat(replica, spec, around) for replica in planned.replicas]
+    return Wanted(gateway_settings(spec, around), tuple(seats), planned.notes)
+
+
+def _planned(spec: Spec, around: Surroundings) -> Plan:
+    """Models fetched, the machine looked at, and how they run on it. Blocks."""
+    files = model_files(
+        spec,
+        demo=around.demo,
+        fetching=around.fetching,
+        say=around.say,
+        stopped=around.stopped.is_set,
+        environ=around.environ,
+    )
+    return plan(spec, machine(Hub.of(around.environ).cache), files)
 
 
 def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
@@ -123,11 +132,6 @@ def _pool(model: ModelSpec) -> Pool:
     return Pool(name=facts.name, aliases=tuple(dict.fromkeys(a for a in known if a != facts.name)))
 
 
-def _pool_name(model: ModelSpec) -> str:
-    facts = facts_of(model)
-    return model.name if facts is None else facts.name
-
-
 # Engines that someone else runs.
 
 
@@ -144,7 +148,7 @@ def _external_seat(
 ) -> Seat:
     address = urlsplit(endpoint.url)
     tls = address.scheme == "https"
-    pool = _pool_name(model)
+    pool = pool_name(model)
     facts = EndpointFacts(
         name=f"{pool}-{number}",
         pool=pool,
@@ -231,40 +235,3 @@ def _existing(path: str, where: str) -> Path:
     if not found.is_file():
         raise CannotRun(f"{where}: there is no file {found}")
     return found
-
-
-def _files(models: list[ModelSpec], spec: Spec, around: Surroundings) -> dict[str, ModelFile]:
-    from gemstead.embedded.demonstration import demonstration
-
-    return {_pool_name(model): demonstration() for model in models}
-
-
-@dataclass
-class _P:
-    replicas: tuple[Replica, ...]
-    notes: tuple[str, ...]
-
-
-def _planned(spec: Spec, files: dict[str, ModelFile], around: Surroundings) -> _P:
-    out = []
-    for model in spec.models:
-        if model.endpoints:
-            continue
-        n = _pool_name(model)
-        for i in range(model.replicas):
-            out.append(
-                Replica(
-                    f"{n}-{i}",
-                    n,
-                    "embedded",
-                    files[n],
-                    model.context or 4096,
-                    model.slots or 2,
-                    model.threads or 1,
-                    "127.0.0.1",
-                    0,
-                    model.thinking,
-                    spec.supervise.start_s,
-                )
-            )
-    return _P(tuple(out), ("interim",))

@@ -34,6 +34,7 @@ from gemstead.wiring.desired import Surroundings
 from gemstead.wiring.files import Card, StateDir, hold, running, state_dir, write_card
 from gemstead.wiring.gateway import GatewayWorkers
 from gemstead.wiring.head import Head, Wanted
+from gemstead.wiring.models import Stopped
 from gemstead.wiring.secrets import CannotRun
 
 log = logging.getLogger("gemstead")
@@ -149,7 +150,7 @@ class Service:
             self.wanted = await self._preparing
         except asyncio.CancelledError:
             return False
-        except desired.Stopped:
+        except Stopped:
             return False
         return not self.signals
 

@@ -1,0 +1,85 @@
+"""A model's name becomes files on this machine: the given file, the hub's, or the demonstration model.
+
+The demonstration model stands in only where it was asked for (`--demo`) or where nobody chose a model and
+the hub cannot be reached: a service whose file names a model never serves another one under that name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gemstead.catalog import names
+from gemstead.catalog.models import ModelFacts
+from gemstead.embedded.demonstration import demonstration
+from gemstead.operate.hub import HubFile, HubTrouble, fetch, files
+from gemstead.plan.values import ModelFile
+from gemstead.spec.model import ModelSpec, Spec
+from gemstead.wiring.secrets import CannotRun
+
+
+class Stopped(Exception):
+    """Ctrl-C came while a model was being fetched."""
+
+
+def model_files(
+    spec: Spec,
+    *,
+    demo: bool,
+    fetching: Callable[[str, int, int], None],
+    say: Callable[[str], None],
+    stopped: Callable[[], bool],
+    environ: Any,
+) -> dict[str, ModelFile]:
+    """The files of every model that runs here, by the model's name in the Spec. Blocks for as long as a download.
+
+    Raises:
+        CannotRun, HubTrouble: a file cannot be had; the sentence says what to do.
+        Stopped: `stopped()` became true.
+    """
+
+    def fetched(wanted: HubFile) -> Path:
+        def progress(done: int, total: int) -> None:
+            if stopped():
+                raise Stopped
+            fetching(wanted.file, done, total)
+
+        return fetch(wanted, progress=progress, offline=not spec.hub, environ=environ)
+
+    local = {index: model for index, model in enumerate(spec.models) if not model.endpoints}
+    if demo:
+        return {model.name: demonstration() for model in local.values()}
+    try:
+        return {model.name: _file(index, model, fetched) for index, model in local.items()}
+    except HubTrouble as trouble:
+        if trouble.kind != "offline" or "models" in spec.model_fields_set:
+            raise
+        why = str(trouble).partition(";")[0]
+        say(f"{why}: serving the small demonstration model instead. It answers a few dozen fixed questions.")
+        return {model.name: demonstration() for model in local.values()}
+
+
+def _file(index: int, model: ModelSpec, fetched: Callable[[HubFile], Path]) -> ModelFile:
+    if model.file:
+        path = _given(model.file, f"models[{index}].file")
+        projector = _given(model.projector, f"models[{index}].projector") if model.projector else ""
+        return ModelFile(str(path), str(projector), bytes=path.stat().st_size)
+    wanted, vision = files(_facts(model).gguf)
+    path = fetched(wanted)
+    if model.projector:
+        projector = _given(model.projector, f"models[{index}].projector")
+    else:
+        projector = fetched(vision) if vision else ""
+    return ModelFile(str(path), str(projector), bytes=path.stat().st_size)
+
+
+def _facts(model: ModelSpec) -> ModelFacts:
+    return names.find(model.name)
+
+
+def _given(path: str, where: str) -> Path:
+    found = Path(path).expanduser().absolute()
+    if not found.is_file():
+        raise CannotRun(f"{where}: there is no file {found}")
+    return found
