@@ -132,8 +132,8 @@ def _target(args: argparse.Namespace) -> Iterator[Target]:
     key = _given_key(args)
     if not (key.isascii() and key.isprintable()):
         raise Trouble("the API key holds letters that no key has; was it copied whole?", code=2)
-    if args.url:
-        yield Target(_address(args.url), key)
+    if url := args.url or os.environ.get("GEMSTEAD_URL"):
+        yield Target(_address(url), key)
         return
     from gemstead.cli.running import find, nothing_runs
 
@@ -154,7 +154,7 @@ def _address(url: str) -> str:
     except ValueError:
         usable = False
     if not usable:
-        raise Trouble(f"--url {url}: not an address; write it as http://127.0.0.1:4367", code=2)
+        raise Trouble(f"{url}: not an address; write it as http://127.0.0.1:4367", code=2)
     return url.rstrip("/").removesuffix("/v1")
 
 
