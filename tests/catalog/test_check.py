@@ -46,6 +46,12 @@ def test_what_can_run_is_accepted(text: str) -> None:
     read(text)
 
 
+def test_all_that_is_wrong_is_said_together() -> None:
+    with pytest.raises(SpecError) as caught:
+        read("gateway: {keys: off, listen: ':1'}\nmodels:\n- {name: gemma-4-e2b, context: 300000}")
+    assert [fault.field for fault in caught.value.faults] == ["gateway.keys", "models[0].context"]
+
+
 def test_the_option_is_named_when_it_is_at_fault() -> None:
     with pytest.raises(
         SpecError, match=r"^--set models\[0\].context: 200000 is more than Gemma 4 E2B allows"

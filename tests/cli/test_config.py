@@ -9,8 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gemstead.catalog.fit import fit
+from gemstead.cli.config import fitted
+from gemstead.plan.deploy import plan
+from gemstead.plan.values import Machine, ModelFile
 from gemstead.spec import schema
+from gemstead.spec.example import commented
 from gemstead.spec.load import parse
 
 
@@ -52,6 +59,17 @@ def test_init_to_the_terminal_writes_nothing(tmp_path: Path) -> None:
     done = gemstead(tmp_path, "init", "--stdout")
     assert parse(done.stdout).models[0].slots
     assert list(tmp_path.iterdir()) == []
+
+
+@given(st.integers(8, 1024), st.integers(1, 128))
+def test_what_init_writes_is_what_can_be_planned(gib: int, cpus: int) -> None:
+    machine = Machine(cpus=cpus, memory_bytes=gib << 30, memory_free_bytes=gib << 30, disk_free_bytes=1 << 40)
+    chosen = fit(machine.memory_bytes, cpus, machine.disk_free_bytes)
+    spec = parse(commented(fitted(chosen, machine.memory_bytes, cpus)))
+    gguf = chosen.facts.gguf
+    file = ModelFile("x.gguf", "y.gguf", bytes=gguf.bytes)
+    (replica,) = plan(spec, machine, {chosen.facts.name: file}).replicas
+    assert (replica.context_tokens, replica.slots, replica.threads) == (chosen.context, chosen.slots, cpus)
 
 
 def test_validate_says_what_would_run(tmp_path: Path) -> None:

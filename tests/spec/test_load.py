@@ -45,7 +45,7 @@ tsl: 1
 """
     assert faults(text) == [
         "gemstead.yaml:3 models[0].contxt: is not a field here; did you mean `context`?",
-        "gemstead.yaml:4 models[0].context: 999999999 is too large: at most 262144",
+        "gemstead.yaml:4 models[0].context: 999999999 is too large: at most 1048576",
         "gemstead.yaml:5 models[0].thinking: should be true or false, not the text `on`",
         "gemstead.yaml:7 gateway.listen: `here` is no address; "
         "write host:port, such as 127.0.0.1:4367, :4367 or [::1]:4367",

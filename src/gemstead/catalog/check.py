@@ -11,7 +11,7 @@ from gemstead.catalog import names
 from gemstead.catalog.models import ModelFacts
 from gemstead.refused import Refused
 from gemstead.spec import load
-from gemstead.spec.fault import Fault, SpecError
+from gemstead.spec.fault import Fault
 from gemstead.spec.load import FILE, Loaded
 from gemstead.spec.model import ModelSpec, Spec
 
@@ -27,10 +27,7 @@ def read(
     Raises:
         SpecError: with every fault.
     """
-    loaded = load.load(text, name, overrides, environ)
-    if faults := check(loaded.spec):
-        raise SpecError(loaded.located(faults))
-    return loaded
+    return load.load(text, name, overrides, environ, check)
 
 
 def check(spec: Spec) -> list[Fault]:

@@ -2,7 +2,8 @@
 
 The theory: weights are read once for every token, so on a CPU the active parameters decide the speed and the whole
 file decides whether it fits. Memory is the model's file, its projector, the keys and values of every slot at full
-length, and a reserve for compute buffers and the gateway. A quarter of the machine is left to others.
+length, and a reserve for compute buffers and the gateway. A quarter of the machine is left to others. This is a
+choice between models, rougher than the plan and on its safe side: what is written by `init` is what `plan` accepts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from gemstead.catalog.models import ModelFacts, models
 
 SHARE = 0.75  # of the machine's memory that a model may take
-RESERVE_BYTES = 1 << 30  # compute buffers and the gateway: our allowance, not a measurement
+RESERVE_BYTES = 3 << 29  # compute buffers, prompt cache, gateway: our allowance, not a measurement
 # Billions of parameters that one CPU reads often enough for a chat, and the most that any number of CPUs does: rules
 # of thumb (4-bit weights, some 8 GB/s a core, 5 tokens a second at least), not measurements.
 ACTIVE_B_PER_CPU, MOST_ACTIVE_B = 0.6, 5.0

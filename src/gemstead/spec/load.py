@@ -6,7 +6,7 @@ wrong is said all at once, each fault with its line, or with the option or varia
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,7 @@ def load(
     name: str = FILE,
     overrides: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
+    further: Callable[[Spec], list[Fault]] | None = None,
 ) -> Loaded:
     """As `parse`, with the places of what was said.
 
@@ -62,6 +63,7 @@ def load(
         name: what the file is called in faults.
         overrides: `--set` options, such as `models[0].context=8192`; a later one wins.
         environ: environment variables; the `GEMSTEAD_` ones count.
+        further: more checks of the Spec, whose faults are said together with the others.
 
     Raises:
         SpecError: with every fault.
@@ -77,7 +79,7 @@ def load(
     applied = _override(said, overrides, environ or {})
     spec, found = _validated(said, applied)
     if spec is not None:
-        found += checks.check(spec)
+        found += [*checks.check(spec), *(further(spec) if further else ())]
     every = in_order([*said.faults, *(located(fault, said.places) for fault in found)])
     if every or spec is None:
         raise SpecError(list(dict.fromkeys(every)))

@@ -81,7 +81,7 @@ class ModelSpec(Part):
     context: int | None = Field(
         None,
         ge=256,
-        le=262_144,
+        le=1_048_576,  # what the model itself allows is the catalogue's to say
         description="Longest prompt plus answer of one request, in tokens; default: fitted to memory",
         examples=[8192],
     )

@@ -85,12 +85,16 @@ def _fault(error: ErrorDetails) -> Fault:
 _BOUNDS: Mapping[str, Callable[[str, Mapping[str, Any]], str]] = {
     "greater_than": lambda said, ctx: f"{said} is too small: it must be more than {ctx['gt']:g}",
     "greater_than_equal": lambda said, ctx: f"{said} is too small: at least {ctx['ge']}",
-    "less_than_equal": lambda said, ctx: f"{said} is too large: at most {ctx['le']:g}".replace("e+", "e"),
+    "less_than_equal": lambda said, ctx: f"{said} is too large: at most {_whole(ctx['le'])}",
     "finite_number": lambda said, ctx: "must be a finite number",
     "string_too_short": lambda said, ctx: "is empty",
     "string_too_long": lambda said, ctx: f"is longer than {ctx['max_length']} characters",
     "too_short": lambda said, ctx: "is an empty list: at least one entry is needed",
 }
+
+
+def _whole(number: float) -> str:
+    return str(int(number) if number == int(number) else number)
 
 
 def _unknown(path: Path) -> Fault:
