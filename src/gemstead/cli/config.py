@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gemstead.catalog.fit import Fit
+    from gemstead.catalog.models import ModelFacts
     from gemstead.spec.example import Fitted
     from gemstead.spec.fault import Fault
     from gemstead.spec.load import Loaded
@@ -81,7 +82,7 @@ def fitted(fit: Fit, memory_bytes: int, cpus: int) -> Fitted:
 
     facts = fit.facts
     others = [
-        f"{other.name:<16} {_gb(other.gguf.bytes):>7} to download, "
+        f"{other.name:<16} {_gb(other):>7} to download, "
         f"{needed_bytes(other, fit.context, fit.slots) / 2**30:.0f} GiB of memory"
         for other in models()
         if other is not facts
@@ -90,7 +91,7 @@ def fitted(fit: Fit, memory_bytes: int, cpus: int) -> Fitted:
         machine=f"{cpus} CPU{'s' * (cpus != 1)} and {memory_bytes / 2**30:.1f} GiB of memory",
         name=facts.name,
         title=facts.title,
-        download=_gb(facts.gguf.bytes + facts.gguf.projector_bytes),
+        download=_gb(facts),
         context=fit.context,
         longest_context=facts.context_tokens,
         slots=fit.slots,
@@ -173,5 +174,6 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"
+def _gb(facts: ModelFacts) -> str:
+    """What is downloaded for a model: its file and its projector."""
+    return f"{(facts.gguf.bytes + facts.gguf.projector_bytes) / 1e9:.1f} GB"
