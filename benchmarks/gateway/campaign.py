@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -37,6 +39,7 @@ class Order:
     scenarios: Sequence[Scenario] = SCENARIOS
     behaviour_of: Sequence[str] = ()
     scaling_of: Sequence[str] = ()
+    quick: bool = False
 
 
 @dataclass
@@ -102,7 +105,7 @@ def _drive_load(
             gateways[name].pause()
         for number in range(order.rounds):
             for scenario in order.scenarios:
-                if number < (scenario.rounds or order.rounds):
+                if number == 0 or not (scenario.heavy and order.quick):
                     results.runs += _one_after_the_other(number, scenario, gateways, engine, load, cpus, tell)
     finally:
         for gateway in gateways.values():
@@ -161,7 +164,7 @@ def _check_behaviour(
         finally:
             gateway.close()
         if name in order.scaling_of:
-            figures |= scaling.two_workers(name, home, engine, load, cpus, order.rounds)
+            figures |= scaling.two_workers(name, home, engine, load, cpus, 1 if order.quick else 3)
         results.behaviour[name] = figures
         tell(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in figures.items()))
 
@@ -170,10 +173,17 @@ def _version(name: str) -> str:
     if name == "gemstead":
         from gemstead import __version__
 
-        return __version__
+        return f"{__version__} {_commit()}".strip()
     if name in peers.PEERS:
         return peers.version(name)
     return peers.system_version(name)
+
+
+def _commit() -> str:
+    """The commit that is measured, with "+" if files differ from it; "" outside a git checkout."""
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    return done.stdout.strip()
 
 
 def _machine(cpus: Cpus) -> dict[str, object]:
@@ -184,6 +194,7 @@ def _machine(cpus: Cpus) -> dict[str, object]:
         "cpu": platform.machine(),
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),
+        "python_optimized": "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS")),
         "pinned": bool(cpus.gateway),
         "realtime": may_be_realtime(),
         "load_average_before": os.getloadavg(),

@@ -48,13 +48,19 @@ def as_markdown(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def verdicts(results: Results) -> list[Bar]:
+    """Every bar of everyone who is held to them and was measured."""
+    measured = [name for name in JUDGED if name in results.versions and name not in results.absent]
+    return [bar for name in measured for bar in judge(results.runs, results.behaviour.get(name, {}), name)]
+
+
 def _heading(results: Results) -> str:
     machine = results.machine
     versions = ", ".join(f"{name} {version}".strip() for name, version in results.versions.items())
     before, after = (machine.get(f"load_average_{when}", (0.0,)) for when in ("before", "after"))
     return (
         f"{machine['day']}, {machine['cpus']} CPUs ({machine['cpu']}), {machine['system']}, "
-        f"Python {machine['python']}; gateway on a CPU of its own: {_yes(machine['pinned'])}; "
+        f"Python {machine['python']} (built with optimizations: {_yes(machine['python_optimized'])}); gateway on a CPU of its own: {_yes(machine['pinned'])}; "
         f"real-time scheduling: {_yes(machine['realtime'])}; load average {_first(before)} before, "
         f"{_first(after)} after.\n\n{versions}."
     )

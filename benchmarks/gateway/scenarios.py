@@ -36,7 +36,7 @@ class Scenario:
     quick: bool = False  # part of --quick
     slow_too: bool = False  # also for gateways that saturate early
     latency: bool = False  # run against the bare engine as well
-    rounds: int = 0  # 0: as many as asked for
+    heavy: bool = False  # --quick runs it once
 
     @property
     def tokens(self) -> int:
@@ -76,6 +76,7 @@ SCENARIOS = (
         ramp_s=1,
         quick=True,
         latency=True,
+        heavy=True,
     ),
     Scenario(
         "streams-40k",
@@ -87,6 +88,7 @@ SCENARIOS = (
         ramp_s=1,
         quick=True,
         latency=True,
+        heavy=True,
     ),
     Scenario("flood", "16 streams, unpaced", "streams", 16, 1.5, ramp_s=0.01),
 )

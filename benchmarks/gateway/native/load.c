@@ -73,6 +73,7 @@ static void print_samples(const char *name, struct samples *s) {
 
 /* ---- the request ---- */
 
+/* The headers are those of the official OpenAI client for Python. */
 static void compose_request(void) {
     char *body = must(malloc(want.prompt + 1024)), *prompt = must(malloc(want.prompt + 1)), authorization[512] = "";
     static const char words[] = "the quick brown fox jumps over the lazy dog and then ";
@@ -85,10 +86,14 @@ static void compose_request(void) {
     n += sprintf(body + n, "\"}],\"max_tokens\":1024,\"temperature\":0.7%s}",
                  kind == STREAMS ? ",\"stream\":true,\"stream_options\":{\"include_usage\":true}" : "");
     if (*want.key) snprintf(authorization, sizeof authorization, "authorization: Bearer %s\r\n", want.key);
-    request_text = must(malloc((size_t)n + 1024));
+    request_text = must(malloc((size_t)n + 2048));
     int head = sprintf(request_text,
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:%d\r\naccept: application/json\r\n"
-        "user-agent: gemstead-benchmark/1\r\ncontent-type: application/json\r\n%scontent-length: %d\r\n\r\n",
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:%d\r\naccept-encoding: gzip, deflate\r\n"
+        "connection: keep-alive\r\n%saccept: application/json\r\ncontent-type: application/json\r\n"
+        "user-agent: OpenAI/Python 3.52.0\r\nx-stainless-lang: python\r\nx-stainless-package-version: 3.52.0\r\n"
+        "x-stainless-os: Linux\r\nx-stainless-arch: x64\r\nx-stainless-runtime: CPython\r\n"
+        "x-stainless-runtime-version: 3.11.7\r\nx-stainless-async: false\r\nx-stainless-retry-count: 0\r\n"
+        "x-stainless-read-timeout: 600\r\ncontent-length: %d\r\n\r\n",
         want.port, authorization, n);
     memcpy(request_text + head, body, (size_t)n);
     request_len = (size_t)(head + n);
