@@ -221,8 +221,13 @@ class Replica:
 
     def _last_words(self, code: int) -> str:
         how = f"ended by signal {-code}" if code < 0 else f"exited with code {code}"
+        if code <= 0:
+            return how
         said = [line for line in self.log.recent if line.strip() and not line.startswith("[gemstead ")]
-        return f"{how}; last line: {said[-1].strip()[:300]}" if said and code > 0 else how
+        last = said[-1].strip()[:300] if said else ""
+        if last.startswith("gemstead: "):  # our own engine says in one sentence why it ends
+            return last.removeprefix("gemstead: ")
+        return f"{how}; last line: {last}" if last else how
 
     def _read_line(self, line: str) -> None:
         if self.phase not in (Phase.STARTING, Phase.WARMING):

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import urlsplit
@@ -55,7 +54,7 @@ class Surroundings:
     changed: Callable[[], None]
     in_flight: Callable[[str], int]
     log_of: Callable[..., RotatedLog]
-    stopped: threading.Event = field(default_factory=threading.Event)
+    stopped: Callable[[], bool]  # Ctrl-C came: end a download
 
 
 async def desired(spec: Spec, around: Surroundings) -> Wanted:
@@ -79,7 +78,7 @@ def _planned(spec: Spec, around: Surroundings) -> Plan:
         demo=around.demo,
         fetching=around.fetching,
         say=around.say,
-        stopped=around.stopped.is_set,
+        stopped=around.stopped,
         environ=around.environ,
     )
     return plan(spec, machine(Hub.of(around.environ).cache), files)

@@ -67,11 +67,11 @@ class Head:
         gateway: GatewayWorkers,
         reread: Callable[[], Awaitable[Wanted]],
         *,
-        admin: str = "",
+        addresses: tuple[str, str] = ("", ""),
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         """Args:
-        admin: where the admin port really is, to be shown.
+        addresses: of the gateway and of the admin port, to be shown.
         reread: the file as it is now, planned. Raises SpecError or another sentence for the user.
         changed: called when there may be something new to show.
         """
@@ -79,7 +79,8 @@ class Head:
         self.began = time.time()
         self.lives: list[Live] = []
         self.troubles: list[str] = []
-        self._reread, self._shown, self._admin = reread, changed, admin
+        self._reread, self._shown = reread, changed
+        self._gateway, self._admin = addresses
         self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
         self._reloading = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
@@ -101,7 +102,7 @@ class Head:
             "pid": os.getpid(),
             "began": self.began,
             "uptime_s": round(time.time() - self.began, 1),
-            "gateway": f"{settings.host}:{settings.port}",
+            "gateway": self._gateway or f"{settings.host}:{settings.port}",
             "admin": self._admin,
             "keys": "required" if settings.keys_required else "off",
             "stopping": self._stop.is_set(),
@@ -133,7 +134,9 @@ class Head:
                 log.info("reload refused", exc_info=error)
                 self.trouble(f"reload refused, the old file stays in force: {error}")
                 return {"refused": str(error).splitlines() or [type(error).__name__]}
-            return self._apply(wanted)
+            done = self._apply(wanted)
+            log.info("reloaded: %s", done)
+            return done
 
     def trouble(self, sentence: str) -> None:
         log.warning(sentence)

@@ -13,6 +13,7 @@ import os
 import secrets
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -119,6 +120,7 @@ class Service:
         self.head: Head | None = None
         self.wanted: Wanted | None = None
         self.signals = 0
+        self._stopped = threading.Event()  # seen by the thread that fetches models
         self._preparing: asyncio.Task[Wanted] | None = None
         self._reloads: set[asyncio.Task[Any]] = set()
 
@@ -158,7 +160,13 @@ class Service:
         assert self.wanted is not None
         key = first_key(self.folder) if self.spec.gateway.keys == "required" else ""
         gateway = GatewayWorkers(self.wanted.settings, self._log_of, self._trouble)
-        self.head = head = Head(self.wanted, gateway, self._reread, admin=self.admin_url, changed=self._show)
+        self.head = head = Head(
+            self.wanted,
+            gateway,
+            self._reread,
+            addresses=(self.gateway_url, self.admin_url),
+            changed=self._show,
+        )
         token = secrets.token_urlsafe(32)
         admin = server(console(head, token))
         serving = asyncio.create_task(admin.serve(sockets=[self.admin_socket]))
@@ -182,7 +190,7 @@ class Service:
         """Ctrl-C or SIGTERM, once or more often."""
         self.signals += 1
         if self.head is None:
-            self.surroundings.stopped.set()
+            self._stopped.set()
             if self._preparing is not None:
                 self._preparing.cancel()
             return
@@ -207,7 +215,7 @@ class Service:
         return wanted
 
     async def _desired(self, spec: Spec) -> Wanted:
-        self.surroundings = Surroundings(
+        around = Surroundings(
             folder=self.folder,
             environ=self.order.environ,
             demo=self.order.demo,
@@ -216,8 +224,9 @@ class Service:
             changed=self._changed,
             in_flight=self._in_flight,
             log_of=self._log_of,
+            stopped=self._stopped.is_set,
         )
-        wanted = await desired.desired(spec, self.surroundings)
+        wanted = await desired.desired(spec, around)
         port = self.gateway_at[1]
         settings = (
             wanted.settings if wanted.settings.port else msgspec.structs.replace(wanted.settings, port=port)
