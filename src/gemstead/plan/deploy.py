@@ -6,9 +6,10 @@ Memory of one llama.cpp process with `s` slots of `c` tokens each, on a CPU:
 
 *growing* is what full-attention layers keep of every token, *windowed* what sliding layers keep of the last
 `window + BATCH` (each rounded up to 256 cells; read off llama.cpp's own report, build 11549). Each checkpoint is one
-more copy of a slot's window, without the batch. *compute* is our allowance for work buffers, the larger part of which is one batch of
-scores over a vocabulary of 262,144 words. Shapes come from the catalogue; a GGUF that only the file knows is planned
-with its size alone, and a note says so. A share of the machine's memory is left to the system and the gateway.
+more copy of a slot's window, without the batch. *compute* is our allowance for work buffers, the larger part of
+which is one batch of scores over a vocabulary of 262,144 words. Shapes come from the catalogue; a GGUF that only
+the file knows is planned with its size alone, and a note says so. A share of the machine's memory is left to the
+system and the gateway.
 """
 
 from __future__ import annotations
