@@ -40,7 +40,7 @@ def test_an_empty_file_runs_the_default_model():
 
 def test_however_it_is_written_it_is_one_pool():
     for name in ("gemma4:e2b", "google/gemma-4-E2B-it"):
-        assert plan(spec(name=name), machine(), {"gemma-4-e2b": DEMO}).replicas[0].pool == "gemma-4-e2b"
+        assert plan(spec(name=name), machine(), {name: DEMO}).replicas[0].pool == "gemma-4-e2b"
 
 
 def test_the_demonstration_model_takes_one_thread_and_says_what_it_is():

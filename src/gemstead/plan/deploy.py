@@ -37,19 +37,19 @@ DEMONSTRATION_SLOTS = 4
 
 
 def plan(spec: Spec, machine: Machine, files: Mapping[str, ModelFile]) -> Plan:
-    """The engine processes for the models of `spec` that run here; `files` by `pool_name`.
+    """The engine processes for the models of `spec` that run here; `files` by the name in the spec.
 
     Raises:
         Refused: UNSUPPORTED, when a model does not fit the memory, with the nearest that does.
     """
-    local = [model for model in spec.models if pool_name(model) in files and not model.endpoints]
+    local = [model for model in spec.models if not model.endpoints]
     replicas: list[Replica] = []
     notes: list[str] = []
     left = int(machine.memory_bytes * SHARE) - SYSTEM_BYTES
     processes = sum(model.replicas for model in local)
     for number, model in enumerate(local):
-        later = sum(_least(other, files[pool_name(other)]) * other.replicas for other in local[number + 1 :])
-        fitted, said, used = _fit(model, files[pool_name(model)], machine, left - later, processes, spec)
+        later = sum(_least(other, files[other.name]) * other.replicas for other in local[number + 1 :])
+        fitted, said, used = _fit(model, files[model.name], machine, left - later, processes, spec)
         replicas += fitted
         notes += said
         left -= used
