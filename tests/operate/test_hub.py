@@ -59,7 +59,8 @@ def handler(hub: Pretend) -> type[BaseHTTPRequestHandler]:
                 status = hub.status if hub.status != 200 else 404
                 text = json.dumps({"error": hub.error or "no"}).encode()
                 self.send_response(status)
-                self.send_header("X-Error-Code", hub.error or "EntryNotFound")
+                if hub.error or status == 404:
+                    self.send_header("X-Error-Code", hub.error or "EntryNotFound")
                 self.send_header("X-Repo-Commit", COMMIT)
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
@@ -210,6 +211,8 @@ def test_too_little_room_is_said_before_anything_is_asked(hub: Pretend, tmp_path
         (404, "RepoNotFound", "missing", "--demo"),
         (404, "RevisionNotFound", "missing", "--demo"),
         (404, "EntryNotFound", "missing", "model.gguf"),
+        (429, "", "busy", "429"),
+        (503, "", "failed", "503"),
     ],
 )
 def test_a_refusal_is_a_sentence_with_a_way_out(
