@@ -57,7 +57,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    subjects = _chosen(arguments.only, SUBJECTS)
+    usual = {name: subject for name, subject in SUBJECTS.items() if not subject.named_only}
+    subjects = _chosen(arguments.only, SUBJECTS) if arguments.only else list(usual)
     wanted = _chosen(arguments.scenarios, {s.name: s for s in SCENARIOS if s.quick or not arguments.quick})
     if arguments.no_behaviour:
         examined: list[str] = []

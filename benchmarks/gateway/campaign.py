@@ -170,7 +170,7 @@ def _check_behaviour(
 
 
 def _version(name: str) -> str:
-    if name == "gemstead":
+    if name.startswith("gemstead"):
         from gemstead import __version__
 
         return f"{__version__} {_commit()}".strip()

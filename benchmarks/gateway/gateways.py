@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from benchmarks.gateway.processes import cpu_s, pss_bytes, rss_bytes, signal_group, spawn, stop
+from benchmarks.gateway.processes import cpu_s, pss_bytes, rss_bytes, signal_tree, spawn, stop
 from benchmarks.gateway.subjects import Launch, Place, Subject, free_port
 from benchmarks.gateway.tools import MODEL
 
@@ -68,11 +68,11 @@ class Gateway:
 
     def pause(self) -> None:
         for process in self.processes:
-            signal_group(process, signal.SIGSTOP)
+            signal_tree(process, signal.SIGSTOP)
 
     def resume(self) -> None:
         for process in self.processes:
-            signal_group(process, signal.SIGCONT)
+            signal_tree(process, signal.SIGCONT)
 
     def alive(self) -> bool:
         return all(process.poll() is None for process in self.processes)
@@ -90,6 +90,7 @@ class Gateway:
         return sum(pss_bytes(process.pid) for process in self.processes)
 
     def close(self) -> None:
+        self.resume()
         for process in self.processes:
             stop(process)
 

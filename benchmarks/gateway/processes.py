@@ -99,6 +99,15 @@ def signal_group(process: subprocess.Popen[bytes], word: signal.Signals) -> None
         pass
 
 
+def signal_tree(process: subprocess.Popen[bytes], word: signal.Signals) -> None:
+    """Signals a process and all its descendants, whatever group they are in."""
+    for pid in tree(process.pid):
+        try:
+            os.kill(pid, word)
+        except ProcessLookupError:
+            pass
+
+
 def tree(root: int) -> list[int]:
     """The process and all its descendants."""
     found, todo = [], [root]

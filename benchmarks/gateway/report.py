@@ -57,13 +57,16 @@ def verdicts(results: Results) -> list[Bar]:
 def _heading(results: Results) -> str:
     machine = results.machine
     versions = ", ".join(f"{name} {version}".strip() for name, version in results.versions.items())
-    before, after = (machine.get(f"load_average_{when}", (0.0,)) for when in ("before", "after"))
-    return (
-        f"{machine['day']}, {machine['cpus']} CPUs ({machine['cpu']}), {machine['system']}, "
-        f"Python {machine['python']} (built with optimizations: {_yes(machine['python_optimized'])}); gateway on a CPU of its own: {_yes(machine['pinned'])}; "
-        f"real-time scheduling: {_yes(machine['realtime'])}; load average {_first(before)} before, "
-        f"{_first(after)} after.\n\n{versions}."
+    facts = (
+        f"{machine['cpus']} CPUs ({machine['cpu']})",
+        str(machine["system"]),
+        f"Python {machine['python']} (built with optimizations: {_yes(machine['python_optimized'])})",
+        f"gateway on a CPU of its own: {_yes(machine['pinned'])}",
+        f"real-time scheduling: {_yes(machine['realtime'])}",
+        f"load average {_first(machine.get('load_average_before'))} before,"
+        f" {_first(machine.get('load_average_after'))} after",
     )
+    return f"{machine['day']}: {'; '.join(facts)}.\n\n{versions}."
 
 
 def bars_table(name: str, bars: Iterable[Bar]) -> str:

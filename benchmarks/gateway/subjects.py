@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.gateway.peers import PEERS, VENVS, system_program
-from benchmarks.gateway.tools import MODEL
+from benchmarks.gateway.tools import MODEL, CannotRun
 
 UNLIMITED = 1_000_000_000  # a limit that is checked at every call and never reached
 
@@ -49,6 +50,7 @@ class Subject:
     about: str
     prepare: Callable[[Place], Launch]
     missing: Callable[[], str]  # "" if it can run here, otherwise what to do
+    named_only: bool = False  # left out unless asked for by name
     slow: bool = False  # saturates early: only the scenarios that say so are run
     body_limit: int = 0  # the limit that its settings below state, in bytes; 0: not stated
 
@@ -97,6 +99,32 @@ def _gemstead(place: Place) -> Launch:
     path.write_bytes(msgspec.json.encode(settings))
     command = [sys.executable, "-m", "gemstead.gateway.worker", "--settings", str(path)]
     return Launch([command] * place.workers, key=key)
+
+
+def _gemstead_serve(place: Place) -> Launch:
+    """The whole service from its file: head, supervision and console beside the workers."""
+    file = place.folder / "gemstead.yaml"
+    urls = [{"url": f"http://127.0.0.1:{port}", "dialect": "vllm"} for port in place.engine_ports]
+    spec = {
+        "models": [{"name": MODEL, "endpoints": urls}],
+        "gateway": {"listen": f"127.0.0.1:{place.port}", "workers": place.workers},
+        "admin": {"listen": f"127.0.0.1:{free_port()}"},
+        "limits": {
+            "requests_per_minute": UNLIMITED,
+            "tokens_per_minute": UNLIMITED * 1000,
+            "concurrent": UNLIMITED,
+        },
+        "state_dir": str(place.folder / "state"),
+        "hub": False,
+    }
+    file.write_text(json.dumps(spec))  # JSON is YAML
+    gemstead = [sys.executable, "-m", "gemstead"]
+    made = subprocess.run(
+        [*gemstead, "keys", "create", "--json", "-c", str(file)], capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        raise CannotRun(f"gemstead-serve: {made.stderr}")
+    return Launch([[*gemstead, "serve", "-c", str(file)]], key=json.loads(made.stdout)["key"])
 
 
 def _no_gemstead() -> str:
@@ -340,6 +368,14 @@ SUBJECTS = {
             "one worker; keys, limits, prefix scoring, audit to SQLite, metrics",
             _gemstead,
             _no_gemstead,
+            body_limit=33_554_432,
+        ),
+        Subject(
+            "gemstead-serve",
+            "the same from `gemstead serve`: head, supervision and console included",
+            _gemstead_serve,
+            _no_gemstead,
+            named_only=True,
             body_limit=33_554_432,
         ),
         Subject(
