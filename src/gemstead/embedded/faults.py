@@ -28,7 +28,7 @@ def check(options: Options) -> None:
     Raises:
         CannotStart: saying what is wrong and what to do.
     """
-    _check_cpu()
+    check_cpu(platform.machine(), _cpu_flags())
     _check_gguf(options.model, "model")
     if options.projector:
         _check_gguf(options.projector, "projector")
@@ -45,12 +45,15 @@ def explain(said: str, options: Options) -> str:
     return f"{options.model}: llama.cpp could not load it; its own words are above"
 
 
-def _check_cpu() -> None:
-    """The wheels for x86-64 are built for AVX2 and FMA without a fallback: an older CPU would die of SIGILL."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return
-    flags = _cpu_flags()
-    if flags and not {"avx2", "fma"} <= flags:
+def check_cpu(arch: str, flags: set[str]) -> None:
+    """Nothing, when the engine's code runs on this CPU; `flags` empty: not known.
+
+    The wheels for x86-64 are built for AVX2 and FMA without a fallback: an older CPU would die of SIGILL.
+
+    Raises:
+        CannotStart: naming what the CPU lacks.
+    """
+    if arch.lower() in ("x86_64", "amd64") and flags and not {"avx2", "fma"} <= flags:
         raise CannotStart(
             "this CPU has no AVX2 and FMA, which the embedded engine needs (Intel since 2013, AMD since 2015); "
             "on a virtual machine choose the CPU type `host`, or use `endpoints` of an engine elsewhere"
