@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gemstead.cli.check import report, row, total
+from gemstead.cli.check import contexts, metrics_urls, report, row, total
 from gemstead.operate.check import Client, Finding, Target, Verdict, begin
 from gemstead.testing import FakeEngine
 
@@ -32,6 +32,16 @@ def test_a_row_says_what_to_do_only_when_something_failed():
     assert row(PASS).split() == ["pass", "plain", "answer", "0.1", "s", "Lima."]
     assert "Update the engine." in row(FAIL).splitlines()[1]
     assert total([PASS, FAIL], 1.12) == "1 passed, 1 failed, 0 skipped in 1.1 s"
+
+
+def test_what_the_service_says_about_its_engines_is_used():
+    endpoints = [
+        {"model": "a", "context_tokens": 8192, "address": "127.0.0.1:5"},
+        {"model": "a", "context_tokens": 4096, "address": None},
+        {"model": "b", "context_tokens": 0, "address": "https://x"},
+    ]
+    assert contexts(endpoints) == {"a": 4096}
+    assert metrics_urls(endpoints) == ("http://127.0.0.1:5/metrics", "https://x/metrics")
 
 
 async def test_the_report_is_complete():

@@ -285,6 +285,9 @@ def test_keys():
         (refusal(503, "No space in KV cache"), "fail"),
         (Reply(400, b"bad"), "fail"),
         (whole("I cannot know the secret word.", usage=(2047, 7, 2054)), "fail"),
+        (whole("Not a word of it.", usage=(4096, 7, 4103)), "fail"),  # Ollama's default context
+        (whole("I have read it all.", usage=(8049, 7, 8056)), "fail"),
+        (whole(f"It is {questions.SECRET}.", usage=(2047, 7, 2054)), "fail"),
         (whole(f"It is {questions.SECRET}.", usage=(8049, 7, 8056)), "fail"),
     ],
 )
@@ -292,9 +295,11 @@ def test_a_prompt_beyond_the_context_must_be_refused(reply, outcome):
     assert judge_door.too_long(reply, 8049, 2048).outcome == outcome
 
 
-def test_a_long_prompt_that_fits_must_be_read_whole():
-    assert judge_door.fits(whole(usage=(8049, 1, 8050)), 8000).outcome == "pass"
-    assert judge_door.fits(whole(usage=(4096, 1, 4097)), 8000).outcome == "fail"  # Ollama's default context
+def test_a_context_that_is_not_known_may_be_larger_than_the_prompt():
+    assert (
+        judge_door.too_long(whole(questions.SECRET, usage=(8049, 7, 8056)), 8049, None).outcome == "skipped"
+    )
+    assert judge_door.too_long(whole("Hm.", usage=(4096, 7, 4103)), 8049, None).outcome == "fail"
 
 
 def read(tokens: int) -> Reply:

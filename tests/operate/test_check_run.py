@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -10,8 +11,8 @@ from gemstead.operate.check import Client, Finding, Target, UnreachableError, be
 from gemstead.testing import FakeEngine, Script
 
 
-async def check(engine: FakeEngine) -> dict[str, Finding]:
-    client = Client(Target(engine.url), patience_s=10)
+async def check(engine: FakeEngine, **known: Any) -> dict[str, Finding]:
+    client = Client(Target(engine.url, **known), patience_s=10)
     try:
         return {
             finding.name: finding for finding in await asyncio.to_thread(lambda: list(run(begin(client))))
@@ -29,14 +30,22 @@ async def test_an_engine_that_always_says_the_same_passes_what_it_can_and_fails_
         assert outcomes[name] == "pass", found[name]
     for name in ("tool call", "tool result", "JSON schema", "unknown model"):
         assert outcomes[name] == "fail", found[name]
-    assert found["prompt too long"].verdict.sentence.startswith("8,000 tokens: 400")
+    assert found["prompt too long"].verdict.sentence.endswith("(500 tokens)")
 
 
-async def test_a_prompt_that_is_read_to_its_end_is_no_fault_where_the_context_is_not_known():
-    async with FakeEngine() as engine:
+async def test_where_the_context_is_not_known_the_prompt_is_longer_than_any_gemma_reads():
+    async with FakeEngine(context_tokens=9000) as engine:
         found = await check(engine)
+        longest = max(len(seen.body) for seen in engine.seen)
     assert found["prompt too long"].verdict.outcome == "pass"
-    assert found["context edge"].verdict.outcome == "skipped"
+    assert longest > 262_144
+    assert found["context edge"].verdict.sentence == "8,999 tokens served, 9,000 served, 9,001 refused."
+
+
+async def test_a_context_that_is_stated_is_believed():
+    async with FakeEngine(context_tokens=9000) as engine:
+        found = await check(engine, contexts={"fake": 9000})
+    assert found["prompt too long"].verdict.sentence.startswith("9,244 tokens: 400")
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,8 @@ def _target(args: argparse.Namespace) -> Iterator[Target]:
     if card is None:
         raise Trouble(nothing_runs(folder) + "; or name a service with --url")
     with _own_key(folder, card, key) as key:
-        yield Target(card.gateway, key, _engine_metrics(card))
+        endpoints = _endpoints(card)
+        yield Target(card.gateway, key, contexts(endpoints), metrics_urls(endpoints))
 
 
 def _address(url: str) -> str:
@@ -180,11 +181,16 @@ def _own_key(folder: StateDir, card: Card, given: str) -> Iterator[str]:
         return
     from gemstead.ledger.keys import Grant, open_keys
     from gemstead.ledger.secrets import secret_at
+    from gemstead.traffic.caller import RateLimit
 
     store = open_keys(folder.keys, secret_at(folder.pepper))
     now = time.time()
     grant = Grant(
-        tenant="gemstead-check", app="check", note="made by `gemstead check`", expires=now + KEY_LIFE_S
+        tenant="gemstead-check",
+        app="check",
+        note="made by `gemstead check`",
+        limit=RateLimit(),  # none: the gateway's default must not be taken for a fault
+        expires=now + KEY_LIFE_S,
     )
     minted = store.create(grant, now=now)
     try:
@@ -193,10 +199,23 @@ def _own_key(folder: StateDir, card: Card, given: str) -> Iterator[str]:
         store.revoke(minted.key.key_id, now=time.time())
 
 
-def _engine_metrics(card: Card) -> tuple[str, ...]:
-    """Where the engines' own metrics are; they tell what the draft model is worth."""
+def _endpoints(card: Card) -> list[dict[str, Any]]:
+    """What the service knows about its engines: where each listens, and the context of its model."""
     from gemstead.cli.running import ask
 
-    endpoints = ask(card, "GET", "/admin/status").get("endpoints", [])
+    return list(ask(card, "GET", "/admin/status").get("endpoints", []))
+
+
+def contexts(endpoints: list[dict[str, Any]]) -> dict[str, int]:
+    """The context of each model in tokens, the smallest where its engines differ; unknown ones are left out."""
+    known: dict[str, int] = {}
+    for one in endpoints:
+        if tokens := one.get("context_tokens"):
+            known[one["model"]] = min(tokens, known.get(one["model"], tokens))
+    return known
+
+
+def metrics_urls(endpoints: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Where the engines' own metrics are; they tell what a draft model is worth."""
     addresses = [str(one["address"]) for one in endpoints if one.get("address")]
     return tuple(f"{'' if '://' in address else 'http://'}{address}/metrics" for address in addresses)

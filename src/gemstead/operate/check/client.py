@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -26,6 +26,7 @@ class Target:
 
     url: str  # without /v1
     key: str = ""  # empty: calls are made without a key
+    contexts: Mapping[str, int] = field(default_factory=dict)  # tokens by model, where they are known
     metrics_urls: tuple[str, ...] = ()  # of its engines, where they are known
 
     @property

@@ -41,7 +41,12 @@ def not_served(reply: Reply) -> Verdict | None:
         return failed(
             f"The key was not accepted ({reply.status}: {reply.says}).", "Give a valid key with --key-file."
         )
-    if reply.status in (429, 503):
+    if reply.status == 429:
+        return failed(
+            f"The key's limit is reached ({reply.says.rstrip('.')}).",
+            "Check with a key that has a higher limit.",
+        )
+    if reply.status == 503:
         return failed(
             f"The service is busy or not ready ({reply.status}: {reply.says}).",
             "See `gemstead ps`, then try again.",

@@ -114,14 +114,8 @@ CUT = (
 
 def too_long(reply: Reply, sent_tokens: int, limit: int | None) -> Verdict:
     """A prompt of `sent_tokens`, more than the context holds, with a secret in its first line."""
-    room = f"{limit:,}" if limit else "fewer"
     if reply.status == 200:
-        text, read = message_of(reply).text, usage_of(reply.fields).get("prompt_tokens")
-        if SECRET in text:
-            return failed(f"{sent_tokens:,} tokens were answered where {room} fit; the secret survived.", CUT)
-        return failed(
-            f"{sent_tokens:,} tokens were answered after reading {read}: the first line was cut.", CUT
-        )
+        return _answered(reply, sent_tokens, limit)
     if reply.status not in (400, 413):
         return failed(
             f"A prompt that is too long gave {reply.status}, not 400: {reply.says}.",
@@ -132,14 +126,19 @@ def too_long(reply: Reply, sent_tokens: int, limit: int | None) -> Verdict:
     return passed(f"{sent_tokens:,} tokens: {reply.status}, {reply.says[:120]}")
 
 
-def fits(reply: Reply, sent_tokens: int) -> Verdict:
-    """A long prompt that fits: all of it must have been read."""
-    if trouble := not_served(reply):
-        return trouble
-    read = usage_of(reply.fields).get("prompt_tokens", 0)
-    if read < sent_tokens:
-        return failed(f"Of {sent_tokens:,} tokens only {read:,} were read.", CUT)
-    return passed(f"All {read:,} tokens of a long prompt were read.")
+def _answered(reply: Reply, sent_tokens: int, limit: int | None) -> Verdict:
+    """What an answer to a prompt that is too long means: cut, or read whole after all."""
+    read = usage_of(reply.fields).get("prompt_tokens")
+    if not isinstance(read, int) or read < sent_tokens or SECRET not in message_of(reply).text:
+        room = f"{limit:,} fit" if limit else "they cannot fit"
+        return failed(
+            f"{sent_tokens:,} tokens were answered ({read} read) where {room}: the start was cut.", CUT
+        )
+    if limit:
+        return failed(
+            f"{read:,} tokens were read where the context is said to be {limit:,}.", "Correct the context."
+        )
+    return skipped(f"All of {read:,} tokens were read: the context is larger than any Gemma 4 has.")
 
 
 def edge(limit: int, replies: dict[int, Reply]) -> Verdict:

@@ -18,6 +18,7 @@ from gemstead.operate.check.verdict import Verdict, failed, skipped
 
 PATIENCE_S = 60.0  # longest that one check may keep the engine busy unless `long` is asked for
 LONG_PROMPT = 8000  # tokens; the length at which users first met prompts that were cut silently
+LARGEST = 262_144  # tokens; the largest context of any Gemma 4 (31B and 26B-A4B)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,8 @@ def begin(client: Client, model: str = "", *, long: bool = False) -> Visit:
     listed = client.get("/v1/models")
     names = judge_door.model_names(listed)
     chosen = model or (names[0] if names else "")
-    return Visit(client, chosen, long, listed, names, judge_door.limit_in_models(listed, chosen))
+    limit = judge_door.limit_in_models(listed, chosen) or client.target.contexts.get(chosen)
+    return Visit(client, chosen, long, listed, names, limit)
 
 
 def run(visit: Visit) -> Iterator[Finding]:
@@ -117,12 +119,15 @@ def _structured(visit: Visit) -> Verdict:
 
 
 def _too_long(visit: Visit) -> Verdict:
-    """A prompt of 8,000 tokens, or of more where 8,000 fit. Each word is one token or more."""
-    words = LONG_PROMPT if (visit.limit or 0) < LONG_PROMPT else int((visit.limit or 0) * 1.02) + 64
+    """A prompt of 8,000 tokens, or of more where 8,000 fit. Each word is one token or more.
+
+    Refusing costs a sound engine nothing. Where the context is not known, the prompt is longer than any Gemma 4
+    can read, and the refusal tells the context.
+    """
+    limit = visit.limit or LARGEST
+    words = LONG_PROMPT if limit < LONG_PROMPT else int(limit * 1.02) + 64
     reply = visit.client.chat(questions.ask(visit.model, questions.with_secret(words), most=24))
     visit.limit = visit.limit or judge_door.limit_in_error(reply)
-    if visit.limit is None and reply.status == 200:
-        return judge_door.fits(reply, words)  # the context is not known, and larger than this
     return judge_door.too_long(reply, words, visit.limit)
 
 
