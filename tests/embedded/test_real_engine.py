@@ -188,7 +188,7 @@ def test_a_tool_is_called_and_its_result_used(engine: Engine) -> None:
     assert text(engine.post("/v1/chat/completions", again)) == "The weather in Lima is sunny."
 
 
-def test_several_tools_may_be_called_at_once(engine: Engine) -> None:
+def test_with_parallel_calls_allowed_the_right_tool_is_chosen(engine: Engine) -> None:
     body = {
         "messages": [{"role": "user", "content": "What time is it in Rome?"}],
         "tools": [tool("get_weather"), tool("get_time")],
