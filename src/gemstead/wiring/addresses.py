@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from gemstead.spec.model import Spec
 from gemstead.wiring.secrets import CannotRun
 
+NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)  # IPv6 may be switched off
+
 
 def split(listen: str) -> tuple[str, int]:
     """`host:port` as host and port; the host of `:4367` is "" (every interface)."""
@@ -51,19 +53,23 @@ def warnings(spec: Spec) -> tuple[str, ...]:
 def reserve(host: str, port: int) -> list[socket.socket]:
     """Hold an address for the workers: sockets that are bound and never listen. Port 0 becomes a free one.
 
-    It is first asked for alone, since any program of the same user may share a SO_REUSEPORT address.
-
     Raises:
         OSError: somebody else has it, or it is not an address of this machine.
     """
     infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     held: list[socket.socket] = []
     try:
-        for family, kind, proto, _, address in dict.fromkeys(infos):
+        for family, *_, address in dict.fromkeys(infos):
             where = (address[0], held[0].getsockname()[1] if held else address[1], *address[2:])
-            with _bound(family, kind, proto, where, shared=False) as alone:
-                where = alone.getsockname()
-            held.append(_bound(family, kind, proto, where, shared=True))
+            try:
+                with _bound(family, where, socket.SO_REUSEADDR) as alone:
+                    where = alone.getsockname()
+                held.append(_kept(family, where))
+            except OSError as error:
+                if host or error.errno not in NO_SUCH_FAMILY:  # "" is every interface that there is
+                    raise
+        if not held:
+            raise OSError(errno.EADDRNOTAVAIL, "no interface to listen on")
     except BaseException:
         for sock in held:
             sock.close()
@@ -71,14 +77,22 @@ def reserve(host: str, port: int) -> list[socket.socket]:
     return held
 
 
-def _bound(family: int, kind: int, proto: int, address: tuple[object, ...], *, shared: bool) -> socket.socket:
-    sock = socket.socket(family, kind, proto)
+def _kept(family: int, address: tuple[object, ...]) -> socket.socket:
+    """Without SO_REUSEADDR, so that nobody else can have it either; unless closed connections of another
+    program linger on the port (TIME_WAIT, a minute)."""
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return _bound(family, address, socket.SO_REUSEPORT)
+    except OSError:
+        return _bound(family, address, socket.SO_REUSEPORT, socket.SO_REUSEADDR)
+
+
+def _bound(family: int, address: tuple[object, ...], *options: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        for option in options:
+            sock.setsockopt(socket.SOL_SOCKET, option, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if shared:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(address)
     except OSError:
         sock.close()
