@@ -24,7 +24,8 @@ from gemstead.supervise.logs import RotatedLog
 from gemstead.supervise.replica import Replica, Sight
 from gemstead.wiring.addresses import reserve
 from gemstead.wiring.gateway import GatewayWorkers
-from gemstead.wiring.head import Head, Seat, Wanted
+from gemstead.wiring.head import Head
+from gemstead.wiring.wanted import Seat, Wanted
 
 ENGINE = """
 import asyncio, sys

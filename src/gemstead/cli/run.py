@@ -97,12 +97,14 @@ def _answer(chat: Chat, line: str) -> None:
 def _show(pieces: Iterator[tuple[str, str]]) -> None:
     dim, plain = ("\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "")
     last = ""
-    for kind, text in pieces:
-        if kind != last:
-            print((dim if kind == "thought" else plain) + ("\n" if last else ""), end="")
-            last = kind
-        print(text, end="", flush=True)
-    print(plain)
+    try:
+        for kind, text in pieces:
+            if kind != last:
+                print(("\n" if last else "") + (dim if kind == "thought" else plain if last else ""), end="")
+                last = kind
+            print(text, end="", flush=True)
+    finally:
+        print(plain if last == "thought" else "", flush=True)
 
 
 class Chat:

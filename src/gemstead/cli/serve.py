@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gemstead.wiring.serve import Opening
 
 QUESTION = "What is the capital of Peru?"
+CLEAR = "\r\033[K"  # back to the line's begin, and wipe it
 STEP_S = 5.0  # between two lines of a download's progress where there is no terminal
 
 
@@ -70,7 +71,7 @@ class Terminal:
         self.shown: dict[str, str] = {}
         self.said_at = 0.0
         self.was_ready = False
-        self.example = ""
+        self.transient = False  # the last line is to be written over
 
     def listening(self, gateway: str, admin: str, warnings: tuple[str, ...]) -> None:
         from gemstead import __version__
@@ -101,17 +102,24 @@ class Terminal:
 
     def changed(self, status: dict[str, Any]) -> None:
         for one in status["endpoints"]:
-            state = one["phase"].replace("_", " ")
-            if one.get("why") and one["phase"] in ("failed", "backing_off"):
-                state += f": {one['why']} (`gemstead logs{self.flags} {one['name']}`)"
-            elif one.get("stage"):
-                state += f": {one['stage']}"
-            if self.shown.get(one["name"]) != state and not status["stopping"]:
-                self.shown[one["name"]] = state
-                self.say(f"{one['name']}: {state}")
+            self._endpoint(one, status["stopping"])
         if not self.was_ready and status["models"] and all(status["models"].values()):
             self.was_ready = True
             self.say(f"Ready after {status['uptime_s']:.1f} s: {', '.join(status['models'])}")
+
+    def _endpoint(self, one: dict[str, Any], stopping: bool) -> None:
+        """One engine's news. Steps of loading overwrite each other on a terminal."""
+        name, step = one["name"], one.get("stage") or ""
+        state = step or one["phase"].replace("_", " ")
+        if one["phase"] in ("failed", "backing_off") and one.get("why"):
+            state = f"{state}: {one['why']} (`gemstead logs{self.flags} {name}`)"
+        if stopping or self.shown.get(name) == state:
+            return
+        before, self.shown[name] = self.shown.get(name, ""), state
+        if step and self.live:
+            self._overwrite(f"{name}: {state}")
+        elif _without_figures(state) != _without_figures(before):
+            self.say(f"{name}: {state}")
 
     def draining(self, calls: int, within_s: float) -> None:
         if calls:
@@ -127,7 +135,14 @@ class Terminal:
     def say(self, sentence: str) -> None:
         self._end_bar()
         with suppress(OSError, ValueError):
-            print(sentence, flush=True)
+            print(f"{CLEAR if self.transient else ''}{sentence}", flush=True)
+        self.transient = False
+
+    def _overwrite(self, sentence: str) -> None:
+        self._end_bar()
+        with suppress(OSError, ValueError):
+            print(f"{CLEAR}{sentence}", end="", flush=True)
+        self.transient = True
 
     def _bar(self, name: str, done: int, total: int) -> None:
         from rich.progress import (
@@ -149,6 +164,11 @@ class Terminal:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+def _without_figures(state: str) -> str:
+    """Where there is no terminal, "loading, 41 %" after "loading, 40 %" is no news."""
+    return "".join(letter for letter in state if not letter.isdigit())
 
 
 def _examples(opening: Opening) -> list[str]:

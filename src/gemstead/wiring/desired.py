@@ -37,9 +37,9 @@ from gemstead.traffic.caller import RateLimit
 from gemstead.traffic.endpoint import EndpointFacts
 from gemstead.wiring.addresses import split
 from gemstead.wiring.files import StateDir
-from gemstead.wiring.head import Seat, Wanted
 from gemstead.wiring.models import model_files
 from gemstead.wiring.secrets import CannotRun, resolved
+from gemstead.wiring.wanted import Seat, Wanted
 
 
 @dataclass(frozen=True, slots=True)

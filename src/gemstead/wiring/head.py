@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,33 +20,15 @@ import msgspec
 
 from gemstead import __version__
 from gemstead.engines.lifecycle import Phase
-from gemstead.gateway.settings import GatewaySettings
 from gemstead.supervise.replica import Watched
+from gemstead.traffic.endpoint import EndpointFacts, Load
 from gemstead.wiring.gateway import GatewayWorkers
 from gemstead.wiring.measures import exposed
+from gemstead.wiring.wanted import Seat, Wanted, compare, needs_restart, next_name
 
 LOADS_S = 1.0
 GIVE_UP_AFTER = 3  # failed starts of a replacement, before the old one is kept for good
 log = logging.getLogger("gemstead")
-
-
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """An endpoint that is wanted. Equal `same` means that nothing about it has changed."""
-
-    name: str
-    same: object
-    start: Callable[[str], Watched]  # given its name; nothing runs before `run`
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What should run. Made from a Spec by `wiring/desired.py`."""
-
-    settings: GatewaySettings  # its endpoints are filled in by the head
-    seats: tuple[Seat, ...]
-    notes: tuple[str, ...] = ()
-    admin: str = ""  # the admin port's address, to notice that it was changed
 
 
 @dataclass(slots=True, eq=False)
@@ -195,11 +177,11 @@ class Head:
         self.gateway.fleet(self._facts())
         self._shown()
 
-    def _facts(self) -> tuple[Any, ...]:
+    def _facts(self) -> tuple[EndpointFacts, ...]:
         return tuple(live.watched.facts for live in self.lives)
 
     async def _tell_loads(self) -> None:
-        told: dict[str, Any] = {}
+        told: dict[str, Load] = {}
         while True:
             await asyncio.sleep(LOADS_S)
             loads = {
@@ -215,56 +197,49 @@ class Head:
 
     def _apply(self, wanted: Wanted) -> dict[str, Any]:
         old, new = self.wanted, wanted.settings
-        restart = _needs_restart(old, wanted)
+        restart = needs_restart(old, wanted)
         settings = msgspec.structs.replace(
             new, host=old.settings.host, port=old.settings.port, tls=old.settings.tls
         )
         self.wanted = Wanted(settings, wanted.seats, wanted.notes, old.admin)
-        added, replaced, removed = self._compare(wanted.seats)
-        for seat in added:
+        change = compare({live.seat.name: live.seat for live in self._staying()}, wanted.seats)
+        for seat in change.added:
             self._start(seat, seat.name)
         self.gateway.configure(msgspec.structs.replace(settings, endpoints=self._facts()))
-        for live in removed:
-            live.watched.drain()
-        if replaced:
-            self._later(self._replace_all(replaced))
+        for live in self._staying():
+            if live.seat.name in change.removed:
+                live.watched.drain()
+        if change.replaced:
+            self._later(self._replace_all(change.replaced))
         self.changed()
         return {
-            "added": [seat.name for seat in added],
-            "replacing": [seat.name for seat, _ in replaced],
-            "removed": [live.watched.facts.name for live in removed],
+            "added": [seat.name for seat in change.added],
+            "replacing": [seat.name for seat in change.replaced],
+            "removed": sorted(change.removed),
             "settings_changed": settings != old.settings,
             "needs_restart": restart,
             "notes": list(wanted.notes),
         }
 
-    def _compare(self, seats: tuple[Seat, ...]) -> tuple[list[Seat], list[tuple[Seat, Live]], list[Live]]:
-        by_name = {live.seat.name: live for live in self.lives if live.watched.phase is not Phase.DRAINING}
-        added = [seat for seat in seats if seat.name not in by_name]
-        replaced = [
-            (seat, by_name[seat.name])
-            for seat in seats
-            if seat.name in by_name and by_name[seat.name].seat.same != seat.same
-        ]
-        names = {seat.name for seat in seats}
-        removed = [live for name, live in by_name.items() if name not in names]
-        return added, replaced, removed
+    def _staying(self) -> list[Live]:
+        return [live for live in self.lives if live.watched.phase is not Phase.DRAINING]
 
-    def _later(self, work: Any) -> None:
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _replace_all(self, pairs: list[tuple[Seat, Live]]) -> None:
-        for seat, old in pairs:
-            await self._replace(seat, old)
+    async def _replace_all(self, seats: tuple[Seat, ...]) -> None:
+        for seat in seats:
+            for old in [live for live in self._staying() if live.seat.name == seat.name]:
+                await self._replace(seat, old)
 
     async def _replace(self, seat: Seat, old: Live) -> None:
         """One engine for another, with a ready one all the time."""
         was_ready = old.watched.facts.ready
         if not was_ready:
             old.watched.drain()
-        fresh = self._start(seat, _next_name(old.watched.facts.name))
+        fresh = self._start(seat, next_name(old.watched.facts.name))
         self.changed()
         while not fresh.watched.facts.ready and not fresh.task.done():
             tries = fresh.watched.describe().get("restarts", 0)
@@ -280,24 +255,3 @@ class Head:
         old.watched.drain()
         with suppress(asyncio.CancelledError):
             await asyncio.shield(old.task)
-
-
-def _needs_restart(old: Wanted, new: Wanted) -> list[str]:
-    """Settings that a reload cannot change, as sentences."""
-    found = []
-    before, after = old.settings, new.settings
-    if after.port and (before.host, before.port) != (after.host, after.port):
-        found.append(f"gateway.listen: still {before.host}:{before.port} until the service is restarted")
-    if old.admin != new.admin:
-        found.append(f"admin.listen: still {old.admin} until the service is restarted")
-    if before.tls != after.tls:
-        found.append("gateway.tls: the present certificates stay until the service is restarted")
-    if (before.keys_path, before.ledger_path) != (after.keys_path, after.ledger_path):
-        found.append("ledger.path: the present ledger stays until the service is restarted")
-    return found
-
-
-def _next_name(name: str) -> str:
-    """`a`, `a~2`, `a~3`: two engines in the same seat at the same time have two names."""
-    stem, _, number = name.partition("~")
-    return f"{stem}~{int(number or 1) + 1}"

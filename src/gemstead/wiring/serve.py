@@ -34,9 +34,11 @@ from gemstead.wiring.addresses import base_url, listener, named, reserve, split,
 from gemstead.wiring.desired import Surroundings
 from gemstead.wiring.files import Card, StateDir, hold, running, state_dir, write_card
 from gemstead.wiring.gateway import GatewayWorkers
-from gemstead.wiring.head import Head, Wanted
+from gemstead.wiring.head import Head
+from gemstead.wiring.journal import keep_log, log_file
 from gemstead.wiring.models import Stopped
 from gemstead.wiring.secrets import CannotRun
+from gemstead.wiring.wanted import Wanted
 
 log = logging.getLogger("gemstead")
 
@@ -100,7 +102,7 @@ def serve(order: Order, screen: Screen) -> int:
 
 
 async def _serve(order: Order, spec: Spec, folder: StateDir, screen: Screen, held: ExitStack) -> int:
-    _keep_log(spec, folder)
+    keep_log(spec, folder)
     service = Service(order, spec, folder, screen)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -281,14 +283,6 @@ def first_key(folder: StateDir) -> str:
     return store.create(Grant(note="first key, made by gemstead serve"), now=time.time()).secret
 
 
-def log_file(
-    spec: Spec, folder: StateDir, name: str, seen: Callable[[str], None] | None = None
-) -> RotatedLog:
-    """The rotated log of an engine or worker."""
-    most = spec.supervise.log_mib * 1024 * 1024
-    return RotatedLog(folder.logs / f"{name}.log", most_bytes=most, files=spec.supervise.log_files, seen=seen)
-
-
 def _already(folder: StateDir) -> str:
     card = running(folder)
     if card is None:
@@ -309,24 +303,3 @@ def _terminal_is_gone() -> bool:
 
         return getattr(error, "errno", None) == errno.EIO
     return False
-
-
-class _ToLog(logging.Handler):
-    """Our own words, into a rotated file."""
-
-    def __init__(self, file: RotatedLog) -> None:
-        super().__init__()
-        self.file = file
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.file.write(self.format(record).encode("utf-8", "replace") + b"\n")
-
-
-def _keep_log(spec: Spec, folder: StateDir) -> None:
-    handler = _ToLog(log_file(spec, folder, "service"))
-    for name in ("gemstead", "uvicorn", "asyncio"):
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
-        logger.propagate = False
-    logging.getLogger("gemstead").setLevel(logging.INFO)
