@@ -230,6 +230,17 @@ async def test_a_bad_file_is_refused_and_a_bad_engine_does_not_replace_a_good_on
         assert (await s.head.reload())["added"] == ["m-1"]
 
 
+async def test_a_watch_that_breaks_does_not_cost_the_endpoint(tmp_path, http):
+    async with service(tmp_path, replicas=1) as s:
+        await s.ready(1)
+        watched = s.head.lives[0].watched
+        watched._nudged = None  # a mistake of ours, in the middle of the watch
+        await until(lambda: any("started afresh" in sentence for sentence in s.head.troubles))
+        await s.ready(1)
+        assert set(s.pids()) == {"m-0~2"}
+        assert await s.ask(http) == "200 data: [DONE]"
+
+
 async def test_stopping_finishes_what_runs_and_leaves_nothing(tmp_path, http):
     s = Service(tmp_path, replicas=1)
     await until(lambda: s.gateway.listening.is_set())

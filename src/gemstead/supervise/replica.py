@@ -112,6 +112,7 @@ class Replica:
             served_model=self.launch.served_model,
             version=self.launch.version,
             context_tokens=self.launch.context_tokens,
+            slots=self.launch.slots,
             api_key=self.launch.api_key,
             ready=self.state is not None and self.state.takes_calls,
             draining=self.phase is Phase.DRAINING,

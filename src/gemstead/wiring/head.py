@@ -27,6 +27,7 @@ from gemstead.wiring.measures import exposed
 from gemstead.wiring.wanted import Seat, Wanted, compare, needs_restart, next_name
 
 LOADS_S = 1.0
+AGAIN_S = 1.0
 GIVE_UP_AFTER = 3  # failed starts of a replacement, before the old one is kept for good
 log = logging.getLogger("gemstead")
 
@@ -168,8 +169,20 @@ class Head:
         return live
 
     def _gone(self, live: Live) -> None:
-        if live in self.lives and not self._stop.is_set():
-            self.lives.remove(live)
+        """Drained and gone; or its watch broke, which must not cost the endpoint for ever."""
+        if live not in self.lives or self._stop.is_set():
+            return
+        self.lives.remove(live)
+        error = None if live.task.cancelled() else live.task.exception()
+        if error is not None:
+            log.error("watching %s failed", live.seat.name, exc_info=error)
+            self.trouble(f"watching {live.seat.name} failed ({error!r}); it is started afresh")
+            asyncio.get_running_loop().call_later(AGAIN_S, self._afresh, live)
+        self.changed()
+
+    def _afresh(self, live: Live) -> None:
+        if not self._stop.is_set():
+            self._start(live.seat, next_name(live.watched.facts.name))
             self.changed()
 
     def changed(self) -> None:
