@@ -164,6 +164,7 @@ async def test_a_killed_engine_is_routed_around_and_comes_back(tmp_path, http):
         assert set(answers) == {"200 data: [DONE]"}
         await s.ready(2)
         assert [one["restarts"] for one in s.head.status()["endpoints"]] == [1, 0]
+        assert 'replica_restarts_total{replica="m-0"} 1\n' in await s.head.metrics()
 
 
 async def test_a_killed_worker_is_replaced_and_no_counter_goes_back(tmp_path, http):
@@ -182,6 +183,7 @@ async def test_a_killed_worker_is_replaced_and_no_counter_goes_back(tmp_path, ht
         assert await s.ask(http) == "200 data: [DONE]"
         assert requests_in(await s.head.metrics()) == 4
         assert s.pids() == engine, "the engine stayed warm"
+        assert "\ngemstead_worker_restarts_total 1\n" in await s.head.metrics()
 
 
 async def test_workers_share_the_port_and_their_figures_add_up(tmp_path):

@@ -1,7 +1,7 @@
 """Every metric that Gemstead shows: one table, which code, dashboards, alerts and docs/metrics.md all read.
 
-Times are in seconds, shares are 0 to 1. `model` is the pool that a call was routed to (never the text that a
-caller wrote, which has no bound), `outcome` is "served", "cut" or a Reason's value.
+Times are in seconds, shares are 0 to 1. `model` is the pool that a call was routed to (never the text that
+a caller wrote, which has no bound), `outcome` is "served", "cut" or a Reason's value.
 """
 
 from __future__ import annotations
@@ -92,6 +92,10 @@ ENGINE_KV_USED = _gauge(
 REPLICA_STATE = _gauge(
     "replica_state", "1 for the state that a replica is in.", "replica", "state", merge="max"
 )
+REPLICA_RESTARTS = _counter(
+    "replica_restarts_total", "Times that an engine process was started again.", "replica"
+)
+WORKER_RESTARTS = _counter("worker_restarts_total", "Gateway workers that died and were replaced.")
 WORKER_UP = _gauge("worker_up", "1 while this gateway worker answers.", "worker", merge="max")
 LEDGER_HELD = _gauge("ledger_held_records", "Audit records that are not on disk yet.")
 LEDGER_HEALTHY = _gauge("ledger_healthy", "1 while audit records can be written.", merge="min")
@@ -115,6 +119,8 @@ FAMILIES: dict[str, Family] = {
         ENGINE_WAITING,
         ENGINE_KV_USED,
         REPLICA_STATE,
+        REPLICA_RESTARTS,
+        WORKER_RESTARTS,
         WORKER_UP,
         LEDGER_HELD,
         LEDGER_HEALTHY,

@@ -99,7 +99,7 @@ class Head:
     async def metrics(self) -> str:
         snapshot = await self.gateway.figures()
         running = {name: seat.listening is not None for name, seat in self.gateway.seats.items()}
-        return exposed(snapshot, (live.watched for live in self.lives), running)
+        return exposed(snapshot, (live.watched for live in self.lives), running, self.gateway.restarts)
 
     def stop(self, *, now: bool) -> None:
         """Drain and end; `now`: without waiting for running calls."""

@@ -17,13 +17,16 @@ def counted(snapshot: Snapshot) -> Snapshot:
     return {name: children for name, children in snapshot.items() if kinds.get(name) != "gauge"}
 
 
-def exposed(workers: Snapshot, watched: Iterable[Watched], running: dict[str, bool]) -> str:
+def exposed(
+    workers: Snapshot, watched: Iterable[Watched], running: dict[str, bool], worker_restarts: int
+) -> str:
     """The Prometheus text of the whole service. `running`: gateway workers by name."""
     registry = Registry()
     registry.values(names.BUILD_INFO).labels(__version__).set(1)
     up = registry.values(names.WORKER_UP)
     for name, running_now in running.items():
         up.labels(name).set(running_now)
+    registry.values(names.WORKER_RESTARTS).labels().add(worker_restarts)
     for one in watched:
         _engine(registry, one)
     return exposition(merge([workers, registry.snapshot()], names.FAMILIES), names.FAMILIES)
@@ -34,6 +37,9 @@ def _engine(registry: Registry, watched: Watched) -> None:
     state = registry.values(names.REPLICA_STATE)
     for phase in Phase:
         state.labels(facts.name, phase.value).set(phase is watched.phase)
+    restarts = watched.describe().get("restarts")
+    if isinstance(restarts, int):
+        registry.values(names.REPLICA_RESTARTS).labels(facts.name).add(restarts)
     if load is None:  # absent, never a silent zero
         return
     for family, value in (
