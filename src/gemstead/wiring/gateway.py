@@ -71,6 +71,7 @@ class GatewayWorkers:
         self.past: list[Snapshot] = []  # one: the counters of all workers that are gone
         self.restarts = 0
         self.listening = asyncio.Event()
+        self.on_listening: Callable[[], None] = lambda: None
         self._logs, self._trouble = logs, trouble
         self._reply: Reply | None = None
         self._number = 0
@@ -187,6 +188,7 @@ class GatewayWorkers:
         if isinstance(word, Listening):
             seat.listening = word
             self.listening.set()
+            self.on_listening()
         elif isinstance(word, Figures):
             seat.figures = word
             self._answered(worker.name, word.number)

@@ -59,6 +59,7 @@ class Head:
         changed: called when there may be something new to show.
         """
         self.wanted, self.gateway = wanted, gateway
+        gateway.on_listening = lambda: self._shown()
         self.began = time.time()
         self.lives: list[Live] = []
         self.troubles: list[str] = []
@@ -72,7 +73,7 @@ class Head:
 
     def ready(self) -> dict[str, bool]:
         facts = [live.watched.facts for live in self.lives]
-        listening = self.gateway.listening.is_set()
+        listening = any(seat.listening for seat in self.gateway.seats.values())
         return {
             pool.name: listening and any(f.ready for f in facts if f.pool == pool.name)
             for pool in self.wanted.settings.pools
