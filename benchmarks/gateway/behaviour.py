@@ -9,6 +9,7 @@ import socket
 import time
 
 from benchmarks.gateway.gateways import Gateway, ask, request
+from benchmarks.gateway.processes import punctual
 from benchmarks.gateway.scenarios import Figures
 from benchmarks.gateway.tools import Engine
 
@@ -93,9 +94,10 @@ def _ask_and_hold(gateway: Gateway, *, stream: bool = True) -> socket.socket:
 
 def _leave(wires: list[socket.socket], engine: Engine) -> float:
     before = engine.stats()["aborted"]
-    left_ns = time.monotonic_ns()
-    for wire in wires:
-        wire.close()
+    with punctual():
+        left_ns = time.monotonic_ns()
+        for wire in wires:
+            wire.close()
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
         stats = engine.stats()

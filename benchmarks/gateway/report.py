@@ -142,6 +142,8 @@ def number(value: float) -> str:
         return "not in 3 s"
     if value == int(value) and abs(value) < 1e6:
         return f"{int(value):,}"
+    if abs(value) < 0.1:
+        return f"{value:.4f}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 

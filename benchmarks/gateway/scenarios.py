@@ -95,7 +95,8 @@ SCENARIOS = (
 
 
 def run(scenario: Scenario, gateway: Gateway | None, engine: Engine, load: Path, cpus: Cpus) -> Figures:
-    """One run's figures; `gateway` None asks the engine itself. See `_figures` for what they are.
+    """One run's figures; `gateway` None asks the engine itself. See `_figures` for what they are;
+    `cpu_share` is the part of a CPU that was used while the load ran, `left_running` what the engine still works on.
 
     Raises:
         CannotRun: the load generator failed.
@@ -105,9 +106,9 @@ def run(scenario: Scenario, gateway: Gateway | None, engine: Engine, load: Path,
     engine.behave(tokens=scenario.tokens, pace_us=scenario.pace_us)
     before, began = (gateway.cpu_s() if gateway else 0.0), time.monotonic()
     said, rss, pss = _drive(scenario, gateway, engine, load, cpus)
-    took = time.monotonic() - began
+    share = ((gateway.cpu_s() if gateway else 0.0) - before) / (time.monotonic() - began)
     used = _cpu_at_rest(gateway) - before if gateway else 0.0
-    figures = _figures(scenario, said, used, took)
+    figures = _figures(scenario, said, used) | {"cpu_share": share}
     figures["engine_late_us"] = engine.stats()["latest_us"]
     figures["left_running"] = engine.idle(within_s=2.0)
     if gateway:
@@ -163,15 +164,14 @@ def _cpu_at_rest(gateway: Gateway, patience_s: float = 5.0) -> float:
         before = now
 
 
-def _figures(scenario: Scenario, said: Mapping[str, float], used_s: float, took_s: float) -> Figures:
-    """CPU per unit in µs, units per second, share of a CPU, delays in µs, and what went wrong, as counts."""
+def _figures(scenario: Scenario, said: Mapping[str, float], used_s: float) -> Figures:
+    """CPU per unit in µs, units per second, delays in µs, and what went wrong, as counts."""
     units = said[scenario.unit]
     figures = {name: value for name, value in said.items() if name.endswith("_us")}
     figures |= {
         "units": units,
         "per_s": units / said["seconds"] if said["seconds"] else 0.0,
         "cpu_us": used_s * 1e6 / units if units else float("nan"),
-        "cpu_share": used_s / took_s,
         "wrong": said["refused"] + said["failed"] + said["broken"],
         "lost": said["unfinished"] if scenario.kind != "streams" or scenario.pace_us else 0,
     }
