@@ -46,6 +46,7 @@ class Refused(Exception):
         param: the request field at fault, as a path such as `messages[0].content`.
         code: a machine-readable code where clients know one (`context_length_exceeded`); else the reason.
         retry_after_s: seconds after which trying again makes sense.
+        detail: for the operator's record, never shown to the caller.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Refused(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after_s: float | None = None,
+        detail: str = "",
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -63,3 +65,4 @@ class Refused(Exception):
         self.param = param
         self.code = code or reason.value
         self.retry_after_s = retry_after_s
+        self.detail = detail

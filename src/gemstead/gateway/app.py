@@ -23,23 +23,27 @@ from gemstead.gateway.figures import Figures
 from gemstead.gateway.keyring import Keyring
 from gemstead.gateway.settings import GatewaySettings, Pool
 from gemstead.gateway.upstream import Line
-from gemstead.ledger.audit import AuditRecord
+from gemstead.ledger.audit import AuditRecord, PromptHasher
 from gemstead.openai import errors, models
 from gemstead.openai.requests import ROUTES
 from gemstead.refused import Reason, Refused
 from gemstead.traffic.endpoint import Endpoint, EndpointFacts, Load
 from gemstead.traffic.limits import Limits
 from gemstead.traffic.picker import Picker
+from gemstead.traffic.roster import Roster
 from gemstead.traffic.routes import Routes
 
 if TYPE_CHECKING:
     from gemstead.gateway.protocol import ClientConnection
 
 SWEEP_S = 0.1
+DRAIN_LOOK_S = 0.02
+STOPPING = "The gateway is stopping; please try again."
 SAID_WITH = {
     Reason.UNAUTHENTICATED: b'\r\nwww-authenticate: Bearer realm="gemstead"',
     Reason.WRONG_METHOD: b"\r\nallow: GET, HEAD, POST",
 }
+LIMITED = (Reason.RATE_LIMITED, Reason.TOO_MANY_AT_ONCE)
 WELCOME = (
     b"This is a Gemstead gateway: an OpenAI-compatible API to Gemma 4.\n"
     b"GET /v1/models lists what is served; POST /v1/chat/completions answers. Send your key as a bearer token.\n"
@@ -68,10 +72,9 @@ class Gateway:
         self.connections: set[ClientConnection] = set()
         self.running: set[Exchange] = set()
         self.endpoints: dict[str, Endpoint] = {}
-        self.pools: dict[str, list[Endpoint]] = {}
+        self.pools: dict[str, Roster] = {}
         self.lines: dict[str, Line] = {}
         self.draining = False
-        self.emptied = asyncio.Event()  # set when the last running call has ended
         self.known = frozenset([*ROUTES, "/v1/models"])  # routes that are recorded by name
         self.date, self.date_at = date_line(time()), 0
         self._nonce = os.urandom(8).hex()
@@ -84,7 +87,7 @@ class Gateway:
     def configure(self, settings: GatewaySettings) -> None:
         """Take new settings. Calls that run go on as they began."""
         self.settings = settings
-        self.hash_key = bytes.fromhex(settings.hash_key) or b"unset"
+        self.hasher = PromptHasher(bytes.fromhex(settings.hash_key))
         self.limits.set_default(settings.limit, 1.0 / settings.workers)
         self.cors = settings.cors_origins
         self.set_fleet(settings.endpoints)
@@ -101,6 +104,7 @@ class Gateway:
                     line.close()
                 bounds = self.settings.bounds
                 line = Line(facts, self.settings.deadlines.upstream_idle_s, bounds.upstream_idle)
+            line.idle_s = self.settings.deadlines.upstream_idle_s
             endpoint.facts = line.facts = facts
             endpoints[facts.name], lines[facts.name] = endpoint, line
         for line in self.lines.values():
@@ -108,9 +112,10 @@ class Gateway:
         for name in self.endpoints.keys() - endpoints.keys():
             self.picker.index.forget(name)
         self.endpoints, self.lines = endpoints, lines
-        self.pools = {pool.name: [] for pool in self.settings.pools}
+        by_pool: dict[str, list[Endpoint]] = {pool.name: [] for pool in self.settings.pools}
         for endpoint in endpoints.values():
-            self.pools.setdefault(endpoint.facts.pool, []).append(endpoint)
+            by_pool.setdefault(endpoint.facts.pool, []).append(endpoint)
+        self.pools = {name: Roster(members) for name, members in by_pool.items()}
         self.routes = Routes((pool.name, pool.aliases) for pool in self.settings.pools)
 
     def set_loads(self, loads: dict[str, Load]) -> None:
@@ -143,6 +148,8 @@ class Gateway:
         extra = SAID_WITH.get(refusal.reason, b"")
         if refusal.retry_after_s is not None:
             extra += b"\r\nretry-after: %d" % max(1, ceil(refusal.retry_after_s))
+        if refusal.reason in LIMITED and exchange.caller is not None:
+            extra += self.limits.standing(exchange.caller, exchange.began_at)
         exchange.send_whole(errors.STATUS[refusal.reason], body, extra=extra)
 
     def broken(self, exchange: Exchange, error: Exception) -> None:
@@ -228,7 +235,10 @@ class Gateway:
             self.date_at = second
             self.date = date_line(second)
         for exchange in tuple(self.running):
-            exchange.overdue(now)
+            try:
+                exchange.overdue(now)
+            except Exception as error:  # one call's trouble must not cost all others their deadlines
+                self.broken(exchange, error)
         for connection in tuple(self.connections):
             if now >= connection.until:
                 connection.overdue()
@@ -242,23 +252,21 @@ class Gateway:
         self.draining = True
         for connection in tuple(self.connections):
             connection.close_if_idle()
-        self.emptied.clear()
-        if self.running:
-            try:
-                await asyncio.wait_for(self.emptied.wait(), within_s)
-            except TimeoutError:
-                pass
-        unfinished = tuple(self.running)
-        for exchange in unfinished:
-            if exchange.up is not None:
-                exchange.up.drop()
-            exchange.fail(Refused(Reason.DRAINING, "The gateway is stopping; please try again."))
+        until = monotonic() + within_s
+        while (busy := self.busy()) and monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(DRAIN_LOOK_S)
+        for connection in busy:
+            connection.give_up(Refused(Reason.DRAINING, STOPPING, retry_after_s=1.0))
         await asyncio.sleep(0)
         for connection in tuple(self.connections):
             connection.transport.close()
         for line in self.lines.values():
             line.close()
-        return len(unfinished)
+        return len(busy)
+
+    def busy(self) -> list[ClientConnection]:
+        """Connections with a request that was accepted and is not answered."""
+        return [connection for connection in self.connections if connection.busy()]
 
 
 def date_line(now: float) -> bytes:

@@ -9,8 +9,10 @@ thing is a new connection to an engine.
     upstream_head, upstream_body, upstream_done     relay
     settle   exactly once, however it ended: charges go back, the record is handed over
 
-Until the first byte has gone to the client, a failing engine is replaced by another (`another`). After it, the
-client gets a well-formed error event (`fail`). The bytes of an accepted request reach the engine unchanged,
+Until the first piece of an answer, a failing engine is replaced by another (`another`), never by itself, with one
+exception: a kept connection that the engine had closed already is replaced by a new one, once. After the first
+piece the client gets a well-formed error event (`fail`). Callers are told what to do; what failed, and where, is for
+the record (`AuditRecord.reason`). The bytes of an accepted request reach the engine unchanged,
 except that a model's alias becomes the name that the engine knows.
 """
 
@@ -21,7 +23,7 @@ from math import inf
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
-from gemstead.ledger.audit import AuditRecord, hash_prompt
+from gemstead.ledger.audit import AuditRecord
 from gemstead.openai import errors
 from gemstead.openai.meter import Meter, usage_of
 from gemstead.openai.requests import ROUTES, Request, parse
@@ -31,14 +33,18 @@ from gemstead.traffic.call import Call
 from gemstead.traffic.endpoint import Endpoint
 from gemstead.traffic.estimate import prompt_tokens, tokens_to_hold
 from gemstead.traffic.prefix import chain
+from gemstead.traffic.saturation import saturation, shed
 
 if TYPE_CHECKING:
     from gemstead.gateway.app import Gateway
     from gemstead.gateway.protocol import ClientConnection
-    from gemstead.gateway.upstream import UpstreamConnection
+    from gemstead.gateway.upstream import Line, UpstreamConnection
     from gemstead.traffic.caller import Caller
 
 TRY_ANOTHER = frozenset({500, 502, 503, 504})
+NO_BODY = frozenset({204, 304})
+OUR_KEY_REFUSED = frozenset({401, 403, 407})  # the engine's word to us, not to the caller
+STALE_WITHIN_S = 1.0  # a connection that the engine had closed shows it within a round trip
 WHOLE_MOST = 4 << 20  # of a whole answer, kept to read its usage
 PASSED_ON = (
     b"traceparent",
@@ -48,53 +54,45 @@ PASSED_ON = (
     b"openai-beta",
     b"accept",
 )
+PASSED = frozenset(PASSED_ON)
 ERROR_BODY_MOST = 65_536
 LEDGER_AWAY = (
     "Calls cannot be recorded at the moment, and this service serves none unrecorded. Try again soon."
 )
 COMMENT = b": keep-alive\n\n"
+TO_END = -2  # of upstream.framing
+REASON_MOST = 500  # characters
+REFRAMED = -3  # beside upstream.framing: chunked, but not as the engine cut it
 LAST_CHUNK = b"0\r\n\r\n"
 
 UNSENT, LENGTH, CHUNKED, CLOSE = range(4)  # how the client will see the end of the answer
 
 
 class Exchange:
-    __slots__ = (
-        "answer",
-        "began_at",
-        "body",
-        "body_bytes",
-        "call",
-        "caller",
-        "client",
-        "connecting",
-        "dialect",
-        "done",
-        "endpoint",
-        "first_at",
-        "framing",
-        "gate",
-        "headers",
-        "hold",
-        "http11",
-        "keep_alive",
-        "last_at",
-        "last_payload",
-        "meter",
-        "method",
-        "overdue_at",
-        "parts",
-        "path",
-        "raw",
-        "record",
-        "refusal",
-        "request",
-        "status",
-        "total_at",
-        "up",
-        "url",
-        "whole",
-    )
+    # What an exchange begins with. These are the class's, so that making one sets only what differs.
+    body = b""
+    body_bytes = 0
+    keep_alive = False
+    refusal: Refused | None = None
+    caller: Caller | None = None
+    request: Request | None = None
+    call: Call | None = None
+    hold: Any = None
+    endpoint: Endpoint | None = None
+    up: UpstreamConnection | None = None
+    connecting: asyncio.Task[None] | None = None
+    meter: Meter | None = None
+    whole: list[bytes] | None = None
+    answer = (0, b"", 0)  # the engine's status, content type and framing (upstream.framing)
+    framing = UNSENT
+    streaming = False  # the client was promised a stream of events
+    raw = False  # the engine's chunk framing goes to the client as it is
+    done = False
+    status = 0
+    unsent = b""  # the answer's head, until its first bytes follow
+    first_at = last_at = 0.0
+    last_payload = b""
+    overdue_at = total_at = inf
 
     def __init__(
         self,
@@ -111,29 +109,8 @@ class Exchange:
         self.url = url
         self.headers = headers
         self.http11 = http11
-        self.keep_alive = False
         self.parts: list[bytes] = []
-        self.body = b""
-        self.body_bytes = 0
-        self.refusal: Refused | None = None
-        self.caller: Caller | None = None
-        self.request: Request | None = None
-        self.call: Call | None = None
-        self.hold: Any = None
-        self.endpoint: Endpoint | None = None
-        self.up: UpstreamConnection | None = None
-        self.connecting: asyncio.Task[None] | None = None
-        self.meter: Meter | None = None
-        self.whole: list[bytes] | None = None
-        self.answer = (0, b"", 0)  # the engine's status, content type and framing (upstream.framing)
-        self.framing = UNSENT
-        self.raw = False  # the engine's chunk framing goes to the client as it is
-        self.done = False
-        self.status = 0
         self.began_at = monotonic()
-        self.first_at = self.last_at = 0.0
-        self.last_payload = b""
-        self.overdue_at = self.total_at = inf
         path = url.partition(b"?")[0].decode("latin-1")
         self.path = path
         self.dialect = ROUTES.get(path, "openai")
@@ -186,14 +163,16 @@ class Exchange:
             self.request = request = parse(self.path, body)
             record.model, record.stream = request.model[:128], request.stream
             record.bytes_in = len(body)
-            record.prompt_hash = hash_prompt(request.prompt, gate.hash_key)
+            record.prompt_hash = gate.hasher.hash(request.prompt)
             record.pool = pool = gate.routes.pool(request.model or gate.only_model(), self.caller)
+            if self.caller.priority < 0:
+                shed(self.caller, saturation(gate.pools[pool], self.began_at))
             self.call = call = self.describe(request, pool)
             self.hold = gate.limits.hold(self.caller, call.most_tokens, self.began_at)
             self.body = body
             gate.running.add(self)
-            gate.figures.in_flight.add(1)
-            self.total_at = self.began_at + gate.settings.deadlines.total_s
+            self.overdue_at = self.total_at = self.began_at + gate.settings.deadlines.total_s
+            self.last_at = self.began_at
             self.another()
         except Refused as refusal:
             self.fail(refusal)
@@ -220,7 +199,8 @@ class Exchange:
         """
         gate, call = self.gate, self.call
         assert call is not None
-        self.endpoint = endpoint = gate.picker.pick(call, gate.pools[call.model], monotonic())
+        # The pool may have gone since the call began, by a reload.
+        self.endpoint = endpoint = gate.picker.pick(call, gate.pools.get(call.model, ()), monotonic())
         gate.picker.charge(endpoint, call)
         self.record.attempts += 1
         self.record.endpoint, self.record.version = endpoint.facts.name, endpoint.facts.version
@@ -228,17 +208,20 @@ class Exchange:
         if (up := line.take()) is not None:
             self.forward(up)
         else:
-            self.connecting = gate.loop.create_task(self.connect(endpoint))
+            self.connecting = gate.loop.create_task(self.connect(line))
 
-    async def connect(self, endpoint: Endpoint) -> None:
+    async def connect(self, line: Line) -> None:
         """Open a connection, then forward; an engine that cannot be reached is replaced."""
-        line = self.gate.lines[endpoint.facts.name]
         try:
             up = await line.connect(self.gate.settings.deadlines.connect_s)
         except (OSError, TimeoutError) as error:
             self.connecting = None
             if not self.done:
                 self.failed(f"cannot connect: {error or 'no answer in time'}")
+            return
+        except Exception as error:  # a fault of ours must not leave a client waiting
+            self.connecting = None
+            self.gate.broken(self, error)
             return
         self.connecting = None
         if self.done:
@@ -276,13 +259,16 @@ class Exchange:
         self, up: UpstreamConnection, status: int, headers: dict[bytes, bytes], length: int
     ) -> None:
         """The engine has answered: relay its head, or see whether another endpoint does better."""
+        self.body_bytes = 0  # of the answer from here on
+        self.whole = self.meter = None
         if status >= 400:
-            if status in TRY_ANOTHER and self.may_try_another():
+            if status in TRY_ANOTHER and self.may_try_another() and self.has_another():
                 up.drop()
                 self.failed(f"status {status}")
                 return
             self.status = status
             self.whole = []
+            self.answer = (status, headers.get(b"retry-after", b""), length)
             return
         content = headers.get(b"content-type", b"application/json")
         assert self.request is not None
@@ -297,8 +283,14 @@ class Exchange:
         """The first piece is here: there is no way back to another engine."""
         status, content, length = self.answer
         if self.framing == UNSENT:
-            self.send_head(status, content, length if length >= 0 else None)
+            # A stream may still need an error event or an end of its own, so its length is never promised.
+            self.send_head(status, content, length if length >= 0 and self.meter is None else None)
         self.raw = length == -1 and self.framing == CHUNKED
+
+    def reframe(self) -> None:
+        """A chunk is too large to be held back: from now on the client's chunks are ours."""
+        self.raw = False
+        self.answer = (*self.answer[:2], REFRAMED)
 
     def upstream_body(self, data: bytes, payload: bytes) -> None:
         """Relay one read. `data` is what came, whole chunks with their framing; `payload` is without it."""
@@ -315,7 +307,7 @@ class Exchange:
         if (meter := self.meter) is not None:
             meter.feed(payload)
             self.last_payload = payload
-        elif self.whole is not None and self.body_bytes < WHOLE_MOST:
+        elif self.whole is not None and (self.body_bytes < WHOLE_MOST or self.status >= 400):
             self.whole.append(payload)
             self.body_bytes += len(payload)
             if self.status >= 400:  # held back: it may need another shape
@@ -326,7 +318,7 @@ class Exchange:
         self.overdue_at = min(now + self.gate.settings.deadlines.between_tokens_s, self.total_at)
         out = data if self.raw else self.framed(payload)
         self.record.bytes_out += len(payload)
-        self.client.transport.write(out)
+        self.say(out)
 
     def upstream_done(self, up: UpstreamConnection) -> None:
         """The engine's answer is complete."""
@@ -336,17 +328,35 @@ class Exchange:
             return
         if self.first_at == 0.0:
             self.open_answer()
-        if self.meter is not None and not self.meter.done and self.dialect == "openai":
-            self.client.transport.write(self.framed(errors.DONE))  # transformers serve sends none
+        outcome, ok = "served", True
+        if (meter := self.meter) is not None:
+            meter.close()
+            if self.answer[2] == TO_END and not meter.done and not meter.finish_reason:
+                self.failed(
+                    "the connection ended before the answer did"
+                )  # no other sign of a cut in this framing
+                return
+            if meter.failed:
+                outcome, ok = "cut", False
+                self.record.reason = "the engine said in its stream that it failed"
+            if not meter.done and self.dialect == "openai":  # transformers serve sends none
+                gap = b"" if self.at_boundary() else b"\n\n"
+                self.say(self.framed(gap + errors.DONE))
         if self.framing == CHUNKED:
-            self.client.transport.write(LAST_CHUNK)
-        self.settle("served", ok=True)
+            self.say(LAST_CHUNK)
+        self.settle(outcome, ok=ok)
 
-    def upstream_lost(self, up: UpstreamConnection, why: str) -> None:
-        """The connection broke before the answer was complete."""
+    def upstream_lost(self, up: UpstreamConnection, why: str, *, stale: bool = False) -> None:
+        """The connection broke before the answer was complete.
+
+        `stale`: it was a kept one, and no byte of an answer came.
+        """
         self.up = None
         if not self.done:
-            self.failed(why, stale=up.idle_since > 0.0 and self.first_at == 0.0)
+            stale = stale and monotonic() - self.last_at < STALE_WITHIN_S
+            if stale:
+                up.line.purge()
+            self.failed(why, stale=stale)
 
     def failed(self, why: str, *, stale: bool = False) -> None:
         """This endpoint failed this call: try another, or tell the client."""
@@ -358,15 +368,14 @@ class Exchange:
         # A kept connection that the engine closed under us says nothing about the engine's health.
         self.gate.picker.settle(endpoint, call, ok=None if stale else False, now=monotonic())
         self.endpoint = None
+        self.record.reason = f"{self.record.reason}; {endpoint.name}: {why}".removeprefix("; ")[:REASON_MOST]
         refusal = Refused(
-            Reason.UPSTREAM_FAILED, f"The model's engine failed ({endpoint.name}: {why}). Please try again."
+            Reason.UPSTREAM_FAILED, f"The model's engine failed. Please try again. {self.named()}"
         )
         if not again:
             self.fail(refusal)
             return
-        if stale and self.record.attempts == 1:
-            self.gate.lines[endpoint.name].purge()
-        else:
+        if not stale or self.record.attempts > 1:
             call.tried += (endpoint.name,)
         self.gate.figures.retries.add(1)
         try:
@@ -374,22 +383,44 @@ class Exchange:
         except Refused:
             self.fail(refusal)
 
+    def named(self) -> str:
+        """A sentence that lets a caller and an operator speak of the same call."""
+        return f"(request {self.record.call_id})"
+
     def may_try_another(self) -> bool:
         """Nothing of an answer has reached the client, and tries are left."""
         return self.first_at == 0.0 and self.record.attempts <= self.gate.settings.retries
+
+    def has_another(self) -> bool:
+        """Whether an endpoint is left that has not been asked. An engine's own words are better than none."""
+        call = self.call
+        assert call is not None
+        return any(
+            endpoint.takes_calls and endpoint is not self.endpoint and endpoint.name not in call.tried
+            for endpoint in self.gate.pools.get(call.model, ())
+        )
 
     # -- what the client does ---------------------------------------------------------------------------
 
     def client_left(self) -> None:
         """The client's connection is gone: the engine is told at once, and what it got is paid for."""
+        self.stop_engine()
+        if not self.done:
+            self.settle(Reason.CLIENT_LEFT.value, ok=None)
+
+    def unanswered(self, refusal: Refused) -> None:
+        """The connection ends before it was this request's turn."""
+        if not self.done:
+            self.settle(refusal.reason.value, ok=None)
+
+    def stop_engine(self) -> None:
+        """Nobody waits for the engine's answer any more: it sees that at once, and stops generating."""
         if self.up is not None:
             self.up.drop()
             self.up = None
         if self.connecting is not None:
             self.connecting.cancel()
             self.connecting = None
-        if not self.done:
-            self.settle(Reason.CLIENT_LEFT.value, ok=None)
 
     def client_blocked(self) -> None:
         if self.up is not None:
@@ -408,7 +439,7 @@ class Exchange:
         if self.framing == UNSENT:
             self.client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         elif self.meter is not None and self.at_boundary():
-            self.client.transport.write(self.framed(COMMENT))
+            self.say(self.framed(COMMENT))
         return True
 
     # -- time -------------------------------------------------------------------------------------------
@@ -418,12 +449,13 @@ class Exchange:
         deadlines = self.gate.settings.deadlines
         if self.client.blocked_at:
             if now - self.client.blocked_at > deadlines.client_write_s:
+                self.stop_engine()
+                self.keep_alive = False
                 self.settle(Reason.SLOW_CLIENT.value, ok=None)
                 self.client.transport.abort()
             return  # while the client takes nothing, the engine's silence is ours
         if now >= self.overdue_at:
-            if self.up is not None:
-                self.up.drop()
+            self.stop_engine()
             if now >= self.total_at:
                 why = f"The call took longer than {deadlines.total_s:g} s (gateway.deadlines.total_s)."
                 self.fail(Refused(Reason.DEADLINE, why))
@@ -431,14 +463,14 @@ class Exchange:
                 self.failed(f"no answer within {deadlines.first_token_s:g} s")
             else:
                 why = f"The model's engine stopped for {deadlines.between_tokens_s:g} s in mid-answer."
-                self.fail(Refused(Reason.DEADLINE, why))
+                self.fail(Refused(Reason.DEADLINE, why), ok=False)
         elif now - self.last_at >= deadlines.keep_alive_comment_s and self.request is not None:
             self.last_at = now
             if self.request.stream and self.status < 400 and self.http11 and self.at_boundary():
                 if self.framing == UNSENT:
                     self.send_head(200, b"text/event-stream", None)
                 if self.whole is None:
-                    self.client.transport.write(self.framed(COMMENT))
+                    self.say(self.framed(COMMENT))
 
     def at_boundary(self) -> bool:
         """Whether a comment can be put here without cutting an event."""
@@ -461,16 +493,17 @@ class Exchange:
             extra,
         ]
         if length is not None:
-            head.append(b"\r\ncontent-length: %d" % length)
+            if status not in NO_BODY:
+                head.append(b"\r\ncontent-length: %d" % length)
         elif self.framing == CHUNKED:
             head.append(b"\r\ntransfer-encoding: chunked")
         else:
             self.keep_alive = False
         if self.meter is not None or content == b"text/event-stream":
+            self.streaming = True
             head.append(b"\r\ncache-control: no-cache\r\nx-accel-buffering: no")
         if self.hold is not None:
-            for name, value in gate.limits.headers(self.hold, self.began_at):
-                head.append(b"\r\n%s: %s" % (name, value))
+            head.append(gate.limits.header_lines(self.hold, self.began_at))
         if gate.cors and b"origin" in self.headers:
             head.append(gate.cors_headers(self.headers[b"origin"]))
         if gate.draining:
@@ -480,7 +513,14 @@ class Exchange:
         elif not self.http11:
             head.append(b"\r\nconnection: keep-alive")
         head.append(b"\r\n\r\n")
-        self.client.transport.write(b"".join(head))
+        self.unsent = b"".join(head)
+
+    def say(self, data: bytes) -> None:
+        """Write to the client. The head goes out with what follows it, in one packet."""
+        if self.unsent:
+            data = self.unsent + data
+            self.unsent = b""
+        self.client.transport.write(data)
 
     def framed(self, payload: bytes) -> bytes:
         """A chunk of ours, where the client reads chunks."""
@@ -500,11 +540,24 @@ class Exchange:
         """An engine's refusal goes to the client in the client's dialect."""
         raw = b"".join(self.whole or ())
         status, call_id = self.status, self.record.call_id
+        self.record.reason = f"{self.record.reason}; {self.record.endpoint}: status {status}".removeprefix(
+            "; "
+        )
+        if status in OUR_KEY_REFUSED:
+            self.status = 0
+            message = f"The model's engine does not let this gateway in; tell the operator. {self.named()}"
+            self.fail(Refused(Reason.UPSTREAM_FAILED, message), ok=False)
+            return
         if self.framing == UNSENT:
-            self.send_whole(status, errors.from_engine(status, raw, self.dialect, call_id) or raw)
+            extra = b""
+            if (wait := self.answer[1]).isdigit():
+                extra = b"\r\nretry-after: " + wait
+            self.send_whole(
+                status, errors.from_engine(status, raw, self.dialect, call_id) or raw, extra=extra
+            )
         else:  # a keep-alive comment has already promised a stream
             event = errors.event_from_engine(status, raw, self.dialect, call_id)
-            self.client.transport.write(self.framed(event) + LAST_CHUNK)
+            self.say(self.framed(event) + LAST_CHUNK)
         failed = status >= 500
         self.settle((Reason.UPSTREAM_FAILED if failed else Reason.UPSTREAM_REFUSED).value, ok=not failed)
 
@@ -514,28 +567,34 @@ class Exchange:
         self.send_head(status, content, len(body), extra)
         self.record.bytes_out += len(body)
         if self.method != b"HEAD":
-            self.client.transport.write(body)
+            self.say(body)
 
-    def fail(self, refusal: Refused) -> None:
-        """Tell the client no: as a whole answer, or as an error event when an answer has begun."""
+    def fail(self, refusal: Refused, *, ok: bool | None = None) -> None:
+        """Tell the client no: as a whole answer, or as an error event when an answer has begun.
+
+        `ok` is False where it was the engine's fault, see `settle`.
+        """
         if self.done:
             return
-        self.up = None
-        outcome = refusal.reason.value
+        self.stop_engine()
+        reason = refusal.reason
+        outcome = reason.value
+        if not self.record.reason:
+            self.record.reason = refusal.detail or refusal.param or ""
         if self.framing == UNSENT:
             if not self.client.left:
                 self.gate.refuse(self, refusal)
         elif not self.client.left:
-            if self.whole is None:  # a stream: say it in the stream
+            if self.streaming:
                 gap = b"" if self.at_boundary() else b"\n\n"
                 event = gap + errors.event(refusal, self.dialect, self.record.call_id)
                 last = LAST_CHUNK if self.framing == CHUNKED else b""
-                self.client.transport.write(self.framed(event) + last)
+                self.say(self.framed(event) + last)
             else:  # a whole answer that broke off: closing early is all that HTTP leaves us
                 self.keep_alive = False
-            if refusal.reason is Reason.UPSTREAM_FAILED:
+            if reason is Reason.UPSTREAM_FAILED:
                 outcome = "cut"
-        self.settle(outcome, ok=False)
+        self.settle(outcome, ok=ok)
 
     # -- the end ----------------------------------------------------------------------------------------
 
@@ -552,16 +611,14 @@ class Exchange:
         record.seconds = now - self.began_at
         if self.first_at and self.meter is not None:
             record.first_token_s = self.first_at - self.began_at
+        if self.unsent and not self.client.left:
+            self.say(b"")
         self.count_tokens()
         if self.call is not None and self.endpoint is not None:
             gate.picker.settle(self.endpoint, self.call, ok=ok, now=now)
         if self.hold is not None:
             self.hold.settle(record.prompt_tokens + record.output_tokens, now)
-        if self in gate.running:
-            gate.running.discard(self)
-            if not gate.running:
-                gate.emptied.set()
-            gate.figures.in_flight.add(-1)
+        gate.running.discard(self)
         if self.record.route or outcome != "served":
             gate.remember(record)
         self.client.finished(self)
@@ -583,4 +640,6 @@ class Exchange:
 
 def passed_on(headers: dict[bytes, bytes]) -> bytes:
     """The few request headers that an engine may see, as lines."""
+    if PASSED.isdisjoint(headers):
+        return b""
     return b"".join(b"%s: %s\r\n" % (name, headers[name]) for name in PASSED_ON if name in headers)

@@ -6,7 +6,7 @@ the bill are all read from this record.
 
 from __future__ import annotations
 
-import hmac
+import hashlib
 
 import msgspec
 
@@ -40,8 +40,27 @@ class AuditRecord(msgspec.Struct, kw_only=True):
     seconds: float = 0.0
     status: int = 0  # HTTP status that the client saw; 0 if it left before one
     outcome: str = ""  # "served", "cut" (the engine died mid-answer), or a Reason's value
+    reason: str = (
+        ""  # what the operator should know beside the outcome: which engine failed how; never content
+    )
 
 
-def hash_prompt(prompt: bytes, key: bytes) -> str:
-    """The keyed hash of a prompt's bytes. Keyed, because a bare hash of a short prompt can be guessed."""
-    return "hmac-sha256:" + hmac.digest(key, prompt, "sha256").hex()
+class PromptHasher:
+    """The keyed hash of prompts: HMAC-SHA256 (RFC 2104). Keyed, because a bare hash of a short prompt can be guessed.
+
+    The two keyed halves are prepared once, which makes a short prompt twice as cheap as `hmac.digest`.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) > 64:
+            key = hashlib.sha256(key).digest()
+        block = key.ljust(64, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
+
+    def hash(self, prompt: bytes) -> str:
+        """`hmac-sha256:` and 64 hex digits."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(prompt)
+        outer.update(inner.digest())
+        return "hmac-sha256:" + outer.hexdigest()

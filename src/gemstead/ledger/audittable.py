@@ -52,11 +52,12 @@ MIGRATIONS: Migrations = (
             records INTEGER NOT NULL
         ){STRICT}""",
     ),
+    ("ALTER TABLE audit ADD COLUMN reason TEXT NOT NULL DEFAULT ''",),
 )
 COLUMNS = (
     "call_id, began, route, tenant, app, user, key_id, client, model, pool, endpoint, version, "
     "prompt_hash, stream, attempts, prompt_tokens, cached_tokens, output_tokens, tokens_from, bytes_in, "
-    "bytes_out, queued_s, first_token_s, seconds, status, outcome"
+    "bytes_out, queued_s, first_token_s, seconds, status, outcome, reason"
 )
 _NAMES = tuple(COLUMNS.split(", "))
 assert AuditRecord.__struct_fields__ == _NAMES, "a new field of AuditRecord needs a migration"

@@ -81,6 +81,7 @@ class Hold:
             self.settle(unsaid if self.used is None else self.used, self._limits.latest)
 
 
+_LINES = b"\r\nx-ratelimit-limit-%s: %d\r\nx-ratelimit-remaining-%s: %d\r\nx-ratelimit-reset-%s: %s"
 UNLIMITED = Hold(None, None, RateLimit(), 0)
 
 
@@ -145,15 +146,28 @@ class Limits:
 
     def headers(self, hold: Hold, now: float) -> Headers:
         """`x-ratelimit-*` as OpenAI writes them, for the limits that the hold is under; () if none."""
-        if hold is UNLIMITED or (account := hold.account) is None:
-            return ()
-        now = max(now, self.latest)
-        limit, headers = hold.limit, []
+        lines = self.header_lines(hold, now).split(b"\r\n")[1:]
+        return [(name, value) for name, _, value in (line.partition(b": ") for line in lines)] or ()
+
+    def header_lines(self, hold: Hold, now: float) -> bytes:
+        """The same as lines of a head, each begun with a line end."""
+        account = hold.account
+        if account is None:
+            return b""
+        if now < self.latest:
+            now = self.latest
+        limit = hold.limit
+        lines = b""
         if limit.requests_per_minute is not None:
-            headers += _three(b"requests", limit.requests_per_minute, account.requests_until - now)
+            lines = _three(b"requests", limit.requests_per_minute, account.requests_until - now)
         if limit.tokens_per_minute is not None:
-            headers += _three(b"tokens", limit.tokens_per_minute, account.tokens_until - now)
-        return headers
+            lines += _three(b"tokens", limit.tokens_per_minute, account.tokens_until - now)
+        return lines
+
+    def standing(self, caller: Caller, now: float) -> bytes:
+        """The same lines for a caller who holds nothing because the call was turned away."""
+        account = self._accounts.get(caller.key_id)
+        return self.header_lines(Hold(None, account, caller.limit or self._default, 0), now)
 
     def _new_account(self, key_id: str, now: float) -> Account:
         for _ in range(2):  # two looks at each new key outpace growth without ever sweeping
@@ -231,14 +245,10 @@ def _is_free(limit: RateLimit) -> bool:
     return limit.requests_per_minute is None and limit.tokens_per_minute is None and limit.concurrent is None
 
 
-def _three(kind: bytes, per_minute: int, owed_s: float) -> list[tuple[bytes, bytes]]:
+def _three(kind: bytes, per_minute: int, owed_s: float) -> bytes:
     owed_s = max(owed_s, 0.0)
     remaining = max(int((WINDOW_S - owed_s) * per_minute / WINDOW_S + SLACK_S), 0)
-    return [
-        (b"x-ratelimit-limit-" + kind, b"%d" % per_minute),
-        (b"x-ratelimit-remaining-" + kind, b"%d" % remaining),
-        (b"x-ratelimit-reset-" + kind, duration(owed_s)),
-    ]
+    return _LINES % (kind, per_minute, kind, remaining, kind, duration(owed_s))
 
 
 def duration(seconds: float) -> bytes:
