@@ -6,7 +6,11 @@ of models. Anything ambiguous is refused and the connection closed; nothing is e
 
 Ownership: `exchange` is the request being answered; `waiting` are complete requests behind it (pipelining);
 `arriving` is the one whose body is still being read. `until` is when the sweep (see `app.Gateway.sweep`) may
-close the connection; it is `inf` while an exchange runs, since an exchange has its own deadlines.
+close the connection; it is `inf` while an exchange runs, since an exchange has its own deadlines. `lingering`
+is above zero once nothing more is listened to: what still comes is counted and thrown away.
+
+How a request is cut into reads never matters: `head_bytes` is exact and counts whole lines; `head_raw` only keeps
+a head without end from filling memory, and so allows a little more.
 
 A client that closes and one that only shuts its sending side look the same at first (FIN). At FIN we write
 one interim `100 Continue`, which every HTTP/1.1 client must skip: a closed peer answers with RST, and the kernel's
@@ -34,7 +38,6 @@ if TYPE_CHECKING:
 # Headers that mean something to us or to an engine. All others stop here.
 KEPT = frozenset(
     {
-        b"accept",
         b"access-control-request-headers",
         b"access-control-request-method",
         b"anthropic-beta",
@@ -57,6 +60,9 @@ PIPELINED = 16  # complete requests that may wait behind a running one
 LINGER_BYTES = 4 << 20  # read and thrown away after an early refusal, so that the client sees it
 LINGER_S = 2.0
 SMALL_BODY = 1 << 20  # a refused call's body is read to its end up to this size, and the connection kept
+HEAD_SLACK = 4096  # request line and spaces, which are not counted in an unfinished head
+PARTS = 256  # pieces of a body kept apart; see `keep`
+FRAMING_MOST = 16  # bytes of chunk framing for each byte of body; beyond that framing is all that comes
 BODY_PAUSES = 20  # a body must be whole within this many times the longest pause in it
 TCP_CLOSE = 7  # Linux tcp_states.h
 WRITE_LOW = 65_536
@@ -65,12 +71,15 @@ WRITE_LOW = 65_536
 class ClientConnection(asyncio.Protocol):
     __slots__ = (
         "arriving",
+        "begun",
         "blocked_at",
         "client",
         "exchange",
         "fault",
         "gate",
+        "going_on",
         "head_bytes",
+        "head_raw",
         "headers",
         "left",
         "lingering",
@@ -81,19 +90,23 @@ class ClientConnection(asyncio.Protocol):
         "until",
         "url",
         "waiting",
+        "wire_bytes",
     )
 
     def __init__(self, gate: Gateway) -> None:
         self.gate = gate
         self.transport: Any = None
         self.client = ""
-        self.parser = httptools.HttpRequestParser(self)
+        self.parser: Any = httptools.HttpRequestParser(self)
         self.exchange: Exchange | None = None
         self.waiting: deque[Exchange] = deque()
         self.arriving: Exchange | None = None
         self.headers: dict[bytes, bytes] = {}
         self.url = b""
-        self.head_bytes = 0
+        self.head_bytes = self.head_raw = 0
+        self.wire_bytes = 0  # of the body that arrives, with its framing
+        self.begun = False  # whether a message began in this read
+        self.going_on = False
         self.reading_head = False
         self.fault: Refused | None = None
         self.lingering = 0
@@ -138,23 +151,58 @@ class ClientConnection(asyncio.Protocol):
         if (arriving := self.arriving) is not None:
             pause_s = self.gate.settings.deadlines.client_body_s
             self.until = min(monotonic() + pause_s, arriving.began_at + BODY_PAUSES * pause_s)
-        before = self.head_bytes
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            if (exchange := self.exchange) is not None:  # answered as plain HTTP/1.1, then closed
-                exchange.keep_alive = False
-        except httptools.HttpParserError as error:
-            if self.fault is None:
-                self.fault = Refused(Reason.BAD_REQUEST, f"This is not valid HTTP/1.1: {error}.")
-        if self.left:
+            self.wire_bytes += len(data)
+        self.begun = False
+        self.feed(data)
+        if self.left or self.lingering:
             return
-        if self.fault is None and self.reading_head:
-            self.head_bytes = max(self.head_bytes, before + len(data))
-            if self.head_bytes > self.gate.settings.bounds.header_bytes:
-                self.fault = too_large_head(self.gate.settings.bounds.header_bytes)
+        if self.fault is None:
+            bounds = self.gate.settings.bounds
+            if self.reading_head:
+                if not self.begun:
+                    self.head_raw += len(data)
+                if self.head_raw > bounds.header_bytes + HEAD_SLACK:
+                    self.fault = too_large_head(bounds.header_bytes)
+            elif (
+                arriving is not None
+                and self.arriving is arriving
+                and self.wire_bytes > arriving.body_bytes * FRAMING_MOST + bounds.header_bytes
+            ):
+                self.fault = Refused(Reason.BAD_REQUEST, "This body is chunk framing and nothing else.")
         if self.fault is not None:
             self.refuse_unparsed(self.fault)
+
+    def feed(self, data: bytes) -> None:
+        """Have `data` parsed. A wish to upgrade (Java's client asks for h2c) is passed over, as HTTP allows."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                if self.fault is not None or self.lingering or self.left:
+                    return
+                if self.parser.get_method() == b"CONNECT":
+                    self.fault = Refused(Reason.WRONG_METHOD, "This is not a proxy; send a request to it.")
+                    return
+                # The parser takes what follows for another protocol. Say the same request again without the wish.
+                data = self.without_upgrade() + data[upgrade.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+            except httptools.HttpParserError as error:
+                if self.fault is None:
+                    what = str(error)  # one of the parser's own sentences
+                    self.fault = Refused(
+                        Reason.BAD_REQUEST, f"This is not valid HTTP/1.1: {what}.", detail=what
+                    )
+                return
+
+    def without_upgrade(self) -> bytes:
+        """The head that was just read, of what we keep, without `Upgrade`."""
+        parser = self.parser
+        lines = [b"%s %s HTTP/%s" % (parser.get_method(), self.url, parser.get_http_version().encode())]
+        lines += [b"%s: %s" % header for header in self.headers.items()]
+        if not parser.should_keep_alive():
+            lines.append(b"connection: close")
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def eof_received(self) -> bool:
         """True keeps our sending side open, for a client that only shut its own."""
@@ -181,19 +229,23 @@ class ClientConnection(asyncio.Protocol):
         self.blocked_at = monotonic()
         if self.exchange is not None:
             self.exchange.client_blocked()
+        else:
+            self.until = self.blocked_at + self.gate.settings.deadlines.client_write_s
 
     def resume_writing(self) -> None:
         self.blocked_at = 0.0
         if self.exchange is not None:
             self.exchange.client_took()
+        elif not self.transport.is_closing():
+            self.go_on()
 
     # -- what the parser says ---------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         self.headers = {}
         self.url = b""
-        self.head_bytes = 0
-        self.reading_head = True
+        self.head_bytes = self.head_raw = 0
+        self.begun = self.reading_head = True
         self.until = monotonic() + self.gate.settings.deadlines.client_header_s
 
     def on_url(self, url: bytes) -> None:
@@ -202,7 +254,16 @@ class ClientConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self.head_bytes += len(name) + len(value) + 4
         name = name.lower()
-        if name in KEPT:
+        if self.reading_head and name not in KEPT:
+            return
+        if not self.reading_head:  # a trailer: nothing in it counts
+            if name in KEPT:
+                self.fault = Refused(
+                    Reason.BAD_REQUEST, f"The header {name.decode()} stands behind the body."
+                )
+            elif self.head_bytes > self.gate.settings.bounds.header_bytes:
+                self.fault = too_large_head(self.gate.settings.bounds.header_bytes)
+        else:
             headers = self.headers
             if name not in headers:
                 headers[name] = value
@@ -214,7 +275,7 @@ class ClientConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self.reading_head = False
         gate = self.gate
-        if self.fault is not None:
+        if self.fault is not None or self.lingering:
             return
         if self.head_bytes + len(self.url) > gate.settings.bounds.header_bytes:
             self.fault = too_large_head(gate.settings.bounds.header_bytes)
@@ -224,14 +285,22 @@ class ClientConnection(asyncio.Protocol):
         if fault := head_fault(self.headers, http11, parser.get_http_version()):
             self.fault = fault
             return
+        if parser.should_upgrade():
+            return  # see `feed`
         exchange = Exchange(gate, self, parser.get_method(), self.url, self.headers, http11)
         exchange.keep_alive = parser.should_keep_alive()
         self.arriving = exchange
+        self.wire_bytes = 0
         self.until = exchange.began_at + gate.settings.deadlines.client_body_s
         exchange.opened()
+        if self.exchange is None and not self.waiting:
+            self.welcome(exchange)
+
+    def welcome(self, exchange: Exchange) -> None:
+        """It is the turn of a request whose body is still to come."""
         if exchange.refusal is not None:
             self.maybe_refuse_early(exchange)
-        elif b"expect" in self.headers and self.exchange is None:
+        elif b"expect" in exchange.headers and exchange.http11 and not exchange.body_bytes:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, data: bytes) -> None:
@@ -240,10 +309,11 @@ class ClientConnection(asyncio.Protocol):
             return
         exchange.body_bytes += len(data)
         if exchange.refusal is None:
-            exchange.parts.append(data)
             if exchange.body_bytes > self.gate.settings.bounds.body_bytes:
                 exchange.parts.clear()
                 exchange.refusal = too_large_body(self.gate.settings.bounds.body_bytes)
+            elif exchange.caller is not None:  # what nobody identified has sent is not kept
+                keep(exchange.parts, data)
         if exchange.refusal is not None:
             self.maybe_refuse_early(exchange)
 
@@ -252,14 +322,25 @@ class ClientConnection(asyncio.Protocol):
         if exchange is None or self.fault is not None:
             return
         self.arriving = None
-        self.until = inf
-        if self.exchange is None:
+        if self.exchange is None and not self.waiting and not self.blocked_at:
+            self.until = inf
             self.exchange = exchange
             self.start(exchange)
             return
+        self.wait(exchange)
+
+    def wait(self, exchange: Exchange) -> None:
+        """A complete request behind others."""
+        self.until = self.blocked_until()
         self.waiting.append(exchange)
-        if len(self.waiting) >= PIPELINED:
+        if len(self.waiting) == PIPELINED:
             self.transport.pause_reading()
+
+    def blocked_until(self) -> float:
+        """When to give up on a client for which nothing runs, because it takes nothing."""
+        if self.blocked_at and self.exchange is None:
+            return self.blocked_at + self.gate.settings.deadlines.client_write_s
+        return inf
 
     def start(self, exchange: Exchange) -> None:
         try:
@@ -274,17 +355,32 @@ class ClientConnection(asyncio.Protocol):
         if self.exchange is not exchange:
             return
         self.exchange = None
-        if self.left:
+        if self.left or self.transport.is_closing():
             return
         if not exchange.keep_alive or self.gate.draining:
-            self.linger() if self.arriving is exchange else self.transport.close()
-            return
-        if self.waiting:
+            self.close()
+        elif not self.going_on:
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Begin the next request. A loop, since the next may be answered before `start` returns."""
+        self.going_on = True
+        while self.waiting and self.exchange is None and not self.blocked_at:
+            if self.transport.is_closing():
+                break
             if len(self.waiting) == PIPELINED:
                 self.transport.resume_reading()
+            self.until = inf
             self.exchange = following = self.waiting.popleft()
             self.start(following)
-        elif self.arriving is None and not self.reading_head:
+        self.going_on = False
+        if self.exchange is not None or self.left or self.transport.is_closing():
+            return
+        if self.waiting:
+            self.until = self.blocked_until()
+        elif self.arriving is not None:
+            self.welcome(self.arriving)
+        elif not self.reading_head:
             self.until = monotonic() + self.gate.settings.deadlines.client_idle_s
 
     # -- what the sweep asks of us ----------------------------------------------------------------------
@@ -293,57 +389,106 @@ class ClientConnection(asyncio.Protocol):
         """`until` has passed."""
         if self.lingering or self.transport.is_closing():
             self.transport.abort()
-            return
-        self.until = monotonic() + LINGER_S
-        if self.arriving is not None or self.reading_head:
+        elif self.arriving is not None or self.reading_head:
             self.refuse_unparsed(Refused(Reason.SLOW_CLIENT, "The request did not arrive in time."))
+        elif self.exchange is not None:
+            self.until = inf
+        elif self.blocked_at:
+            self.transport.abort()
         else:
-            self.transport.close()
+            self.close()
 
     def close_if_idle(self) -> None:
-        if self.exchange is None and self.arriving is None and not self.reading_head:
-            self.transport.close()
+        if not self.busy() and not self.reading_head:
+            self.close()
+
+    def busy(self) -> bool:
+        """Whether a request whose head was read has not been answered yet."""
+        return self.exchange is not None or self.arriving is not None or bool(self.waiting)
+
+    def give_up(self, refusal: Refused) -> None:
+        """Answer what was accepted with a refusal, at once: the first in full, those behind it by closing."""
+        accepted = [self.exchange, *self.waiting, self.arriving]
+        self.exchange = self.arriving = None
+        self.waiting.clear()
+        first = True
+        for exchange in accepted:
+            if exchange is None or exchange.done:
+                continue
+            if first:
+                exchange.keep_alive = first = False
+                exchange.fail(refusal)
+            else:
+                exchange.unanswered(refusal)
+        self.until = monotonic() + LINGER_S
+        self.transport.close()
 
     # -- refusing ---------------------------------------------------------------------------------------
 
     def maybe_refuse_early(self, exchange: Exchange) -> None:
         """Answer a call that is refused already now, if its body is too large to be worth reading."""
-        length = self.headers.get(b"content-length")
-        known_small = length is not None and int(length) <= SMALL_BODY
-        if known_small and b"expect" not in self.headers:
+        if self.exchange is not None or self.waiting:
+            return  # its turn will come
+        headers = exchange.headers
+        length = headers.get(b"content-length")
+        if length is not None and int(length) <= SMALL_BODY and b"expect" not in headers:
             return
-        if length is None and b"transfer-encoding" not in self.headers:
+        if length is None and b"transfer-encoding" not in headers:
             return
         exchange.keep_alive = False
-        if self.exchange is None:
-            self.exchange = exchange
-            self.start(exchange)
-
-    def refuse_unparsed(self, refusal: Refused) -> None:
-        """Refuse bytes that never became a request, and close. Whatever ran before is answered first."""
-        self.fault = None
-        if self.exchange is not None and not self.exchange.done:
-            # Its answer is under way and must stay whole; what came after it cannot be answered in order.
-            self.exchange.keep_alive = False
-            self.lingering = 1
-            return
-        if (arriving := self.arriving) is not None and not arriving.done:
-            arriving.refusal, arriving.keep_alive = refusal, False
-            self.exchange = arriving
-            self.start(arriving)
-            return
-        exchange = Exchange(self.gate, self, b"", self.url[:256], {}, True)
-        exchange.keep_alive, exchange.refusal = False, refusal
-        self.exchange = self.arriving = exchange
-        self.start(exchange)
-
-    def linger(self) -> None:
-        """Close, but read on for a moment: closing with unread bytes would reset away our last words."""
         self.arriving = None
         self.lingering = 1
-        self.until = monotonic() + LINGER_S
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        self.until = inf
+        self.exchange = exchange
+        self.start(exchange)
+
+    def refuse_unparsed(self, refusal: Refused) -> None:
+        """Refuse bytes that never became a request, and listen no more. What came before is answered first."""
+        self.fault = None
+        self.reading_head = False
+        self.lingering = 1
+        exchange, self.arriving = self.arriving, None
+        if exchange is None:
+            last = self.waiting[-1] if self.waiting else self.exchange
+            if last is not None and not last.keep_alive:
+                return  # the connection ends with that answer, whatever comes behind it
+            exchange = Exchange(self.gate, self, b"", self.url[:256], {}, True)
+        exchange.keep_alive, exchange.refusal = False, refusal
+        exchange.parts.clear()
+        if self.exchange is None and not self.waiting and not self.blocked_at:
+            self.until = inf
+            self.exchange = exchange
+            self.start(exchange)
+        else:
+            self.wait(exchange)
+
+    def close(self) -> None:
+        """Close when all has been written, or after a while.
+
+        Closing with unread bytes would reset away our last words, so while more may come we only shut our side.
+        """
+        deadlines = self.gate.settings.deadlines
+        if self.lingering or self.arriving is not None:
+            self.arriving, arriving = None, self.arriving
+            if arriving is not None:
+                arriving.client_left()
+            self.lingering = 1
+            self.until = monotonic() + LINGER_S
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            return
+        self.until = monotonic() + deadlines.client_write_s
+        self.transport.close()
+
+
+def keep(parts: list[bytes], data: bytes) -> None:
+    """Add a piece of a body, so that many small pieces cost no more than their bytes."""
+    if len(parts) < PARTS:
+        parts.append(data)
+        return
+    if len(parts) == PARTS:
+        parts.append(bytearray())  # type: ignore[arg-type]
+    parts[PARTS] += data
 
 
 def head_fault(headers: dict[bytes, bytes], http11: bool, version: str) -> Refused | None:

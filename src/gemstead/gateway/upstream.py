@@ -16,6 +16,7 @@ import asyncio
 import re
 import ssl
 from collections import deque
+from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,10 @@ class UpstreamConnection(asyncio.Protocol):
         elif self.state == TO_END and exc is None:
             exchange.upstream_done(self)
         else:
-            exchange.upstream_lost(self, "the engine closed the connection" if exc is None else str(exc))
+            # Closed under us before a word of the answer: the engine may never have seen this request.
+            stale = self.state == HEAD and not self.held and self.idle_since > 0.0
+            why = "the engine closed the connection" if exc is None else str(exc)
+            exchange.upstream_lost(self, why, stale=stale)
 
     def eof_received(self) -> bool:
         return False
@@ -104,32 +108,33 @@ class UpstreamConnection(asyncio.Protocol):
     def head(self, exchange: Exchange, data: bytes) -> None:
         if self.held:
             data = self.held + data
-        end = data.find(b"\r\n\r\n")
-        if end < 0:
-            if len(data) > HEAD_MOST:
-                raise BadAnswer("the engine's answer has headers without end")
-            self.held = data
-            return
-        status, headers = parse_head(data[: end + 4])
-        rest = data[end + 4 :]
-        self.held = b""
-        if 100 <= status < 200:
-            if rest:
-                self.head(exchange, rest)
-            return
-        length = framing(status, headers)
+            self.held = b""
+        while True:
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                if len(data) > HEAD_MOST:
+                    raise BadAnswer("the engine's answer has headers without end")
+                self.held = data
+                return
+            status, headers, length, keep = read_head(data[: end + 4])
+            rest = data[end + 4 :]
+            if status >= 200:
+                break
+            data = rest  # an interim answer
         if length == -1:
             self.state = CHUNKED
         elif length == -2:
             self.state = TO_END
         else:
             self.state, self.left = LENGTH, length
-        if headers.get(b"connection", b"").lower() == b"close" or data.startswith(b"HTTP/1.0"):
+        if not keep:
             self.keep = False
         exchange.upstream_head(self, status, headers, length)
         if self.exchange is not exchange:
             return
         if length == 0:
+            if rest:
+                raise BadAnswer("the engine sent more than it announced")
             self.done(exchange)
         elif rest:
             (self.chunks if length == -1 else self.plain)(exchange, rest)
@@ -170,10 +175,7 @@ class UpstreamConnection(asyncio.Protocol):
         payload: list[bytes] = []
         ended = False
         if self.left:  # inside a chunk that was too large to hold back
-            step = min(self.left, size)
-            payload.append(data[: max(0, min(step, self.left - 2))])
-            self.left -= step
-            at = whole = step
+            at = whole = self.rest_of_chunk(data, size, payload)
         while at < size:
             match = CHUNK_HEAD(data, at)
             if match is None:
@@ -188,16 +190,17 @@ class UpstreamConnection(asyncio.Protocol):
             after = start + length + 2
             if after > size:
                 if size - at > HELD_MOST:
-                    self.left = after - size
-                    payload.append(data[start : start + length])
+                    exchange.reframe()
+                    self.left = after - start
+                    self.rest_of_chunk(data[start:], size - start, payload)
                     at = whole = size
                 break
             if data[after - 2 : after] != b"\r\n":
                 raise BadAnswer("the engine's chunk does not end where it said")
             payload.append(data[start : after - 2])
             at = whole = after
-        if whole:
-            exchange.upstream_body(data if whole == size else data[:whole], b"".join(payload))
+        if body := b"".join(payload):
+            exchange.upstream_body(data if whole == size else data[:whole], body)
             if self.exchange is not exchange:
                 return
         if ended:
@@ -205,6 +208,15 @@ class UpstreamConnection(asyncio.Protocol):
             self.trailers(exchange, data[at:])
         elif whole < size:
             self.held = data[whole:]
+
+    def rest_of_chunk(self, data: bytes, size: int, payload: list[bytes]) -> int:
+        """Take what `data` has of the chunk that is open; returns how many bytes that is."""
+        step, body = min(self.left, size), max(self.left - 2, 0)
+        if step > body and data[body:step] != b"\r\n"[2 - min(self.left, 2) :][: step - body]:
+            raise BadAnswer("the engine's chunk does not end where it said")
+        payload.append(data[: min(step, body)])
+        self.left -= step
+        return step
 
     def trailers(self, exchange: Exchange, data: bytes) -> None:
         """The end of a chunked body: an empty line, perhaps behind trailers, which stop here."""
@@ -219,10 +231,11 @@ class UpstreamConnection(asyncio.Protocol):
         self.exchange = None
         self.state = IDLE
         self.held = b""
-        if self.keep:
+        # An engine that answers before it has read the whole request leaves the connection in doubt.
+        if self.keep and not self.transport.get_write_buffer_size():
             self.line.give(self)
         else:
-            self.transport.close()
+            self.transport.abort()
         exchange.upstream_done(self)
 
 
@@ -234,6 +247,18 @@ def may_grow(tail: bytes) -> bool:
     """Whether a cut chunk head could still become one."""
     line = tail.rstrip(b"\r")
     return not line or CHUNK_HEAD(line.split(b";", 1)[0].rstrip() + b"\r\n") is not None
+
+
+@lru_cache(maxsize=512)
+def read_head(head: bytes) -> tuple[int, dict[bytes, bytes], int, bool]:
+    """Status, headers, framing and whether the connection may be kept. Remembered: an engine's heads repeat.
+
+    Raises:
+        BadAnswer: for anything ambiguous.
+    """
+    status, headers = parse_head(head)
+    keep = b"close" not in headers.get(b"connection", b"").lower() and not head.startswith(b"HTTP/1.0")
+    return status, headers, framing(status, headers), keep
 
 
 def parse_head(head: bytes) -> tuple[int, dict[bytes, bytes]]:
@@ -255,6 +280,8 @@ def parse_head(head: bytes) -> tuple[int, dict[bytes, bytes]]:
                 raise BadAnswer("the engine's answer has a broken header")
             continue
         name = name.lower()
+        if not name or name != name.strip():
+            raise BadAnswer("the engine's answer has a broken header")
         if name in headers and name in (b"content-length", b"transfer-encoding"):
             raise BadAnswer("the engine's answer has two lengths")
         headers[name] = value.strip()

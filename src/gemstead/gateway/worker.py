@@ -21,7 +21,7 @@ from random import Random
 
 import msgspec
 
-from gemstead.gateway.app import SWEEP_S, Gateway
+from gemstead.gateway.app import STOPPING, SWEEP_S, Gateway
 from gemstead.gateway.control import (
     Configure,
     Drain,
@@ -43,6 +43,7 @@ from gemstead.ledger.database import LedgerTrouble
 from gemstead.ledger.keys import KeyBook, open_keys
 from gemstead.ledger.writer import Writer
 from gemstead.observe.metrics import Registry
+from gemstead.refused import Reason, Refused
 from gemstead.traffic.picker import Picker
 from gemstead.traffic.prefix import PrefixIndex
 
@@ -61,18 +62,14 @@ class Worker:
         self.settings = settings
         self.registry = Registry()
         self.measured = Measured(self.registry)
-        self.book = (
-            KeyBook(Path(settings.keys_path), bytes.fromhex(settings.pepper), on_trouble=self.trouble)
-            if settings.keys_path
-            else None
-        )
+        self.book: KeyBook | None = None
         self.writer = (
             Writer(Path(settings.ledger_path), on_trouble=self.trouble) if settings.ledger_path else None
         )
         self.gate = Gateway(
             loop,
             settings,
-            Keyring(self.book if settings.keys_required else None),
+            self.keyring(settings),
             self.writer.put if self.writer is not None else lambda record: None,
             self.measured,
             Picker(PrefixIndex(INDEX_BYTES), Random().randrange),  # noqa: S311
@@ -81,7 +78,7 @@ class Worker:
             self.gate.ledger_healthy = lambda: writer.healthy
         self.server: asyncio.Server | None = None
         self.context: ssl.SSLContext | None = None
-        self.certificate_at = 0.0
+        self.certificate_at: tuple[int, ...] = ()
         self.head: asyncio.StreamWriter | None = None
         self.stopping = asyncio.Event()
 
@@ -100,6 +97,7 @@ class Worker:
             reuse_port=True,
             backlog=BACKLOG,
             ssl=self.context,
+            ssl_handshake_timeout=settings.deadlines.client_header_s if self.context is not None else None,
         )
         host, port = self.server.sockets[0].getsockname()[:2]
         return Listening(host=host, port=port, pid=os.getpid())
@@ -136,12 +134,15 @@ class Worker:
             due = self.loop.time() + SWEEP_S
             await asyncio.sleep(SWEEP_S)
             now = self.loop.time()
-            self.measured.loop_lag(now - due)
-            self.gate.sweep()
-            if now - reported >= REPORT_S:
-                reported = now
-                self.reload_certificate()
-                self.say(self.figures(0))
+            self.measured.loop_lag.observe(now - due)
+            try:
+                self.gate.sweep()
+                if now - reported >= REPORT_S:
+                    reported = now
+                    self.reload_certificate()
+                    self.say(self.figures(0))
+            except Exception as error:  # the clock must go on, whatever one pass has met
+                self.trouble(f"the worker's clock met a fault: {error!r}")
             if now - touched >= TOUCH_S:
                 touched = now
                 await self.remember_use()
@@ -162,6 +163,7 @@ class Worker:
             return
         self.certificate_at = certificate_time(tls)
         try:
+            tls_context(tls)  # first in a context of its own: half a new pair would spoil the one in use
             self.context.load_cert_chain(tls.certificate, tls.key)
         except (OSError, ssl.SSLError) as error:
             self.trouble(f"the new certificate cannot be used, the old one stays: {error}")
@@ -171,6 +173,7 @@ class Worker:
     def figures(self, number: int) -> Figures:
         if self.writer is not None:
             self.measured.ledger(self.writer.held, self.writer.healthy)
+        self.measured.in_flight.set(len(self.gate.running))
         busy = {name: endpoint.in_flight for name, endpoint in self.gate.endpoints.items()}
         return Figures(number=number, snapshot=self.registry.snapshot(), in_flight=busy)
 
@@ -186,29 +189,55 @@ class Worker:
     async def obey(self, reader: asyncio.StreamReader) -> None:
         """Do what the head says, until it is gone."""
         decoder = msgspec.json.Decoder(ToWorker)
-        while line := await reader.readline():
-            word = decoder.decode(line)
-            match word:
-                case Configure(settings=settings):
-                    self.configure(settings)
-                case Fleet(endpoints=endpoints):
-                    self.gate.set_fleet(endpoints)
-                case Loads(loads=loads):
-                    self.gate.set_loads(loads)
-                case Report(number=number):
-                    self.say(self.figures(number))
-                case Drain():
-                    self.stopping.set()
+        try:
+            while line := await reader.readline():
+                try:
+                    self.do(decoder.decode(line))
+                except Exception as error:  # what the head asked for cannot be done; what was, stays
+                    self.trouble(f"a word of the head was not followed: {error!r}")
+        except OSError:  # a socket that closes with words unread says so by a reset
+            pass
         if not self.stopping.is_set():  # the head died: so do the engines, and there is nothing left to serve
+            for connection in self.gate.busy():
+                connection.give_up(Refused(Reason.DRAINING, STOPPING))
             if self.writer is not None:
                 self.writer.close()
             os._exit(1)
 
+    def do(self, word: ToWorker) -> None:
+        """Do one thing that the head asks for."""
+        match word:
+            case Configure(settings=settings):
+                self.configure(settings)
+            case Fleet(endpoints=endpoints):
+                self.gate.set_fleet(endpoints)
+            case Loads(loads=loads):
+                self.gate.set_loads(loads)
+            case Report(number=number):
+                self.say(self.figures(number))
+            case Drain():
+                self.stopping.set()
+
     def configure(self, settings: GatewaySettings) -> None:
         """Take new settings; listening address, TLS files and ledger stay as they were at the start."""
-        self.settings = settings
-        self.gate.keyring = Keyring(self.book if settings.keys_required else None)
+        keyring = self.keyring(settings)
         self.gate.configure(settings)
+        self.settings, self.gate.keyring = settings, keyring
+
+    def keyring(self, settings: GatewaySettings) -> Keyring:
+        """Who may call under these settings.
+
+        Raises:
+            ValueError: keys are required and none can be known. Letting everybody in is never the way out.
+        """
+        if not settings.keys_required:
+            return Keyring(None)
+        if self.book is None:
+            if not settings.keys_path:
+                raise ValueError("keys are required, but the settings name no file of keys")
+            path, pepper = Path(settings.keys_path), bytes.fromhex(settings.pepper)
+            self.book = KeyBook(path, pepper, on_trouble=self.trouble)
+        return Keyring(self.book)
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext:
@@ -223,11 +252,13 @@ def tls_context(tls: Tls) -> ssl.SSLContext:
     return context
 
 
-def certificate_time(tls: Tls) -> float:
+def certificate_time(tls: Tls) -> tuple[int, ...]:
+    """What changes when one of the files is written or replaced, also by an older one; empty if one is missing."""
     try:
-        return max(Path(tls.certificate).stat().st_mtime, Path(tls.key).stat().st_mtime)
+        stats = [Path(path).stat() for path in (tls.certificate, tls.key)]
     except OSError:
-        return 0.0
+        return ()
+    return tuple(figure for stat in stats for figure in (stat.st_mtime_ns, stat.st_ino, stat.st_size))
 
 
 async def controlled(fd: int) -> None:
