@@ -49,6 +49,7 @@ class Stack:
     heard: list[ToHead] = field(default_factory=list, repr=False)  # all but figures
     _figures: asyncio.Queue[Figures] = field(default_factory=asyncio.Queue, repr=False)
     _number: int = 0
+    sockets_at_start: int = 0
 
     @property
     def pid(self) -> int:
@@ -132,6 +133,17 @@ class Stack:
                 count += str(path.readlink()).startswith("socket:")
         return count
 
+    async def sockets_fall_to(self, count: int, within_s: float = 10.0) -> None:
+        """Wait until the worker has no more than `count` sockets open.
+
+        Raises:
+            AssertionError: it still had more after `within_s` seconds.
+        """
+        until = time.monotonic() + within_s
+        while (found := self.sockets()) > count:
+            assert time.monotonic() < until, f"{found} sockets are open, not {count}"
+            await asyncio.sleep(0.02)
+
     def resident_bytes(self) -> int:
         """The worker's resident memory."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
@@ -201,6 +213,7 @@ async def start_stack(
     stack.say(Configure(settings=made))
     try:
         await asyncio.wait_for(listening, 15.0)
+        stack.sockets_at_start = stack.sockets()
         yield stack
     finally:
         await _end(process)
