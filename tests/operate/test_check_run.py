@@ -66,6 +66,14 @@ async def test_a_sick_engine_fails_in_words(script):
     assert len(found) >= 12
 
 
+async def test_a_service_that_falls_silent_is_not_waited_for_again_and_again():
+    async with FakeEngine(Script(never=True)) as engine:
+        client = Client(Target(engine.url), patience_s=0.2)
+        found = await asyncio.to_thread(lambda: list(run(begin(client))))
+    assert [finding.verdict.outcome for finding in found] == ["pass", "fail"]
+    assert "took too long" in found[1].verdict.sentence
+
+
 async def test_nobody_there_is_said_at_once():
     async with FakeEngine() as engine:
         url = engine.url

@@ -39,6 +39,10 @@ class Target:
             return False
 
 
+class SilentError(UnreachableError):
+    """The connection stands and nothing is said."""
+
+
 class Client:
     """Requests to one target. Every method returns a `Reply`, whatever the status.
 
@@ -113,9 +117,7 @@ class Client:
                 f"Nothing answers at {self.target.url} ({error}). Is it running (`gemstead ps`)?"
             ) from error
         except httpx2.TimeoutException as error:
-            raise UnreachableError(
-                f"{self.target.url} took too long to answer. See `gemstead logs`."
-            ) from error
+            raise SilentError(f"{self.target.url} took too long to answer. See `gemstead logs`.") from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise UnreachableError(f"{self.target.url} broke off without an answer ({error}).") from error
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from gemstead.operate.check import judge_answer, judge_door, judge_tools, questions
-from gemstead.operate.check.client import Client, UnreachableError
+from gemstead.operate.check.client import Client, SilentError, UnreachableError
 from gemstead.operate.check.reply import Fields, Reply, usage_of
 from gemstead.operate.check.verdict import Verdict, failed, skipped
 
@@ -71,6 +71,11 @@ def run(visit: Visit) -> Iterator[Finding]:
         began = time.monotonic()
         try:
             verdict = check(visit)
+        except SilentError as error:
+            yield Finding(
+                name, failed(str(error), "The other checks were left out."), time.monotonic() - began
+            )
+            return
         except UnreachableError as error:
             verdict = failed(str(error), "If it answered before, it may have crashed: see `gemstead logs`.")
         yield Finding(name, verdict, time.monotonic() - began)
