@@ -18,6 +18,7 @@ from gemstead.traffic.breaker import CLOSED, Breaker
 
 if TYPE_CHECKING:
     from gemstead.traffic.call import Call
+    from gemstead.traffic.roster import Roster
 
 STALE_S = 5.0  # a load older than this says nothing; five missed scrapes at one per second
 KV_FULL = 0.8  # KV share at which GIE's and llm-d's saturation detector call a server full
@@ -78,6 +79,7 @@ class Endpoint:
         "open_from",
         "prefill_tokens",
         "probe",
+        "roster",
         "served",
         "well_until",
     )
@@ -88,6 +90,7 @@ class Endpoint:
         self.prefill_tokens = 0  # prompt tokens sent and not yet answered with a first token
         self.served = 0
         self.failures = 0
+        self.roster: Roster | None = None  # told when what may be sent here changes
         self.probe: Call | None = None  # the call that tries whether the engine is back
         self.elsewhere = 0.0  # what the last load adds to our own count, in calls
         self.busy = 0.0  # all of it together, in calls: what one more call would find here
@@ -111,6 +114,8 @@ class Endpoint:
     def facts(self, facts: EndpointFacts) -> None:
         self._facts = facts
         self.open_from = self._breaker.shut_until if self.takes_calls else inf
+        if self.roster is not None:
+            self.roster.revise()
 
     @property
     def takes_calls(self) -> bool:
@@ -125,6 +130,8 @@ class Endpoint:
     def breaker(self, breaker: Breaker) -> None:
         self._breaker = breaker
         self.open_from = breaker.shut_until if self.takes_calls else inf
+        if self.roster is not None:
+            self.roster.revise()
 
     @property
     def load(self) -> Load | None:
@@ -142,6 +149,8 @@ class Endpoint:
             self.elsewhere = max(0, running + waiting - self.in_flight) + waiting + kv_pressure(load.kv_used)
             self.well_until = load.at + STALE_S if (load.kv_used or 0.0) < KV_FULL else -inf
         self.weigh()
+        if self.roster is not None:
+            self.roster.revise()
 
     def is_stale(self, now: float) -> bool:
         """Whether the engine once offered metrics and has been silent for `STALE_S`."""

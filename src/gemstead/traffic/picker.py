@@ -26,12 +26,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import inf
+from operator import attrgetter
 
 from gemstead.refused import Reason, Refused
 from gemstead.traffic.breaker import CLOSED, Event, State, step
 from gemstead.traffic.call import Call
 from gemstead.traffic.endpoint import CALLS_PER_TOKEN, Endpoint
 from gemstead.traffic.prefix import BLOCK_TOKENS, PrefixIndex
+from gemstead.traffic.roster import Roster
 
 # AIBrix's prefix router falls back to the least loaded at an imbalance of 8 requests, sglang's at a relative
 # one of 1.5: a hit may cost so many calls more than the least loaded endpoint has, plus half of what it has.
@@ -40,6 +42,9 @@ DETOUR_SHARE = 0.5
 NEAR_CALLS = 0.25  # costs so close to the best count as equal; half of what one block's hit saves
 BLOCK_CALLS = BLOCK_TOKENS * CALLS_PER_TOKEN  # what one block's hit saves
 RETRY_AFTER_S = 2.0  # an engine that restarts is asked for again soon; long starts are seen in /readyz
+
+
+_BUSY, _NAME = attrgetter("busy"), attrgetter("name")
 
 
 class Picker:
@@ -63,9 +68,11 @@ class Picker:
             if only.takes_calls and only.name not in call.tried:
                 return only
             raise _nobody(call, endpoints)
-        if tried := call.tried:
-            endpoints = [endpoint for endpoint in endpoints if endpoint.name not in tried]
-        able = [endpoint for endpoint in endpoints if endpoint.open_from <= now < endpoint.well_until]
+        if type(endpoints) is Roster and not call.tried:
+            able = endpoints.able if now < endpoints.good_until else endpoints.able_at(now)
+        else:
+            endpoints = [endpoint for endpoint in endpoints if endpoint.name not in call.tried]
+            able = [endpoint for endpoint in endpoints if endpoint.open_from <= now < endpoint.well_until]
         if not able:
             able = _whoever_is_left(call, endpoints, now)
         if len(able) == 1:
@@ -130,8 +137,8 @@ class Picker:
             endpoint.probe = call
 
     def _cheapest(self, call: Call, able: Sequence[Endpoint]) -> Endpoint:
-        costs = [endpoint.busy for endpoint in able]
-        hits = self._hits(call, able)
+        costs = list(map(_BUSY, able))
+        hits = self.index.match(call.prefix, list(map(_NAME, able))) if call.prefix else None
         if hits and hits.count(hits[0]) != len(hits):  # what all have makes no difference
             saved_most = DETOUR_CALLS + DETOUR_SHARE * min(costs)
             for place, blocks in enumerate(hits):
@@ -143,11 +150,6 @@ class Picker:
         if hits:
             call.hit_tokens = hits[place] * BLOCK_TOKENS
         return able[place]
-
-    def _hits(self, call: Call, able: Sequence[Endpoint]) -> list[int] | None:
-        if not call.prefix or not self.index.knows(call.prefix):
-            return None
-        return self.index.match(call.prefix, [endpoint.name for endpoint in able])
 
 
 def _whoever_is_left(call: Call, endpoints: Sequence[Endpoint], now: float) -> list[Endpoint]:

@@ -18,6 +18,7 @@ It does not know what an engine has evicted: a hit is a hint, and the picker bou
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 
 from gemstead.traffic.estimate import BYTES_PER_TOKEN
 
@@ -59,6 +60,7 @@ class PrefixIndex:
         self._young: dict[int, int] = {}
         self._old: dict[int, int] = {}
         self._bits: dict[str, int] = {}
+        self._every = 0  # all bits in use
         self._next_slot = 0
         self._free_slots: list[int] = []  # no generation holds their bit
         self._leaving: list[int] = []  # forgotten since the last rotation
@@ -84,11 +86,10 @@ class PrefixIndex:
         """How many leading blocks each of `names` has been sent, in their order."""
         if not prefix or not (holders := self._holders(prefix[0])):
             return [0] * len(names)
-        known = self._bits
-        try:
-            bits = [known[name] for name in names]
-        except KeyError:
-            bits = [known.get(name, 0) for name in names]
+        bits = list(map(self._bits.get, names, repeat(0)))
+        every = self._every
+        if holders & every == every and 0 not in bits and self._holders(prefix[-1]) & every == every:
+            return [len(prefix)] * len(bits)  # a prompt that everybody has seen
         if len(prefix) == 1:
             return [1 if bit & holders else 0 for bit in bits]
         lengths = [0] * len(bits)
@@ -106,6 +107,7 @@ class PrefixIndex:
         """Drop what is known of an endpoint: it has restarted, and its cache is empty, or it is gone."""
         if bit := self._bits.pop(endpoint_name, 0):
             self._leaving.append(bit)
+            self._every &= ~bit
 
     def _holders(self, block: int) -> int:
         return self._young.get(block, 0) | self._old.get(block, 0)
@@ -142,10 +144,12 @@ class PrefixIndex:
             bit = 1 << self._next_slot
             self._next_slot += 1
         self._bits[endpoint_name] = bit
+        self._every |= bit
         return bit
 
     def _start_anew(self) -> None:
         self._young, self._old = {}, {}
         self._bits.clear()
+        self._every = 0
         self._free_slots, self._leaving, self._left = [], [], []
         self._next_slot = 0
