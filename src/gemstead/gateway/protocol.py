@@ -246,7 +246,7 @@ class ClientConnection(asyncio.Protocol):
         self.url = b""
         self.head_bytes = self.head_raw = 0
         self.begun = self.reading_head = True
-        self.until = monotonic() + self.gate.settings.deadlines.client_header_s
+        self.until = min(monotonic() + self.gate.settings.deadlines.client_header_s, self.blocked_until())
 
     def on_url(self, url: bytes) -> None:
         self.url += url
@@ -370,7 +370,9 @@ class ClientConnection(asyncio.Protocol):
                 break
             if len(self.waiting) == PIPELINED:
                 self.transport.resume_reading()
-            self.until = inf
+                self.until = monotonic() + self.gate.settings.deadlines.client_header_s
+            if self.arriving is None and not self.reading_head:
+                self.until = inf
             self.exchange = following = self.waiting.popleft()
             self.start(following)
         self.going_on = False
@@ -387,14 +389,14 @@ class ClientConnection(asyncio.Protocol):
 
     def overdue(self) -> None:
         """`until` has passed."""
-        if self.lingering or self.transport.is_closing():
+        if self.lingering or self.transport.is_closing() or self.blocked_until() <= monotonic():
             self.transport.abort()
+        elif len(self.waiting) >= PIPELINED:
+            self.until = self.blocked_until()  # it is we who do not read
         elif self.arriving is not None or self.reading_head:
             self.refuse_unparsed(Refused(Reason.SLOW_CLIENT, "The request did not arrive in time."))
         elif self.exchange is not None:
             self.until = inf
-        elif self.blocked_at:
-            self.transport.abort()
         else:
             self.close()
 
