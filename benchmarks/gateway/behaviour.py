@@ -20,6 +20,8 @@ PATIENCE_S = 3.0
 def stalled_reader(gateway: Gateway, engine: Engine) -> Figures:
     """MiB taken from the engine for a client that reads nothing for 3 s, and the gateway's growth meanwhile."""
     engine.behave(tokens=100_000_000, pace_us=0)
+    _read_for(0.5, gateway)  # what a fast stream needs at all is not what a stalled one costs
+    engine.idle(within_s=5)
     rss, sent = gateway.rss_bytes(), engine.stats()["bytes_out"]
     with _ask_and_hold(gateway):
         time.sleep(3)
@@ -29,6 +31,16 @@ def stalled_reader(gateway: Gateway, engine: Engine) -> Figures:
         }
     engine.idle(within_s=5)
     return figures
+
+
+def _read_for(seconds: float, gateway: Gateway) -> None:
+    until = time.monotonic() + seconds
+    with _ask_and_hold(gateway) as wire:
+        try:
+            while time.monotonic() < until and wire.recv(65536):
+                pass
+        except TimeoutError:  # no first token in time: the check that follows will say so
+            pass
 
 
 def leavers(gateway: Gateway, engine: Engine, clients: int = 20) -> Figures:
@@ -46,13 +58,15 @@ def silent_leavers(gateway: Gateway, engine: Engine) -> Figures:
     figures = {}
     for name, silent, stream in (("stream", 1, True), ("headers", 2, True), ("json", 1, False)):
         engine.behave(silent=silent)
+        running = engine.stats()["active"]
         wire = _ask_and_hold(gateway, stream=stream)
         until = time.monotonic() + PATIENCE_S
-        while not engine.stats()["active"] and time.monotonic() < until:
+        while engine.stats()["active"] == running and time.monotonic() < until:
             time.sleep(0.02)
         time.sleep(0.2)
         figures[f"silent_{name}_ms"] = _leave([wire], engine)
         engine.behave()
+        engine.idle(within_s=1)
     return figures
 
 

@@ -226,6 +226,15 @@ static uint64_t number_after(const char *text, size_t len, const char *name, uin
     return found ? strtoull(found + strlen(name), NULL, 10) : otherwise;
 }
 
+/* Requests left from a silent time are cut off, so that they are not taken for the next ones. */
+static void forget_silent(void) {
+    for (int fd = 0; fd < MAX_FDS; fd++) {
+        if (!conns[fd].open || conns[fd].state != SILENT) continue;
+        end_request(&conns[fd], false);
+        drop(fd);
+    }
+}
+
 static bool answer_get(int fd, const char *head, size_t len) {
     char body[700], whole[900];
     const char *type = "application/json";
@@ -236,6 +245,7 @@ static bool answer_get(int fd, const char *head, size_t len) {
         mode.silent = number_after(head, line, "silent=", 0);
         stats.first_abort_ns = stats.last_abort_ns = stats.latest_ns = 0;
         compose_ending();
+        forget_silent();
         strcpy(body, "{}");
     } else if (memmem(head, line, "/mock/stats", 11)) {
         snprintf(body, sizeof body,
