@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from benchmarks.gateway.tools import BUILD, CannotRun
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that every process we started is ended
     arguments = _parser().parse_args(sys.argv[1:] or ["run"])
     try:
         return int(arguments.do(arguments))
