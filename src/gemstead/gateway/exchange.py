@@ -91,7 +91,6 @@ class Exchange:
     status = 0
     unsent = b""  # the answer's head, until its first bytes follow
     first_at = last_at = 0.0
-    last_payload = b""
     overdue_at = total_at = inf
 
     def __init__(
@@ -102,6 +101,7 @@ class Exchange:
         url: bytes,
         headers: dict[bytes, bytes],
         http11: bool,
+        path: str = "",
     ) -> None:
         self.gate = gate
         self.client = client
@@ -111,8 +111,7 @@ class Exchange:
         self.http11 = http11
         self.parts: list[bytes] = []
         self.began_at = monotonic()
-        path = url.partition(b"?")[0].decode("latin-1")
-        self.path = path
+        self.path = path = path or url.partition(b"?")[0].decode("latin-1")
         self.dialect = ROUTES.get(path, "openai")
         self.record = AuditRecord(
             call_id=gate.new_id(),
@@ -306,7 +305,6 @@ class Exchange:
         self.last_at = now
         if (meter := self.meter) is not None:
             meter.feed(payload)
-            self.last_payload = payload
         elif self.whole is not None and (self.body_bytes < WHOLE_MOST or self.status >= 400):
             self.whole.append(payload)
             self.body_bytes += len(payload)
@@ -330,8 +328,11 @@ class Exchange:
             self.open_answer()
         outcome, ok = "served", True
         if (meter := self.meter) is not None:
+            gap = b"" if self.at_boundary() else b"\n\n"
             meter.close()
             if self.answer[2] == TO_END and not meter.done and not meter.finish_reason:
+                if gap:
+                    self.say(self.framed(gap))
                 self.failed(
                     "the connection ended before the answer did"
                 )  # no other sign of a cut in this framing
@@ -340,7 +341,6 @@ class Exchange:
                 outcome, ok = "cut", False
                 self.record.reason = "the engine said in its stream that it failed"
             if not meter.done and self.dialect == "openai":  # transformers serve sends none
-                gap = b"" if self.at_boundary() else b"\n\n"
                 self.say(self.framed(gap + errors.DONE))
         if self.framing == CHUNKED:
             self.say(LAST_CHUNK)
@@ -474,8 +474,7 @@ class Exchange:
 
     def at_boundary(self) -> bool:
         """Whether a comment can be put here without cutting an event."""
-        last = self.last_payload
-        return not last or last.endswith((b"\n\n", b"\r\n\r\n"))
+        return self.meter is None or self.meter.between_events
 
     # -- words to the client ----------------------------------------------------------------------------
 

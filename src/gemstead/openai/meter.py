@@ -78,6 +78,11 @@ class Meter:
             return "engine"
         return "counted" if self.events else ""
 
+    @property
+    def between_events(self) -> bool:
+        """Whether what has come ends with a whole event, so that something can be put behind it."""
+        return not self._carry
+
     def feed(self, data: bytes) -> None:
         """Take in the next bytes of the stream, cut anywhere."""
         if self._carry:
