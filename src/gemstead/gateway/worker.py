@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -125,7 +126,8 @@ class Worker:
         self.say(self.figures(0))
         self.say(Drained(unfinished=unfinished))
         if self.head is not None:
-            self.head.close()
+            with contextlib.suppress(OSError):  # it may have gone
+                await self.head.drain()
 
     async def tick(self) -> None:
         """The worker's clock: sweep, measure how late the loop runs, report."""
@@ -276,7 +278,6 @@ async def controlled(fd: int) -> None:
     obeying = loop.create_task(worker.obey(reader))
     try:
         await worker.run()
-        await writer.drain()
     except OSError as error:
         worker.say(
             Trouble(message=f"cannot listen on {worker.settings.host}:{worker.settings.port}: {error}")
@@ -285,6 +286,9 @@ async def controlled(fd: int) -> None:
         raise SystemExit(1) from None
     finally:
         obeying.cancel()
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 async def alone(settings: GatewaySettings) -> None:
