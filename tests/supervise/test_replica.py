@@ -182,3 +182,18 @@ async def test_a_cancelled_replica_leaves_no_process(build):
     await asyncio.gather(running, return_exceptions=True)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_when_it_is_cancelled_never_matters(build, turns):
+    """Also just as its next turn was called for: a lost cancellation would watch, and restart, for ever."""
+    replica, _ = build([sys.executable, "-c", "raise SystemExit(1)"])
+    running = asyncio.create_task(replica.run())
+    await asyncio.sleep(0)
+    replica._nudged.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    running.cancel()
+    done, _ = await asyncio.wait([running], timeout=5)
+    assert done, "it goes on"
+    assert running.cancelled()

@@ -158,8 +158,9 @@ class Replica:
         try:
             while self.phase is not Phase.STOPPED:
                 self._nudged.clear()
-                try:
-                    await asyncio.wait_for(self._nudged.wait(), TICK_S)
+                try:  # not `wait_for`: that of Python 3.11 may swallow a cancellation
+                    async with asyncio.timeout(TICK_S):
+                        await self._nudged.wait()
                 except TimeoutError:
                     self._on(lifecycle.Tick())
         finally:
