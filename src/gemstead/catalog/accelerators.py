@@ -202,9 +202,9 @@ def _shares(card: Accelerator, profile: str) -> tuple[float, float]:
     in how many of the smallest profile fit.
     """
     parts = 4 if max(card.mig.values()) <= 4 else 8
-    whole = max(_gb(name) for name in card.mig)
     smallest = min(_gb(name) for name in card.mig)
-    whole = max(whole, smallest * parts * 0.9)  # a card whose largest profile is not listed
+    # GB300's largest profile is not in NVIDIA's list; the smallest one says then how large the card is.
+    whole = max(*(_gb(name) for name in card.mig), smallest * parts * 0.9)
     memory = min(parts, max(1, round(parts * _gb(profile) / whole)))
     compute = int(profile[0])
     return (1.0 if memory == parts else compute / parts), memory / parts
