@@ -127,8 +127,8 @@ def test_from_nothing_to_a_governed_answer(tmp_path):
         curl = next(line.strip() for line in service.said.splitlines() if line.strip().startswith("curl "))
         pasted = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=30)
         assert "Lima" in json.loads(pasted.stdout)["choices"][0]["message"]["content"]
-        python = next(line.strip() for line in service.said.splitlines() if "from openai" in line)
-        line = python.replace("python3", sys.executable, 1)
+        python = next(line.strip() for line in service.said.splitlines() if "python3 -c" in line)
+        line = python.replace("python3", f"{sys.executable} -I -S", 1)  # nothing but Python
         pasted = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
         assert "Lima" in pasted.stdout
         assert "Lima" in service.gemstead("run", "What is the capital of Peru?").stdout

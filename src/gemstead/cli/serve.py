@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import shutil
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ class Terminal:
 
     def __init__(self, keys_flags: str = "") -> None:
         self.flags = keys_flags
+        self.me = program(sys.argv[0])
         self.live = sys.stdout.isatty()
         self.bar: Any = None
         self.task: Any = None
@@ -95,9 +98,9 @@ class Terminal:
         if opening.first_key:
             lines += [f"  Your first API key, shown only now:   {opening.first_key}", ""]
         elif opening.keys:
-            lines += [f"  Calls need a key: `gemstead keys create{self.flags}` makes one.", ""]
-        lines += _examples(opening)
-        lines += ["", f"  Stop with Ctrl-C or `gemstead stop{self.flags}`.", ""]
+            lines += [f"  Calls need a key: `{self.me} keys create{self.flags}` makes one.", ""]
+        lines += [*_examples(opening), "", f"  {self.me} run{self.flags}", ""]
+        lines += [f"  Stop with Ctrl-C or `{self.me} stop{self.flags}`.", ""]
         self.say("\n".join(lines))
 
     def changed(self, status: dict[str, Any]) -> None:
@@ -112,7 +115,7 @@ class Terminal:
         name, step = one["name"], one.get("stage") or ""
         state = step or one["phase"].replace("_", " ")
         if one["phase"] in ("failed", "backing_off") and one.get("why"):
-            state = f"{state}: {one['why']} (`gemstead logs{self.flags} {name}`)"
+            state = f"{state}: {one['why']} (`{self.me} logs{self.flags} {name}`)"
         if stopping or self.shown.get(name) == state:
             return
         before, self.shown[name] = self.shown.get(name, ""), state
@@ -171,26 +174,31 @@ def _without_figures(state: str) -> str:
     return "".join(letter for letter in state if not letter.isdigit())
 
 
+def program(typed: str) -> str:
+    """How a shell calls this program: `gemstead` where it is found by that name, else as it was typed."""
+    found = shutil.which("gemstead")
+    if Path(typed).name != "gemstead" or (found and Path(typed).exists() and Path(found).samefile(typed)):
+        return "gemstead"
+    return shlex.quote(typed)
+
+
 def _examples(opening: Opening) -> list[str]:
-    """A call with curl and one with Python, which work when pasted."""
+    """A call with curl and one with nothing but Python, which work when pasted; then what every client needs."""
     model = opening.models[0] if opening.models else "gemma-4-e2b"
     base = f"{opening.gateway}/v1"
     key = opening.first_key or ("$GEMSTEAD_API_KEY" if opening.keys else "")
     auth = f' -H "Authorization: Bearer {key}"' if key else ""
-    python_key = (
-        f"'{opening.first_key}'"
-        if opening.first_key or not opening.keys
-        else "__import__('os').environ['GEMSTEAD_API_KEY']"
-    )
-    if not opening.keys:
-        python_key = "'none'"
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "{QUESTION}"}}]}}'
-    call = f"create(model='{model}', messages=[{{'role': 'user', 'content': '{QUESTION}'}}])"
+    headers = (
+        "{'Content-Type': 'application/json'" + (f", 'Authorization': 'Bearer {key}'" if key else "") + "}"
+    )
+    data = f"json.dumps({body.replace(chr(34), chr(39))}).encode()"
+    request = f"u.Request('{base}/chat/completions', {data}, {headers})"
+    answer = f"json.load(u.urlopen({request}))['choices'][0]['message']['content']"
     return [
         f"  curl {base}/chat/completions{auth} -H 'Content-Type: application/json' -d '{body}'",
         "",
-        f"  python3 -c \"from openai import OpenAI; print(OpenAI(base_url='{base}', api_key={python_key})"
-        f'.chat.completions.{call}.choices[0].message.content)"',
+        f'  python3 -c "import json, urllib.request as u; print({answer})"',
         "",
-        "  gemstead run",
+        f'  OpenAI clients: export OPENAI_BASE_URL={base} OPENAI_API_KEY="{key or "none"}"',
     ]
