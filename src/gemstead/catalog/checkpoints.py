@@ -163,7 +163,7 @@ def _unknown(name: str, model: str, of_model: Sequence[Checkpoint]) -> Refused:
         return _refused(
             f"No checkpoint of `{model}` is in the catalogue: see `gemstead catalog list models`."
         )
-    spellings = {spelling: one for one in of_model for spelling in (one.repo, one.format, one.bits)}
+    spellings = [spelling for one in of_model for spelling in (one.repo, one.format, one.bits)]
     close = nearest(name[:128], spellings)
     hint = f"did you mean `{close}`? " if close else ""
     widths = ", ".join(dict.fromkeys(one.bits for one in of_model))
@@ -178,6 +178,8 @@ def _refused(message: str) -> Refused:
 
 
 def _checkpoint(entry: dict[str, Any], sources: dict[str, str]) -> Checkpoint:
-    lists = {name: tuple(entry[name]) for name in ("engines", "not_sm", "vendors", "notes") if name in entry}
+    lists: dict[str, Any] = {
+        name: tuple(entry[name]) for name in ("engines", "not_sm", "vendors", "notes") if name in entry
+    }
     source = "; ".join(sources.get(key, key) for key in entry.get("source", ()))
     return Checkpoint(**{**entry, **lists, "source": source})
