@@ -132,6 +132,21 @@ async def test_when_all_die_the_caller_gets_a_plain_sentence(tmp_path, dialect):
         )
 
 
+async def test_an_endpoint_that_keeps_failing_is_avoided_and_shown(tmp_path):
+    async with (
+        FakeEngine(Script(status=500)) as bad,
+        FakeEngine() as good,
+        start_stack(bad, good, folder=tmp_path) as stack,
+        await stack.peer() as peer,
+    ):
+        for _ in range(60):
+            await peer.send(post(ASK))
+            assert (await peer.answer()).status == 200
+        assert 5 <= len(bad.seen) < 15, "five failures open the breaker; now and then one call looks again"
+        shown = (await stack.figures()).snapshot["gemstead_breaker_open"]
+        assert sorted(figures[0] for figures in shown.values()) == [0.0, 1.0]
+
+
 async def test_a_refusal_is_not_tried_elsewhere(tmp_path):
     async with (
         FakeEngine(Script(status=400)) as one,

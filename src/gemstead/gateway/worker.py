@@ -45,6 +45,7 @@ from gemstead.ledger.keys import KeyBook, open_keys
 from gemstead.ledger.writer import Writer
 from gemstead.observe.metrics import Registry
 from gemstead.refused import Reason, Refused
+from gemstead.traffic.breaker import State
 from gemstead.traffic.picker import Picker
 from gemstead.traffic.prefix import PrefixIndex
 
@@ -92,7 +93,7 @@ class Worker:
             self.context = tls_context(settings.tls)
             self.certificate_at = certificate_time(settings.tls)
         self.server = await self.loop.create_server(
-            lambda: ClientConnection(self.gate),
+            lambda: ClientConnection(self.gate),  # type: ignore[arg-type, return-value]
             settings.host or None,
             settings.port,
             reuse_port=True,
@@ -176,6 +177,9 @@ class Worker:
         if self.writer is not None:
             self.measured.ledger(self.writer.held, self.writer.healthy)
         self.measured.in_flight.set(len(self.gate.running))
+        for name, endpoint in self.gate.endpoints.items():
+            shut = endpoint.breaker.state is not State.CLOSED
+            self.measured.breaker_open.labels(name).set(float(shut))
         busy = {name: endpoint.in_flight for name, endpoint in self.gate.endpoints.items()}
         return Figures(number=number, snapshot=self.registry.snapshot(), in_flight=busy)
 
