@@ -25,6 +25,7 @@ VERBS = {
     "keys": ("keys", "create, list, revoke, rotate and show API keys"),
     "usage": ("audit", "show tokens and calls by tenant, app, user, key or model"),
     "audit": ("audit", "read the audit log (tail, show)"),
+    "doctor": ("doctor", "look at this machine: cards, driver, disk, memory, network, ports"),
     "check": ("check", "try a dozen real requests against the running service"),
     "version": ("main", "show the version"),
 }
@@ -33,7 +34,22 @@ USAGE_CODE, FAILED_CODE, INTERRUPTED_CODE = 2, 1, 130
 
 def entry() -> None:
     """The `gemstead` command."""
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        _open_closed()
     sys.exit(main(sys.argv[1:]))
+
+
+def _open_closed() -> None:
+    """Standard streams that were closed (`serve >&-`) lead nowhere, and never into what is opened later."""
+    import os
+
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest that is free, each time
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    sys.stdin, sys.stdout, sys.stderr = (
+        stream or open(fd, mode, closefd=False)  # noqa: SIM115
+        for fd, (stream, mode) in enumerate(((sys.stdin, "r"), (sys.stdout, "w"), (sys.stderr, "w")))
+    )
 
 
 def main(arguments: list[str]) -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
+from gemstead.catalog import versions
 from gemstead.engines.flag import Command
 from gemstead.refused import Reason, Refused
 
@@ -87,9 +88,9 @@ def flag_list(engine: str, version: str = "") -> FlagList:
     if by_version is None:
         variables = frozenset(name for name in options if not name.startswith("-"))
         return FlagList(engine, version, read, source, options, frozenset(options), {}, variables)
-    versions, history = _history(by_version)
-    wanted = parse(version) if version else versions[-1]
-    base = max((v for v in versions if v <= wanted), default=versions[0])
+    read_at, history = _history(by_version)
+    wanted = parse(version) if version else read_at[-1]
+    base = max((one for one in read_at if one <= wanted), default=read_at[0])
     has = {name for name, (first, last) in history.items() if first <= base <= last}
     # The table has main names; the other names of an option live and die with them.
     known = has | {alias for option in options.values() if has & set(option.names) for alias in option.names}
@@ -210,27 +211,27 @@ def _option(line: str) -> Option:
 
 @cache
 def _history(file: str) -> tuple[list[Version], dict[str, tuple[Version, Version]]]:
-    versions: list[Version] = []
+    read_at: list[Version] = []
     history: dict[str, tuple[Version, Version]] = {}
     for line in _lines(file):
         if line.startswith("versions:"):
-            versions = [parse(word) for word in line.split()[1:]]
+            read_at = [parse(word) for word in line.split()[1:]]
         elif line and not line.startswith("#"):
             name, first, last = line.split()
             history[name] = parse(first), parse(last)
-    return versions, history
+    return read_at, history
 
 
 def parse(version: str) -> Version:
     """The numbers of a version: `v0.32.0+cpu` is (0, 32, 0).
 
     Raises:
-        Refused: UNSUPPORTED, when it does not begin with a number.
+        Refused: UNSUPPORTED, when it is none.
     """
-    found = re.match(r"[vb]?(\d+(?:\.\d+)*)", version)
-    if not found:
+    numbers = versions.parsed(version)
+    if numbers is None:
         raise Refused(Reason.UNSUPPORTED, f"`{version}` is no engine version; write it as in `0.32.0`")
-    return tuple(int(part) for part in found[1].split("."))
+    return numbers
 
 
 def _text(version: Version) -> str:
