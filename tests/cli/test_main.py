@@ -136,3 +136,14 @@ def test_a_bad_file_is_shown_with_its_lines(tmp_path):
     assert run.returncode == 2
     assert "gemstead.yaml:1 gatway" in run.stderr
     assert "gateway" in run.stderr
+
+
+def test_closed_streams_are_no_obstacle(tmp_path):
+    line = f"{sys.executable} -m gemstead version <&- >&- 2>{tmp_path / 'err'}"
+    assert subprocess.run(["sh", "-c", line], timeout=60).returncode == 0
+    assert (tmp_path / "err").read_text() == ""
+    code = "from gemstead.cli import main as m; m.entry()"
+    line = f"{sys.executable} -c '{code}' ps --set state_dir={tmp_path} <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", line], timeout=60).returncode == 1, (
+        "nothing runs, and no more than that"
+    )

@@ -230,3 +230,12 @@ def test_without_a_network_the_demonstration_model_stands_in_and_says_so(tmp_pat
     with serving(tmp_path, demo=False, **nowhere) as service:
         service.find("serving the small demonstration model instead")
         service.ready()
+
+
+def test_a_state_folder_that_cannot_be_one_is_said_with_what_to_do(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    refused = gemstead("serve", "--demo", "--set", f"state_dir={file}", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert str(file) in refused.stderr
+    assert "--set state_dir=" in refused.stderr

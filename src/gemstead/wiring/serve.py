@@ -94,7 +94,13 @@ def serve(order: Order, screen: Screen) -> int:
     spec = order.read()
     folder = state_dir(spec, order.environ)
     with ExitStack() as held:
-        lock = hold(folder)
+        try:
+            lock = hold(folder)
+        except OSError as error:
+            raise CannotRun(
+                f"the state folder {folder.path} cannot be used: {error.filename}: {error.strerror}; "
+                "name another with --set state_dir=DIR"
+            ) from None
         if lock is None:
             raise AlreadyRuns(_already(folder))
         held.callback(lock.release)
