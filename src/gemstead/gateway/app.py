@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 from gemstead.gateway.exchange import Exchange
 from gemstead.gateway.figures import Figures
+from gemstead.gateway.heads import Heads
 from gemstead.gateway.keyring import Keyring
 from gemstead.gateway.settings import GatewaySettings, Pool
 from gemstead.gateway.upstream import Line
@@ -69,6 +70,7 @@ class Gateway:
         self.picker = picker
         self._remember = remember
         self.ledger_healthy: Callable[[], bool] = lambda: True
+        self.heads = Heads()
         self.connections: set[ClientConnection] = set()
         self.running: set[Exchange] = set()
         self.endpoints: dict[str, Endpoint] = {}

@@ -83,15 +83,16 @@ class Exchange:
     connecting: asyncio.Task[None] | None = None
     meter: Meter | None = None
     whole: list[bytes] | None = None
-    answer = (0, b"", 0)  # the engine's status, content type and framing (upstream.framing)
     framing = UNSENT
     streaming = False  # the client was promised a stream of events
     raw = False  # the engine's chunk framing goes to the client as it is
     done = False
     status = 0
     unsent = b""  # the answer's head, until its first bytes follow
-    first_at = last_at = 0.0
-    overdue_at = total_at = inf
+    first_at = 0.0
+    last_at = 0.0
+    overdue_at = inf
+    total_at = inf
 
     def __init__(
         self,
@@ -110,6 +111,7 @@ class Exchange:
         self.headers = headers
         self.http11 = http11
         self.parts: list[bytes] = []
+        self.answer = (0, b"", 0)  # the engine's status, content type and framing (upstream.framing)
         self.began_at = monotonic()
         self.path = path = path or url.partition(b"?")[0].decode("latin-1")
         self.dialect = ROUTES.get(path, "openai")
@@ -277,6 +279,20 @@ class Exchange:
             self.whole = []
         # The head waits for the first piece of the body: until then another engine can take over.
         self.answer = (status, content, length)
+
+    def wants_whole(self) -> bool:
+        """Whether an answer that has come in one read can go out as it is: nothing was promised, no stream asked."""
+        return self.framing == UNSENT and self.request is not None and not self.request.stream
+
+    def upstream_whole(self, content: bytes, body: bytes) -> None:
+        """A whole answer in one read: the usual end of a call that does not stream. Says head, body, end at once."""
+        self.up = None
+        self.meter = None
+        self.whole = [body]
+        self.record.bytes_out += len(body)
+        self.send_head(200, content, len(body))
+        self.say(body)
+        self.settle("served", ok=True)
 
     def open_answer(self) -> None:
         """The first piece is here: there is no way back to another engine."""

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import httptools
 
 from gemstead.gateway.exchange import Exchange
+from gemstead.gateway.heads import Head, split
 from gemstead.refused import Reason, Refused
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ TCP_CLOSE = 7  # Linux tcp_states.h
 WRITE_LOW = 65_536
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection:  # an asyncio.Protocol in all but name: a plain class can be compiled
     __slots__ = (
         "arriving",
         "begun",
@@ -83,6 +84,7 @@ class ClientConnection(asyncio.Protocol):
         "headers",
         "left",
         "lingering",
+        "new_head",
         "parser",
         "probes",
         "reading_head",
@@ -105,6 +107,7 @@ class ClientConnection(asyncio.Protocol):
         self.url = b""
         self.head_bytes = self.head_raw = 0
         self.wire_bytes = 0  # of the body that arrives, with its framing
+        self.new_head = b""  # the key of a head that is being parsed for the first time (heads.py)
         self.begun = False  # whether a message began in this read
         self.going_on = False
         self.reading_head = False
@@ -148,12 +151,23 @@ class ClientConnection(asyncio.Protocol):
             if self.lingering > LINGER_BYTES:
                 self.transport.abort()
             return
+        if self.exchange is None and not (
+            self.reading_head or self.blocked_at or self.waiting or self.arriving is not None
+        ):
+            found = split(data)
+            if found is not None:
+                head = self.gate.heads.find(found[0])
+                if head is not None:
+                    self.seen_before(head, data[found[1] :])
+                    return
+                self.new_head = found[0]
         if (arriving := self.arriving) is not None:
             pause_s = self.gate.settings.deadlines.client_body_s
             self.until = min(monotonic() + pause_s, arriving.began_at + BODY_PAUSES * pause_s)
             self.wire_bytes += len(data)
         self.begun = False
         self.feed(data)
+        self.new_head = b""
         if self.left or self.lingering:
             return
         if self.fault is None:
@@ -171,6 +185,20 @@ class ClientConnection(asyncio.Protocol):
                 self.fault = Refused(Reason.BAD_REQUEST, "This body is chunk framing and nothing else.")
         if self.fault is not None:
             self.refuse_unparsed(self.fault)
+
+    def seen_before(self, head: Head, body: bytes) -> None:
+        """A whole request in one read, whose head needs no parsing."""
+        exchange = Exchange(self.gate, self, b"POST", head.url, head.headers, True, head.path)
+        exchange.keep_alive = head.keep_alive
+        exchange.opened()
+        exchange.body_bytes = len(body)
+        if exchange.body_bytes > self.gate.settings.bounds.body_bytes:
+            exchange.refusal = too_large_body(self.gate.settings.bounds.body_bytes)
+        else:
+            exchange.parts.append(body)
+        self.until = inf
+        self.exchange = exchange
+        self.start(exchange)
 
     def feed(self, data: bytes) -> None:
         """Have `data` parsed. A wish to upgrade (Java's client asks for h2c) is passed over, as HTTP allows."""
@@ -289,12 +317,25 @@ class ClientConnection(asyncio.Protocol):
             return  # see `feed`
         exchange = Exchange(gate, self, parser.get_method(), self.url, self.headers, http11)
         exchange.keep_alive = parser.should_keep_alive()
+        if self.new_head:
+            self.remember(exchange)
         self.arriving = exchange
         self.wire_bytes = 0
         self.until = exchange.began_at + gate.settings.deadlines.client_body_s
         exchange.opened()
         if self.exchange is None and not self.waiting:
             self.welcome(exchange)
+
+    def remember(self, exchange: Exchange) -> None:
+        """The head that this read began with is well; its like will not be parsed again."""
+        key, self.new_head = self.new_head, b""
+        headers = exchange.headers
+        plain = (
+            b"content-length" in headers and b"expect" not in headers and b"transfer-encoding" not in headers
+        )
+        if plain and exchange.method == b"POST" and exchange.http11:
+            kept = {name: value for name, value in headers.items() if name != b"content-length"}
+            self.gate.heads.remember(key, Head(exchange.url, exchange.path, kept, exchange.keep_alive))
 
     def welcome(self, exchange: Exchange) -> None:
         """It is the turn of a request whose body is still to come."""
@@ -471,8 +512,8 @@ class ClientConnection(asyncio.Protocol):
         """
         deadlines = self.gate.settings.deadlines
         if self.lingering or self.arriving is not None:
-            self.arriving, arriving = None, self.arriving
-            if arriving is not None:
+            if (arriving := self.arriving) is not None:
+                self.arriving = None
                 arriving.client_left()
             self.lingering = 1
             self.until = monotonic() + LINGER_S

@@ -35,7 +35,7 @@ READ_HIGH = 262_144
 HEAD, LENGTH, CHUNKED, TRAILERS, TO_END, IDLE = range(6)
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection:  # an asyncio.Protocol in all but name: a plain class can be compiled
     __slots__ = ("exchange", "held", "idle_since", "keep", "left", "line", "lost", "state", "transport")
 
     def __init__(self, line: Line) -> None:
@@ -68,6 +68,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         return False
+
+    def pause_writing(self) -> None:
+        """A large request waits in memory: the client has sent it whole."""
+
+    def resume_writing(self) -> None:
+        pass
 
     def send(self, exchange: Exchange, head: bytes, body: bytes) -> None:
         """Give this idle connection to an exchange and write its request."""
@@ -121,6 +127,17 @@ class UpstreamConnection(asyncio.Protocol):
             if status >= 200:
                 break
             data = rest  # an interim answer
+        if (
+            status == 200
+            and 0 < length == len(rest)
+            and keep
+            and not self.transport.get_write_buffer_size()
+            and exchange.wants_whole()
+        ):
+            self.exchange, self.state = None, IDLE
+            self.line.give(self)
+            exchange.upstream_whole(headers.get(b"content-type", b"application/json"), rest)
+            return
         if length == -1:
             self.state = CHUNKED
         elif length == -2:
@@ -379,7 +396,7 @@ class Line:
         """
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(timeout_s):
-            _, connection = await loop.create_connection(
+            _, connection = await loop.create_connection(  # type: ignore[type-var]
                 lambda: UpstreamConnection(self), self.facts.host, self.facts.port, ssl=self.context
             )
         return connection
