@@ -1,18 +1,35 @@
-# `make serve` sets up and serves; `make test` sets up and passes the tests.
-PYTHON ?= python3
+# `make serve` sets up and serves; `make test` sets up and passes the tests. `make` alone lists the rest.
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The first Python that is new enough, unless you name one: make serve PYTHON=/opt/python3.12/bin/python3
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: serve test lint types contracts check-all test-engines bench clean
+.PHONY: help serve test lint types contracts check-all bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make serve      set up in $(VENV) (once), then serve Gemma 4; make serve ARGS=--demo needs no download"
+	@echo "make test       set up the tests (once), then run them; make test ARGS='tests/spec -x' runs some"
+	@echo "make lint       style"
+	@echo "make types      types"
+	@echo "make contracts  which package may import which"
+	@echo "make check-all  all of these"
+	@echo "make bench      compare the gateway with others (docs/benchmarks.md)"
+	@echo "make clean      remove $(VENV) and what the tools left; keys, records and models stay where they are"
+	@echo
+	@echo "Read README.md first, then docs/quickstart.md."
 
 serve: $(VENV)/.serve
-	$(BIN)/gemstead serve $(ARGS)
+	@$(BIN)/gemstead serve $(ARGS)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
@@ -23,20 +40,37 @@ contracts: $(VENV)/.dev
 check-all: lint types contracts test
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.gateway $(ARGS)
+	$(BIN)/python -m benchmarks.gateway install gemstead
+	$(BIN)/python -m benchmarks.gateway run $(ARGS)
 
-$(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Gemstead needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make serve PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ]; then \
+	  echo "Gemstead needs Python 3.11 or newer; `python3 --version 2>&1 || true` is what is here." >&2; \
+	  echo "Install one, or say where it is: make serve PYTHON=/path/to/python3.12" >&2; exit 1; fi
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Gemstead needs Python 3.11 or newer; $(PYTHON) is `$(PYTHON) --version 2>&1`." >&2; exit 1; }
+	@echo "Setting up $(VENV) with $(PYTHON); this happens once."
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "No environment could be made with '$(PYTHON) -m venv' (see above)." >&2; \
+	  echo "On Debian and Ubuntu: apt install python3-venv. Otherwise see that this folder can be written." >&2; \
+	  exit 1; }
 
-$(VENV)/.serve: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+$(VENV)/.serve: pyproject.toml | $(BIN)/python
+	@echo "Installing what Gemstead needs ..."
+	@$(PIP) install --quiet --editable . || { $(call no_install) }
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	@echo "Installing what Gemstead and its tests need ..."
+	@$(PIP) install --quiet --editable '.[dev]' || { $(call no_install) }
 	@touch $@ $(VENV)/.serve
 
+define no_install
+echo "pip could not install the packages (see above)." >&2; \
+echo "Is there a network? Behind a proxy set HTTPS_PROXY; with a mirror of your own set PIP_INDEX_URL." >&2; \
+echo "Then type the same again." >&2; exit 1;
+endef
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

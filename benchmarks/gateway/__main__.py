@@ -50,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--output", type=Path, default=BUILD, help="folder for results.json and results.md")
     run.set_defaults(do=_run)
     installing = words.add_parser("install", help="install peers from PyPI, each into its own environment")
-    installing.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(PEERS)}; default: all")
+    installing.add_argument(
+        "names", nargs="*", metavar="name", help=f"of gemstead, {', '.join(PEERS)}; default: all"
+    )
     installing.set_defaults(do=_install)
     words.add_parser("list", help="what can be measured here").set_defaults(
         do=lambda _: print(report.listing()) or 0
@@ -95,7 +97,7 @@ def _chosen(words: str | None, known: Mapping[str, object]) -> list[str]:
 
 
 def _install(arguments: argparse.Namespace) -> int:
-    for name in _chosen(",".join(arguments.names) or None, PEERS):
+    for name in _chosen(",".join(arguments.names) or None, {"gemstead": None, **PEERS}):
         install(name)
     print(
         "nginx and HAProxy come from the distribution: apt-get install nginx-light haproxy", file=sys.stderr

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import venv
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,12 +42,41 @@ PEERS = {
 }
 
 
+def install_gemstead() -> None:
+    """Builds this checkout with the request path compiled, as its wheels are, into an environment of its own.
+
+    The build puts native modules beside the source it compiles, so it is given a copy.
+
+    Raises:
+        subprocess.CalledProcessError: no C compiler, or the build failed.
+    """
+    home, root = VENVS / "gemstead", VENVS.parents[2]
+    venv.create(home, with_pip=True, clear=True)
+    with tempfile.TemporaryDirectory() as copy:
+        shutil.copytree(
+            root / "src", Path(copy) / "src", ignore=shutil.ignore_patterns("*.so", "__pycache__")
+        )
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(root / name, copy)
+        command = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", copy]
+        print("+ HATCH_BUILD_HOOK_ENABLE_MYPYC=1", " ".join(command), file=sys.stderr)
+        subprocess.run(command, check=True, env={**os.environ, "HATCH_BUILD_HOOK_ENABLE_MYPYC": "1"})
+
+
+def compiled_python() -> Path:
+    """The interpreter of the environment that `install_gemstead` makes; it may not be there."""
+    return VENVS / "gemstead" / "bin" / "python"
+
+
 def install(name: str) -> None:
     """Makes the peer's environment and installs it; the installer's own words go to the terminal.
 
     Raises:
         subprocess.CalledProcessError: the installer failed.
     """
+    if name == "gemstead":
+        install_gemstead()
+        return
     peer, home = PEERS[name], VENVS / name
     venv.create(home, with_pip=True)
     python = str(home / "bin" / "python")

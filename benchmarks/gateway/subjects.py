@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.gateway.peers import PEERS, VENVS, system_program
+from benchmarks.gateway.peers import PEERS, VENVS, compiled_python, system_program
 from benchmarks.gateway.tools import MODEL, CannotRun
 
 UNLIMITED = 1_000_000_000  # a limit that is checked at every call and never reached
@@ -66,6 +66,14 @@ def free_port() -> int:
 
 
 def _gemstead(place: Place) -> Launch:
+    return _worker(place, str(compiled_python()))
+
+
+def _gemstead_pure(place: Place) -> Launch:
+    return _worker(place, sys.executable)
+
+
+def _worker(place: Place, python: str) -> Launch:
     import msgspec
 
     from gemstead.gateway.settings import GatewaySettings, Pool
@@ -97,7 +105,7 @@ def _gemstead(place: Place) -> Launch:
     )
     path = place.folder / "settings.json"
     path.write_bytes(msgspec.json.encode(settings))
-    command = [sys.executable, "-m", "gemstead.gateway.worker", "--settings", str(path)]
+    command = [python, "-P", "-m", "gemstead.gateway.worker", "--settings", str(path)]
     return Launch([command] * place.workers, key=key)
 
 
@@ -365,9 +373,19 @@ SUBJECTS = {
     for subject in (
         Subject(
             "gemstead",
-            "one worker; keys, limits, prefix scoring, audit to SQLite, metrics",
+            "one worker, compiled; keys, limits, prefix scoring, audit to SQLite, metrics",
             _gemstead,
+            lambda: (
+                "" if compiled_python().exists() else "run: python -m benchmarks.gateway install gemstead"
+            ),
+            body_limit=33_554_432,
+        ),
+        Subject(
+            "gemstead-pure",
+            "the same, not compiled, run by this interpreter",
+            _gemstead_pure,
             _no_gemstead,
+            named_only=True,
             body_limit=33_554_432,
         ),
         Subject(
