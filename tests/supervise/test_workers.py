@@ -53,6 +53,9 @@ async def test_a_worker_that_dies_is_replaced_and_told_everything_again(tmp_path
     notes.worker.tell(b"go")
     await asyncio.wait_for(running, 5)
     assert notes.left == ["ended by signal 9", "exited with code 0"]
+    log = (tmp_path / "gateway-0.log").read_text()
+    assert f"gateway-0 started, pid {notes.pids[1]}" in log
+    assert "gateway-0 ended by signal 9" in log
 
 
 async def test_a_worker_that_keeps_dying_is_not_replaced_without_a_pause(tmp_path):

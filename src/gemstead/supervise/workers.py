@@ -81,6 +81,7 @@ class Worker:
                 began = time.monotonic()
                 self.restarts += 1
                 how = await self._live()
+                self.log.say(f"{self.name} {how}")
                 failures = 0 if time.monotonic() - began >= STABLE_S else failures + 1
                 self._left(self, how)
                 if failures > 1:
@@ -103,6 +104,7 @@ class Worker:
         finally:
             theirs.close()
         self.pid = self._process.pid
+        self.log.say(f"{self.name} started, pid {self.pid}")
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=LONGEST_LINE)
         listening = asyncio.create_task(self._listen(reader))
         self._joined(self)
