@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +112,19 @@ def test_names_on_the_operations_page_exist():
     for outcome in re.findall(r"`(\w+)`", outcomes[1]):
         assert outcome in {"served", "cut", *(reason.value for reason in Reason)}, outcome
     assert set(STATUS) == set(Reason)
+
+
+def test_the_map_shows_the_code_as_it_is():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    package = ROOT / "src" / "gemstead"
+    for name in set(re.findall(r"`([\w/]+\.py)`", page)):
+        assert (package / name).exists(), name
+    tree = page[page.index("src/gemstead/\n") : page.index("## Who may import whom")]
+    shown = set(re.findall(r"^  (\w+)(?:/|\.py) ", tree, re.M))
+    there = {path.name for path in package.iterdir() if (path / "__init__.py").exists()} | {"refused"}
+    assert shown == there
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    assert "\n".join(layers["layers"]) in page
 
 
 class Shown:
