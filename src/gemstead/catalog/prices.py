@@ -37,6 +37,12 @@ class Price:
     machine_usd_hour: float | None = None  # the whole machine, where it is sold as one
     note: str = ""
     mine: bool = False  # from the user's own file
+    read_text: str = ""  # the day as far as it is known: `2026-03`, `2026`; empty: `read` is the very day
+
+    @property
+    def day(self) -> str:
+        """When it was read, as far as that is known."""
+        return self.read_text or self.read.isoformat()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,12 @@ class ApiPrice:
     cached_usd: float | None = None
     note: str = ""
     mine: bool = False
+    read_text: str = ""  # as in Price
+
+    @property
+    def day(self) -> str:
+        """When it was read, as far as that is known."""
+        return self.read_text or self.read.isoformat()
 
     @property
     def is_paid(self) -> bool:
@@ -147,6 +159,7 @@ def _price(entry: dict[str, Any], sources: dict[str, Any]) -> Price:
         source=source["name"],
         machine_usd_hour=entry.get("machine_usd_hour"),
         note=entry.get("note", ""),
+        read_text=str(entry.get("read", source["read"])),
     )
 
 
@@ -161,4 +174,5 @@ def _api_price(entry: dict[str, Any], sources: dict[str, Any]) -> ApiPrice:
         source=source["name"],
         cached_usd=entry.get("cached"),
         note=entry.get("note", ""),
+        read_text=str(entry.get("read", source["read"])),
     )
