@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -239,3 +240,14 @@ def test_a_state_folder_that_cannot_be_one_is_said_with_what_to_do(tmp_path):
     assert refused.returncode == 1
     assert str(file) in refused.stderr
     assert "--set state_dir=" in refused.stderr
+
+
+def test_ctrl_c_does_not_wait_for_a_hub_that_says_nothing(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}", "HF_HOME": str(tmp_path / "hf")}
+        with serving(tmp_path, demo=False, **hub) as service:
+            service.find("gateway on")
+            connection, _ = silent.accept()
+            service.process.send_signal(signal.SIGINT)
+            assert service.process.wait(2.5) == 130, "the hub's own time is 4 s and more"
+            connection.close()

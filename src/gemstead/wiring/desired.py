@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -41,6 +44,8 @@ from gemstead.wiring.models import model_files
 from gemstead.wiring.secrets import CannotRun, resolved
 from gemstead.wiring.wanted import Seat, Wanted
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
@@ -65,10 +70,33 @@ async def desired(spec: Spec, around: Surroundings) -> Wanted:
     """
     around.folder.make()
     local = [model for model in spec.models if not model.endpoints]
-    planned = await asyncio.to_thread(_planned, spec, around) if local else Plan(())
+    planned = await aside(lambda: _planned(spec, around)) if local else Plan(())
     seats = [seat for model in spec.models for seat in _external_seats(model, spec, around)]
     seats += [_local_seat(replica, spec, around) for replica in planned.replicas]
     return Wanted(gateway_settings(spec, around), tuple(seats), planned.notes)
+
+
+async def aside(work: Callable[[], Result]) -> Result:
+    """What `work()` returns, from a thread that never keeps the program from ending: a hub that says nothing
+    would hold Ctrl-C up for the whole of a timeout."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Result] = loop.create_future()
+
+    def tell(say: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits
+            loop.call_soon_threadsafe(lambda: None if done.done() else say())
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:
+            failed = error
+            tell(lambda: done.set_exception(failed))
+        else:
+            tell(lambda: done.set_result(result))
+
+    threading.Thread(target=run, name="models", daemon=True).start()
+    return await done
 
 
 def _planned(spec: Spec, around: Surroundings) -> Plan:
