@@ -3,7 +3,7 @@
 With `--control-fd N` it is run by a head process and speaks the words of `gateway/control.py` over that socket;
 when the head is gone, so is the worker. With `--settings FILE` it runs alone from a file of `GatewaySettings`,
 which is how benchmarks and tests run it. It keeps no state that must outlive it: records are in the ledger
-within a tenth of a second (`ledger/writer.py`).
+within some hundredths of a second (`ledger/writer.py`).
 """
 
 from __future__ import annotations
