@@ -18,7 +18,7 @@ from gemstead.catalog.models import ModelFacts
 GIB = 1 << 30
 NEWEST = (999,)
 # vLLM raises the batched tokens of 12B, 26B-A4B and 31B so that a whole video item (32 frames of 70 tokens and their
-# markers) fits into one step: those attend in both directions inside pictures. Source: vllm 0.33.0, models/gemma4_mm.py.
+# markers) fits into one step: those attend in both directions inside pictures. Source: vllm 0.33.0, gemma4_mm.py.
 VIDEO_TOKENS = 2496
 # Bytes of one number of the cache. Block formats of llama.cpp: 34 bytes for 32 numbers, 18 for 32.
 CACHE_BYTES = {"bf16": 2.0, "fp16": 2.0, "f16": 2.0, "fp8": 1.0, "int8": 1.0, "q8_0": 34 / 32, "q4_0": 18 / 32,
