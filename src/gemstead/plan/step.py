@@ -1,0 +1,260 @@
+"""What one step of decoding costs, and what a prompt's token costs: the arithmetic under every speed we state.
+
+A model that writes makes one step for one token of every request that is running. The step must read all the
+weights once, and the cache of every request, through the memory of each card; on top come a fixed cost for each
+layer that is launched, the exchange between cards that share a layer, a little for each request, and the share of
+other requests' prompts that are read between the steps:
+
+    step = (weights(b) + b x cache(c)) / (cards x bandwidth x reached)            read
+         + layers x launch + [experts: layers x routing]                          launched
+         + [cards > 1: 2 x layers x (exchange + b x hidden x 2 bytes over the link)]  exchanged
+         + (b - 1) x each                                                         kept
+         + b x prompt/output x token                                              prompts of others
+
+with b requests running at c tokens of context. Of a mixture of experts a step reads those that any of its tokens
+chose, experts x (1 - (1 - chosen/experts)^b). A prompt's token is bound by compute instead of memory:
+
+    token = 2 x parameters / (cards x peak x share) + attention(c) / (cards x peak x 0.22) + what is exchanged of it
+
+Attention counts apart because its share of the peak is lower and because it grows with depth: two published pairs of
+prompt speeds, at 10k and 90k (31B) and at 10k and 161k tokens (26B-A4B, club-3090 BENCHMARKS.md at 2026-08-22), both
+give 0.22.
+
+Cards exchange by all-reduce: each sends and receives 2 (n - 1) / n of a message. Through a switch (NVLink) its delay
+hardly grows with n; around a ring over PCIe it grows with n - 1, which is why wide groups on PCIe pay late.
+
+This file knows nothing of engines' flags, memory limits or queues; `throughput.py` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from gemstead.catalog.accelerators import Accelerator
+from gemstead.catalog.checkpoints import Checkpoint
+from gemstead.catalog.models import ModelFacts
+from gemstead.plan.setup import Setup
+
+BF16_BYTES = 2
+FILES = ("gguf", "ollama")  # formats of llama.cpp
+SWITCHED = ("nvlink", "xgmi", "ici")
+UNKNOWN_LINK_GBS = 100.0  # one way, of TPUs: no figure is in the catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class Coefficients:
+    """What cannot be read from a data sheet. Times in milliseconds, shares from 0 to 1."""
+
+    reached: float  # of the bandwidth on the data sheet
+    launch_ms: float  # for each layer
+    routing_ms: float  # for each layer with experts
+    exchange_ms: float  # for each of two all-reduces in a layer, a short message
+    link_share: float  # of the link's one-way bandwidth on the data sheet
+    each_ms: float  # for each request beyond the first: sampling, scheduling, detokenising
+    mixed_share: float  # of peak compute, for prompts read between steps
+    prompt_share: float  # of peak compute, for a prompt that somebody waits for
+    attention_share: float  # of peak 16-bit compute
+    unpack_share: float  # of peak compute that weight-only 4-bit kernels reach of what 16-bit ones reach
+    fp8_share: float  # of the gain that 8-bit arithmetic promises
+    fp4_share: float
+    draft_ms: float  # for each pass of a drafter beyond its bytes
+    first_ms: float  # of a first token, however short the prompt: tokenising, scheduling, one step
+
+
+# `name` is the value for vLLM with CUDA graphs on NVIDIA over NVLink; `name.kind` replaces it for a vendor, an engine
+# or a link. Source of all that no comment explains: set by eye on 34 published runs of Gemma 4 (21 of a single stream,
+# 13 batched), compiled 2026-11-20. How well they do, and how well values fitted on half of the published runs do on
+# the other half, is measured in tests/plan/test_throughput.py and told in docs/planning.md.
+KNOWN: dict[str, float] = {
+    "reached": 0.85,
+    "reached.amd": 0.70,
+    "launch_ms": 0.04,
+    "launch_ms.sglang": 0.08,  # its Triton attention of April to July 2026
+    "launch_ms.llamacpp": 0.10,
+    "launch_ms.embedded": 0.10,
+    "launch_ms.ollama": 0.10,
+    "launch_ms.transformers": 0.35,  # no graphs, about a dozen kernels a layer: reckoned, not measured
+    "routing_ms": 0.035,
+    "exchange_ms": 0.008,
+    "exchange_ms.pcie": 0.015,
+    "exchange_ms.network": 0.03,  # two boxes over RDMA: reckoned, not measured
+    "link_share": 0.6,  # reckoned, as the next one; together with them the run in test_throughput.py of another
+    "link_share.pcie": 0.4,  # model on two RTX PRO 6000, on which nothing was set, is met within a tenth
+    "each_ms": 0.05,
+    "each_ms.amd": 0.30,
+    "each_ms.google": 0.22,
+    "mixed_share": 0.45,
+    "prompt_share": 0.35,
+    "attention_share": 0.22,  # two pairs of prompt speeds, as told above
+    # Marlin unpacks 4 bits before it multiplies and does not use the matrix instructions that are Hopper's and
+    # Blackwell's own; on Ampere and Ada it reaches what bf16 reaches. Two published runs bear on it (t27, t29): the
+    # one would have it at 0.65, the other below 0.3.
+    "unpack_share": 0.55,
+    "fp8_share": 0.75,  # reckoned: no published run of Gemma 4 tells it apart
+    "fp4_share": 0.6,  # the same
+    "draft_ms": 1.3,  # the middle of what seven published runs ask for (0.6 to 2.0): see drafting.py
+    "first_ms": 38.0,  # "30 to 45 ms" in the same compilation
+    "first_ms.google": 12.0,  # 16 ms for a prompt of 1,024 tokens on one v6e (t30)
+}
+_NAMES = tuple(one.name for one in fields(Coefficients))
+
+
+def coefficients(setup: Setup, known: Mapping[str, float] = KNOWN) -> Coefficients:
+    """The coefficients for a vendor, an engine and a link; where two replace the same one, the later of those."""
+    card = setup.accelerator
+    kinds = ("" if card.unified else card.vendor, setup.engine, card.interconnect)
+    chosen = {name: known[name] for name in _NAMES}
+    for kind in kinds:
+        chosen |= {name: known[f"{name}.{kind}"] for name in _NAMES if f"{name}.{kind}" in known}
+    return Coefficients(**chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One model on one group of cards, as the numbers that the formulas use. Bytes are for all cards together."""
+
+    layers: int
+    fixed_bytes: float  # read at every step
+    expert_bytes: float  # all experts; 0: none
+    expert_chosen: float  # share of the experts that one token runs through
+    flops_per_token: float  # of a prompt, without attention
+    growing_bytes: float  # of cache read per token of context
+    capped_bytes: float  # the same, up to `window` tokens
+    window: int  # tokens
+    growing_flops: float  # of attention per prompt token and token of context before it
+    capped_flops: float
+    bandwidth: float  # bytes a second, all cards
+    peak: float  # operations a second, all cards, in the format that the checkpoint computes in
+    attention_peak: float  # the same at 16 bits
+    cards: int
+    exchanged_bytes: float  # by one card for each token: two all-reduces in every layer
+    link: float  # bytes a second, one way
+    ring: bool  # whether cards exchange in a ring
+    drafter_bytes: float
+    known: Coefficients
+
+    def cache_bytes(self, tokens: float) -> float:
+        """Bytes of cache that one request at this length makes a step read."""
+        return self.growing_bytes * tokens + self.capped_bytes * min(tokens, self.window)
+
+    def weights_bytes(self, tokens: float) -> float:
+        """Bytes of weights that a step over this many tokens reads."""
+        missed: float = (1 - self.expert_chosen) ** tokens
+        return self.fixed_bytes + self.expert_bytes * (1 - missed)
+
+    def token_s(self, depth: float, share: float) -> float:
+        """Seconds of compute for one prompt token with `depth` tokens of context before it."""
+        attention = self.growing_flops * depth + self.capped_flops * min(depth, self.window)
+        computed = self.flops_per_token / (self.peak * share)
+        return computed + attention / (self.attention_peak * self.known.attention_share) + self.exchange_s()
+
+    def exchange_s(self) -> float:
+        """Seconds to exchange one token's part of all messages between cards."""
+        return self.exchanged_bytes / (self.link * self.known.link_share) if self.cards > 1 else 0.0
+
+    def prompt_s(self, tokens: float) -> float:
+        """Seconds to read a prompt that has the cards to itself."""
+        return tokens * self.token_s(tokens / 2, self.known.prompt_share)
+
+    def overhead_s(self) -> float:
+        """Seconds of one pass through all layers that are neither reading nor computing."""
+        known = self.known
+        each_layer = known.launch_ms
+        each_layer += known.routing_ms if self.expert_bytes else 0
+        hops = 0 if self.cards == 1 else self.cards - 1 if self.ring else 1
+        each_layer += 2 * known.exchange_ms * hops
+        return self.layers * each_layer / 1000
+
+    def read_s(self, tokens: float, requests: float, context: float) -> float:
+        """Seconds to read the weights for a pass over `tokens` and the cache of `requests`."""
+        read = self.weights_bytes(tokens) + requests * self.cache_bytes(context)
+        return read / (self.bandwidth * self.known.reached)
+
+    def step_s(self, requests: float, prompt_tokens: float, output_tokens: float) -> float:
+        """Seconds between two tokens of a request while `requests` run and new ones keep coming."""
+        context = prompt_tokens + output_tokens / 2
+        step = self.read_s(requests, requests, context) + self.overhead_s()
+        step += (requests - 1) * self.known.each_ms / 1000 + requests * self.exchange_s()
+        return step + (requests - 1) * self.others_s(prompt_tokens, output_tokens)
+
+    def others_s(self, prompt_tokens: float, output_tokens: float) -> float:
+        """Seconds of prompt reading that each running request brings to a step."""
+        token = self.token_s(prompt_tokens / 2, self.known.mixed_share)
+        return prompt_tokens / output_tokens * token
+
+
+def work(setup: Setup, known: Mapping[str, float] = KNOWN) -> Work:
+    """A setup as the numbers that the formulas use."""
+    chosen = coefficients(setup, known)
+    shape, card, tp = setup.model.shape, setup.accelerator, setup.tp
+    fixed, experts = read_bytes(setup.model, setup.checkpoint)
+    width = setup.element_bytes
+    # Every layer reads a cache, also those that read another layer's. Heads that no longer divide are repeated.
+    growing: float = shape.layers_full * max(shape.kv_heads_full, tp) * 2 * shape.head_dim_full * width
+    capped: float = (
+        shape.layers_sliding * max(shape.kv_heads_sliding, tp) * 2 * shape.head_dim_sliding * width
+    )
+    windowed = card.vendor != "google"  # vLLM on TPU keeps and reads every token in every layer (m09, m10)
+    computed = _peak(setup.checkpoint, card, chosen)
+    return Work(
+        layers=shape.layers,
+        fixed_bytes=fixed,
+        expert_bytes=experts,
+        expert_chosen=shape.moe.top_k / shape.moe.experts if shape.moe else 0.0,
+        flops_per_token=2e9 * shape.active_no_embed_b,
+        growing_bytes=growing,
+        capped_bytes=capped,
+        window=shape.window if windowed else 1 << 30,
+        growing_flops=4.0 * shape.layers_full * shape.heads * shape.head_dim_full,
+        capped_flops=4.0 * shape.layers_sliding * shape.heads * shape.head_dim_sliding,
+        bandwidth=card.bandwidth_gbs * 1e9 * tp,
+        peak=computed * 1e12 * tp,
+        attention_peak=_peak_bf16(card) * 1e12 * tp,
+        cards=tp,
+        exchanged_bytes=2 * shape.layers * shape.hidden * BF16_BYTES * 2 * (tp - 1) / tp,
+        link=(card.interconnect_gbs or 2 * UNKNOWN_LINK_GBS) / 2 * 1e9,
+        ring=card.interconnect not in SWITCHED,
+        drafter_bytes=setup.model.assistant.mib_bf16 * 2.0**20,
+        known=chosen,
+    )
+
+
+def read_bytes(model: ModelFacts, checkpoint: Checkpoint) -> tuple[float, float]:
+    """Bytes that every step reads, and those of all experts together.
+
+    Not read at every step: vision and audio towers, and the per-layer embedding table of E2B and E4B, of which a
+    token needs one row a layer.
+    """
+    shape = model.shape
+    head = shape.embed_b * BF16_BYTES
+    experts_b = shape.moe.experts_b if shape.moe else 0.0
+    dense_b = shape.text_b - shape.embed_b - shape.per_layer_embedding_b - experts_b
+    if checkpoint.format.startswith("bf16"):
+        return (dense_b * 2 + head) * 1e9, experts_b * 2e9
+    loaded = checkpoint.weights_bytes / 1e9
+    if checkpoint.format.startswith(FILES):  # everything is quantised, and the towers are in another file
+        width = loaded / shape.text_b
+        return (dense_b + shape.embed_b) * width * 1e9, experts_b * width * 1e9
+    aside = head + BF16_BYTES * (shape.per_layer_embedding_b + shape.vision_b + shape.audio_b)
+    if "experts" in checkpoint.format:  # attention and the dense part stay at 16 bits
+        return (dense_b * 2 + head) * 1e9, max(0.0, loaded - aside - dense_b * 2) * 1e9
+    width = max(0.25, (loaded - aside) / (dense_b + experts_b))
+    return (dense_b * width + head) * 1e9, experts_b * width * 1e9
+
+
+def _peak_bf16(card: Accelerator) -> float:
+    """Dense 16-bit operations, in 1e12 a second; cards without bf16 compute in fp16, processors in what they have."""
+    return card.tflops.bf16 or card.tflops.fp16 or 1.0
+
+
+def _peak(checkpoint: Checkpoint, card: Accelerator, known: Coefficients) -> float:
+    """Dense operations in the format that a checkpoint computes in, in 1e12 a second."""
+    at_16 = _peak_bf16(card)
+    native = checkpoint.native_sm is not None and card.sm is not None and card.sm >= checkpoint.native_sm
+    if (native or card.vendor == "amd") and checkpoint.bits == "fp8" and card.tflops.fp8:
+        return at_16 + (card.tflops.fp8 - at_16) * known.fp8_share
+    if native and checkpoint.bits == "nvfp4" and card.tflops.fp4:
+        return at_16 + (card.tflops.fp4 - at_16) * known.fp4_share
+    unpacks = checkpoint.bits in ("int4", "nvfp4") and not checkpoint.format.startswith(FILES)
+    return at_16 * known.unpack_share if unpacks and (card.sm or 0) >= 90 else at_16
