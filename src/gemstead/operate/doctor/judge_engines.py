@@ -1,7 +1,7 @@
 """The judgement of installed engines: new enough for Gemma 4, and free of known faults on these cards.
 
-From which version an engine serves what, and what is known to go wrong, is the catalogue's to say. Entries of the ledger that
-depend on how an engine is launched are left to `gemstead plan`, which knows the launch.
+From which version an engine serves what, and what is known to go wrong, is the catalogue's to say. Entries of the
+ledger that depend on how an engine is launched are left to `gemstead plan`, which knows the launch.
 """
 
 from __future__ import annotations
