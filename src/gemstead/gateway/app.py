@@ -18,6 +18,8 @@ from time import monotonic, time
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+import msgspec
+
 from gemstead.gateway.exchange import Exchange
 from gemstead.gateway.figures import Figures
 from gemstead.gateway.heads import Heads
@@ -195,13 +197,21 @@ class Gateway:
             exchange.send_whole(200, models.listing(self.visible(exchange)))
         else:
             pool = self.routes.pool(unquote(path[11:]), exchange.caller)
-            exchange.send_whole(200, models.one(next(p for p in self.settings.pools if p.name == pool)))
+            exchange.send_whole(200, models.one(next(p for p in self.visible(exchange) if p.name == pool)))
         exchange.settle("served", ok=True)
 
     def visible(self, exchange: Exchange) -> list[Pool]:
-        """The models that this caller may name."""
+        """The models that this caller may name, with the context that every endpoint of theirs can hold."""
         allowed = exchange.caller.models if exchange.caller is not None else None
-        return [pool for pool in self.settings.pools if allowed is None or pool.name in allowed]
+        return [
+            msgspec.structs.replace(pool, context_tokens=pool.context_tokens or self.context_of(pool.name))
+            for pool in self.settings.pools
+            if allowed is None or pool.name in allowed
+        ]
+
+    def context_of(self, pool: str) -> int:
+        """The shortest context among the pool's endpoints, in tokens; 0 if none tells."""
+        return min((e.facts.context_tokens for e in self.pools[pool] if e.facts.context_tokens), default=0)
 
     def only_model(self) -> str:
         """The model that a route without a model field means.

@@ -227,8 +227,11 @@ class Exchange:
         self.connecting = None
         if self.done:
             up.drop()
-        else:
+            return
+        try:
             self.forward(up)
+        except Exception as error:
+            self.gate.broken(self, error)
 
     def forward(self, up: UpstreamConnection) -> None:
         """Write the request to the engine."""

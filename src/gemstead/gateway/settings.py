@@ -51,6 +51,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     aliases: tuple[str, ...] = ()
     created: int = 0  # Unix seconds, for /v1/models
     owned_by: str = "google"
+    context_tokens: int = 0  # longest prompt plus answer; 0: unknown, or what the endpoints say
 
 
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,14 +1,16 @@
 """A small registry of metrics: made to be cheap on the request path and right with several worker processes.
 
-A worker keeps its own `Registry` and sends a `snapshot` of plain numbers to the head process, which `merge`s the
-snapshots of all workers and writes the Prometheus text (`exposition`). There are no shared files and no stale
-figures of workers that are gone.
+A worker keeps its own `Registry` and sends a `snapshot` of plain numbers to the head process, which
+`merge`s the snapshots of all workers and writes the Prometheus text (`exposition`). There are no shared
+files and no stale figures of workers that are gone.
 
-Label values come from outside (a tenant's name), so their number is bounded: each value is cut to 128 characters,
-and after 1,000 label sets in one family all further ones are counted under "other". The total stays right.
+Label values come from outside (a tenant's name), so their number is bounded: each value is cut to 128
+characters, and after 1,000 label sets in one family all further ones are counted under "other". The total
+stays right.
 
-A snapshot is `{family: {labels: numbers}}`. `labels` is the rendered text between the braces, `numbers` is one
-value; for a histogram it is the sum and then the count in each bucket, the last being +Inf (not cumulative).
+A snapshot is `{family: {labels: numbers}}`. `labels` is the rendered text between the braces, `numbers` is
+one value; for a histogram it is the sum and then the count in each bucket, the last being +Inf (not
+cumulative).
 """
 
 from __future__ import annotations

@@ -19,9 +19,11 @@ class Named(Protocol):
     def created(self) -> int: ...
     @property
     def owned_by(self) -> str: ...
+    @property
+    def context_tokens(self) -> int: ...
 
 
-class _Model(msgspec.Struct, gc=False):
+class _Model(msgspec.Struct, gc=False, omit_defaults=True):
     id: str
     object: str
     created: int  # Unix seconds
@@ -29,6 +31,8 @@ class _Model(msgspec.Struct, gc=False):
     type: str  # the one field that Anthropic's clients expect here
     display_name: str
     aliases: tuple[str, ...]
+    context_length: int | None = None  # longest prompt plus answer, in tokens; as OpenRouter names it
+    max_model_len: int | None = None  # the same, as vLLM names it
 
 
 def listing(pools: Iterable[Named]) -> bytes:
@@ -48,4 +52,7 @@ def one(pool: Named) -> bytes:
 
 
 def _model(pool: Named) -> _Model:
-    return _Model(pool.name, "model", pool.created, pool.owned_by, "model", pool.name, pool.aliases)
+    context = pool.context_tokens or None
+    return _Model(
+        pool.name, "model", pool.created, pool.owned_by, "model", pool.name, pool.aliases, context, context
+    )
