@@ -21,8 +21,11 @@ from gemstead.catalog import data
 from gemstead.refused import Reason, Refused
 from gemstead.spec.fault import nearest
 
-# What the driver keeps of each slice: a quarter to three quarters of a GiB in NVIDIA's tables of the A100 and H100.
+# What the driver keeps of each slice, or a little more: `nvidia-smi mig -lgip` of an H100 shows 0.2 to 0.4 GiB less
+# than the share (9.75, 19.62, 39.50, 79.25; jbarrow.ai/field_notes/nvidia-mig, read 2026-11-21).
 SLICE_KEEPS_MIB = 512
+# The share of compute by slices of compute and eighths of memory: multiprocessors of 132 in the same listing.
+_COMPUTE = {(1, 1): 16, (1, 2): 26, (2, 2): 32, (3, 4): 60, (4, 4): 64, (7, 8): 132}
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +210,10 @@ def _shares(card: Accelerator, profile: str) -> tuple[float, float]:
     whole = max(*(_gb(name) for name in card.mig), smallest * parts * 0.9)
     memory = min(parts, max(1, round(parts * _gb(profile) / whole)))
     compute = int(profile[0])
-    return (1.0 if memory == parts else compute / parts), memory / parts
+    share = 1.0 if memory == parts else compute / parts
+    if parts == 8:
+        share = _COMPUTE.get((compute, memory), share * 132) / 132
+    return share, memory / parts
 
 
 def _gb(profile: str) -> int:

@@ -327,8 +327,9 @@ class _Reader(Form):
         return replace(base, **said, least={**base.least, **least})
 
     def bad(self, said: dict[str, Any], path: Path) -> KnownBad | None:
-        for package, bounds in said.get("beside", {}).items():
-            if wrong := versions.check(str(bounds)):
+        said["beside"] = {str(package): str(bounds) for package, bounds in said.get("beside", {}).items()}
+        for package, bounds in said["beside"].items():
+            if wrong := versions.check(bounds):
                 self.fault((*path, "beside", package), wrong)
                 return None
         said.setdefault("issues", (self.source,))

@@ -12,7 +12,7 @@ import re
 Version = tuple[int, ...]
 
 _FORM = re.compile(r"[vb]?([0-9]+(?:\.[0-9]+)*)(?:\.?(post|rc|a|b|dev)([0-9]*))?", re.IGNORECASE)
-_BOUND = re.compile(r"(>=|<=|==|!=|<|>)\s*(.+)")
+_BOUND = re.compile(r"(>=|<=|==|!=|<|>)\s*([vb]?[0-9][0-9a-z.+]*(?:\.\*)?)", re.IGNORECASE)
 
 
 def parsed(text: str) -> Version | None:

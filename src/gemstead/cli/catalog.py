@@ -80,7 +80,7 @@ def list_kind(args: argparse.Namespace) -> int:
         close = nearest(args.kind, KINDS)
         hint = f"did you mean `{close}`?" if close else f"known: {', '.join(KINDS)}"
         raise Trouble(f"there is no kind `{args.kind}`; {hint}", code=USAGE)
-    rows = [row for row in catalog_rows.rows_of(args.kind, catalogue) if _holds(row, args.words)]
+    rows = [row for row in catalog_rows.rows_of(args.kind, catalogue) if _holds(row, args.kind, args.words)]
     if args.json:
         _print_json({"kind": args.kind, "entries": rows, **_origin(catalogue)})
         return 0
@@ -163,8 +163,11 @@ def _remove(args: argparse.Namespace) -> int:
     return 0
 
 
-def _holds(row: dict[str, Any], words: list[str]) -> bool:
-    text = " ".join(str(value) for value in row.values()).casefold()
+def _holds(row: dict[str, Any], kind: str, words: list[str]) -> bool:
+    """Whether a row, as it is shown, holds all the words."""
+    from gemstead.cli.catalog_rows import HEADINGS
+
+    text = " ".join(str(row.get(name)) for name in HEADINGS[kind].values()).casefold()
     return all(word.casefold() in text for word in words)
 
 

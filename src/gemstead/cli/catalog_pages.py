@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from gemstead.catalog import machines, names, prices
+from gemstead.catalog import machines, models, names, prices
 from gemstead.catalog.accelerators import Accelerator, Tflops, slices
 from gemstead.catalog.catalogue import Catalogue
 from gemstead.catalog.checkpoints import Checkpoint
@@ -52,8 +52,9 @@ def page_of(name: str, catalogue: Catalogue, today: datetime.date) -> Page:
         Trouble: there is no such thing, with the nearest there is.
     """
     said = name.strip().casefold()
+    own = {facts.repo for facts in models.models()}  # the model's page says more than its 16-bit checkpoint's
     for one in catalogue.checkpoints:
-        if said in (one.repo.casefold(), one.repo.casefold().rpartition("/")[2]) and one.format != "bf16":
+        if said in (one.repo.casefold(), one.repo.casefold().rpartition("/")[2]) and one.repo not in own:
             return _checkpoint_page(one)
     if facts := _model(said):
         return _model_page(facts, catalogue, today)
