@@ -38,6 +38,7 @@ from gemstead.plan.setup import Setup
 
 BF16_BYTES = 2
 FILES = ("gguf", "ollama")  # formats of llama.cpp
+OWN_MATRIX_SM = (9, 10)  # first digits of the compute capabilities with wgmma or tcgen05; sm_120 has neither
 SWITCHED = ("nvlink", "xgmi", "ici")
 UNKNOWN_LINK_GBS = 100.0  # one way, of TPUs: no figure is in the catalogue
 
@@ -87,9 +88,9 @@ KNOWN: dict[str, float] = {
     "mixed_share": 0.45,
     "prompt_share": 0.35,
     "attention_share": 0.22,  # two pairs of prompt speeds, as told above
-    # Marlin unpacks 4 bits before it multiplies and does not use the matrix instructions that are Hopper's and
-    # Blackwell's own; on Ampere and Ada it reaches what bf16 reaches. Two published runs bear on it (t27, t29): the
-    # one would have it at 0.65, the other below 0.3.
+    # Marlin unpacks 4 bits before it multiplies and does not use the matrix instructions that Hopper and datacentre
+    # Blackwell have of their own; where there are none (OWN_MATRIX_SM) it reaches what bf16 reaches. Two published
+    # runs bear on it (t27, t29): the one would have it at 0.65, the other below 0.3.
     "unpack_share": 0.55,
     "fp8_share": 0.75,  # reckoned: no published run of Gemma 4 tells it apart
     "fp4_share": 0.6,  # the same
@@ -257,4 +258,4 @@ def _peak(checkpoint: Checkpoint, card: Accelerator, known: Coefficients) -> flo
     if native and checkpoint.bits == "nvfp4" and card.tflops.fp4:
         return at_16 + (card.tflops.fp4 - at_16) * known.fp4_share
     unpacks = checkpoint.bits in ("int4", "nvfp4") and not checkpoint.format.startswith(FILES)
-    return at_16 * known.unpack_share if unpacks and (card.sm or 0) >= 90 else at_16
+    return at_16 * known.unpack_share if unpacks and (card.sm or 0) // 10 in OWN_MATRIX_SM else at_16

@@ -291,7 +291,7 @@ def _notes(setup: Setup, concurrency: int, held: int, preempts: bool, calibrated
     if setup.accelerator.arch not in MEASURED and not calibrated:
         said.append(
             f"no published run of Gemma 4 on {setup.accelerator.name} was found to check this against: "
-            f"measure it with `gemstead bench` and the range narrows."
+            f"measured runs of your own narrow the range (docs/planning.md, Speed)."
         )
     if setup.tp > 1 and setup.accelerator.interconnect == "pcie":
         said.append(
