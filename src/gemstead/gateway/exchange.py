@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import asyncio
 from math import inf
-from time import monotonic, time
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING
 
-from gemstead.ledger.audit import AuditRecord
+from gemstead.gateway.reply import CHUNKED, UNSENT, Reply
 from gemstead.openai import errors
 from gemstead.openai.meter import Meter, usage_of
 from gemstead.openai.requests import ROUTES, Request, parse
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from gemstead.traffic.caller import Caller
 
 TRY_ANOTHER = frozenset({500, 502, 503, 504})
-NO_BODY = frozenset({204, 304})
 OUR_KEY_REFUSED = frozenset({401, 403, 407})  # the engine's word to us, not to the caller
 STALE_WITHIN_S = 1.0  # a connection that the engine had closed shows it within a round trip
 WHOLE_MOST = 4 << 20  # of a whole answer, kept to read its usage
@@ -52,7 +51,6 @@ PASSED_ON = (
     b"anthropic-version",
     b"anthropic-beta",
     b"openai-beta",
-    b"accept",
 )
 PASSED = frozenset(PASSED_ON)
 ERROR_BODY_MOST = 65_536
@@ -65,30 +63,21 @@ REASON_MOST = 500  # characters
 REFRAMED = -3  # beside upstream.framing: chunked, but not as the engine cut it
 LAST_CHUNK = b"0\r\n\r\n"
 
-UNSENT, LENGTH, CHUNKED, CLOSE = range(4)  # how the client will see the end of the answer
 
-
-class Exchange:
+class Exchange(Reply):
     # What an exchange begins with. These are the class's, so that making one sets only what differs.
     body = b""
     body_bytes = 0
-    keep_alive = False
     refusal: Refused | None = None
     caller: Caller | None = None
     request: Request | None = None
     call: Call | None = None
-    hold: Any = None
     endpoint: Endpoint | None = None
     up: UpstreamConnection | None = None
     connecting: asyncio.Task[None] | None = None
-    meter: Meter | None = None
     whole: list[bytes] | None = None
-    framing = UNSENT
-    streaming = False  # the client was promised a stream of events
     raw = False  # the engine's chunk framing goes to the client as it is
     done = False
-    status = 0
-    unsent = b""  # the answer's head, until its first bytes follow
     first_at = 0.0
     last_at = 0.0
     overdue_at = inf
@@ -104,23 +93,13 @@ class Exchange:
         http11: bool,
         path: str = "",
     ) -> None:
-        self.gate = gate
-        self.client = client
-        self.method = method
+        super().__init__(gate, client, method, headers, http11)
         self.url = url
-        self.headers = headers
-        self.http11 = http11
         self.parts: list[bytes] = []
         self.answer = (0, b"", 0)  # the engine's status, content type and framing (upstream.framing)
-        self.began_at = monotonic()
         self.path = path = path or url.partition(b"?")[0].decode("latin-1")
         self.dialect = ROUTES.get(path, "openai")
-        self.record = AuditRecord(
-            call_id=gate.new_id(),
-            began=time(),
-            route=path if path in gate.known else "",
-            client=client.client,
-        )
+        self.record.route = path if path in gate.known else ""
 
     # -- the stages -------------------------------------------------------------------------------------
 
@@ -497,63 +476,6 @@ class Exchange:
 
     # -- words to the client ----------------------------------------------------------------------------
 
-    def send_head(self, status: int, content: bytes, length: int | None, extra: bytes = b"") -> None:
-        """Write the answer's head. `extra` is further header lines, each begun with a line end."""
-        gate = self.gate
-        self.status = self.record.status = status
-        self.framing = LENGTH if length is not None else CHUNKED if self.http11 else CLOSE
-        head = [
-            errors.STATUS_LINES[status],
-            b"content-type: ",
-            content,
-            gate.date,
-            self.record.call_id.encode(),
-            extra,
-        ]
-        if length is not None:
-            if status not in NO_BODY:
-                head.append(b"\r\ncontent-length: %d" % length)
-        elif self.framing == CHUNKED:
-            head.append(b"\r\ntransfer-encoding: chunked")
-        else:
-            self.keep_alive = False
-        if self.meter is not None or content == b"text/event-stream":
-            self.streaming = True
-            head.append(b"\r\ncache-control: no-cache\r\nx-accel-buffering: no")
-        if self.hold is not None:
-            head.append(gate.limits.header_lines(self.hold, self.began_at))
-        if gate.cors and b"origin" in self.headers:
-            head.append(gate.cors_headers(self.headers[b"origin"]))
-        if gate.draining:
-            self.keep_alive = False
-        if not self.keep_alive:
-            head.append(b"\r\nconnection: close")
-        elif not self.http11:
-            head.append(b"\r\nconnection: keep-alive")
-        head.append(b"\r\n\r\n")
-        self.unsent = b"".join(head)
-
-    def say(self, data: bytes) -> None:
-        """Write to the client. The head goes out with what follows it, in one packet."""
-        if self.unsent:
-            data = self.unsent + data
-            self.unsent = b""
-        self.client.transport.write(data)
-
-    def framed(self, payload: bytes) -> bytes:
-        """A chunk of ours, where the client reads chunks."""
-        if self.framing == CHUNKED:
-            return b"%x\r\n%s\r\n" % (len(payload), payload)
-        return payload
-
-    def send_empty(self, status: int, extra: bytes) -> None:
-        """An answer that has no body."""
-        self.framing, self.record.status = LENGTH, status
-        end = b"\r\n\r\n" if self.keep_alive else b"\r\nconnection: close\r\n\r\n"
-        gate = self.gate
-        parts = (errors.STATUS_LINES[status][:-2], gate.date, self.record.call_id.encode(), extra, end)
-        self.client.transport.write(b"".join(parts))
-
     def answer_engine_error(self) -> None:
         """An engine's refusal goes to the client in the client's dialect."""
         raw = b"".join(self.whole or ())
@@ -578,14 +500,6 @@ class Exchange:
             self.say(self.framed(event) + LAST_CHUNK)
         failed = status >= 500
         self.settle((Reason.UPSTREAM_FAILED if failed else Reason.UPSTREAM_REFUSED).value, ok=not failed)
-
-    def send_whole(
-        self, status: int, body: bytes, content: bytes = b"application/json", extra: bytes = b""
-    ) -> None:
-        self.send_head(status, content, len(body), extra)
-        self.record.bytes_out += len(body)
-        if self.method != b"HEAD":
-            self.say(body)
 
     def fail(self, refusal: Refused, *, ok: bool | None = None) -> None:
         """Tell the client no: as a whole answer, or as an error event when an answer has begun.
