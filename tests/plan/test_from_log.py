@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemstead.catalog.accelerators import accelerator
+from gemstead.plan import kv_llamacpp
 from gemstead.plan.from_log import Correction, compare, corrected, read, setup_of
 from gemstead.plan.memory import budget
 from gemstead.plan.setup import GIB
@@ -84,6 +85,8 @@ def test_llamacpps_buffers_are_added_up():
     assert facts.kv_pool_bytes == int(1.00 * 2**20) + int(0.56 * 2**20)
     assert facts.weights_bytes == int(1.89 * 2**20)
     assert facts.kv_dtype == "f16"
+    # The demonstration model's window is 64 tokens: with a batch of 512, in whole cells, this is what it says it made.
+    assert f"SWA KV cache, size = {kv_llamacpp.cells(64 + 512)} cells" in log("llamacpp-11549.log")
 
 
 @pytest.mark.parametrize(

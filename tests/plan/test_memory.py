@@ -262,6 +262,29 @@ def test_what_a_program_is_given_of_a_card():
         assert visible_bytes(accelerator(card)) / GIB == pytest.approx(gib, abs=0.13)
 
 
+@pytest.mark.parametrize(
+    ("size", "form", "card", "fits"),
+    [  # slices of cards, 8k tokens
+        ("12B", "INT4", "rtx-pro-6000-server/1g.24gb", True),
+        ("E4B", "BF16", "rtx-pro-6000-server/1g.24gb", True),
+        ("31B", "FP8", "rtx-pro-6000-server/1g.24gb", False),
+        ("26B-A4B", "FP8", "rtx-pro-6000-server/2g.48gb", True),
+        ("31B", "NVFP4", "rtx-pro-6000-server/2g.48gb", True),
+        ("E2B", "BF16", "h100-sxm/1g.10gb", False),
+        ("E2B", "BF16", "h100-sxm/1g.20gb", True),
+        ("12B", "INT4", "h100-sxm/1g.20gb", True),
+        ("26B-A4B", "INT4", "h100-sxm/3g.40gb", True),
+    ],
+)
+def test_slices(size, form, card, fits):
+    assert budget(setup(size, form, card, context=8_192)).fits is fits
+
+
+def test_the_smallest_slice_of_an_h100_holds_e2b_in_llamacpp_only():
+    made = setup("E2B", "INT4", "h100-sxm/1g.10gb", engine="llamacpp", context=8_192)
+    assert budget(made).fits
+
+
 # The twenty questions: sizes by cards, contexts and widths, one card each, vLLM's newest and its defaults. `+` fits,
 # `-` does not, `x`: no such checkpoint loads there. Contexts 8k, 32k, 256k (E2B and E4B: 128k, which is their longest).
 CARDS = ("L4", "A100", "H100", "RTX PRO 6000", "B200", "MI300X")
