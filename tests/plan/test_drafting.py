@@ -105,6 +105,13 @@ def test_a_setup_with_a_drafter_is_estimated_with_it():
     assert estimate(PAIR, 1, 500, 500) == estimate(PAIR, 1, 500, 500, 0)
 
 
+def test_another_kind_of_drafter_is_said_to_be_a_guess_and_is_less_sure():
+    ours = estimate(PAIR.with_(drafter=True, draft_tokens=4), 1, 500, 500)
+    other = estimate(PAIR.with_(drafter=True, draft_tokens=4, drafter_kind="eagle3"), 1, 500, 500)
+    assert any("eagle3" in note for note in other.notes)
+    assert other.tpot_s.high / other.tpot_s.likely > ours.tpot_s.high / ours.tpot_s.likely
+
+
 @given(
     size=st.sampled_from(sorted(SIZES)),
     card=st.sampled_from(accelerators()),

@@ -187,6 +187,17 @@ def test_a_cap_on_requests_keeps_the_time_per_token():
     assert capped.bound == "requests" and capped.ttft_s.likely > 10 * within.ttft_s.likely
 
 
+def test_an_engine_that_is_told_what_it_holds_does_not_preempt():
+    told = estimate(PAIR.with_(requests=64), 256, 1000, 500, most_running=64)
+    untold = estimate(PAIR, 256, 1000, 500, most_running=64)
+    assert told.tpot_s.likely < untold.tpot_s.likely and told.bound == "requests"
+    assert told.latency_s(500) == pytest.approx(untold.latency_s(500))
+    slots = estimate(
+        setup("31B", "gguf-ud-q8_k_xl", "rtx-3090", 2, "llamacpp"), 50, 1000, 500, most_running=4
+    )
+    assert slots.bound == "requests" and "--split-mode tensor" in slots.notes[0]
+
+
 def test_saturation_is_where_the_cache_ends_or_doubling_brings_little():
     free = saturation(PAIR, 1000, 500, most_running=4000)
     held = saturation(PAIR, 1000, 500, most_running=20)

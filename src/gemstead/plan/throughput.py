@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gemstead.plan.drafting import cycle
-from gemstead.plan.memory import budget
+from gemstead.plan.memory import LLAMACPP, POOLED, budget
 from gemstead.plan.setup import Setup
 from gemstead.plan.step import FILES, KNOWN, Work, work
 
@@ -66,7 +66,7 @@ class Estimate:
     requests_per_s: Range
     prompt_tokens_per_s: Range
     bound: (
-        str  # what limits it: bandwidth, compute, overhead, cache, requests (as many as the engine was told)
+        str  # what limits it: bandwidth, compute, overhead, cache, requests (that the engine takes at once)
     )
     saturated: bool  # more requests would only wait
     notes: tuple[str, ...] = ()
@@ -120,7 +120,7 @@ def estimate(
     draft_tokens = _drafts(setup, draft_tokens)
     held = held_at_once(setup, prompt_tokens + output_tokens) if most_running is None else most_running
     running = max(1, min(concurrency, held, setup.requests or concurrency))
-    preempts = running >= held
+    preempts = setup.engine in POOLED and (setup.requests is None or held < setup.requests)
     drafted = cycle(job, running, prompt_tokens, output_tokens, draft_tokens, text)
     tpot_s = drafted.step_s
     first_s = job.known.first_ms / 1000 + job.prompt_s(prompt_tokens) + drafted.cycle_s / 2
@@ -274,6 +274,7 @@ def spread_of(
     parts.append(0.15 if four_bits and concurrency > 1 and not calibrated else 0.0)
     parts.append(0.30 if prompt_tokens > 8192 and concurrency > 1 else 0.0)
     parts.append(0.15 if draft_tokens else 0.0)
+    parts.append(0.25 if setup.drafter and setup.drafter_kind != "assistant" else 0.0)
     return math.sqrt(sum(part * part for part in parts))
 
 
@@ -292,6 +293,14 @@ def _notes(setup: Setup, concurrency: int, held: int, preempts: bool, calibrated
         said.append(
             f"no published run of Gemma 4 on {setup.accelerator.name} was found to check this against: "
             f"measured runs of your own narrow the range (docs/planning.md, Speed)."
+        )
+    if setup.drafter and setup.drafter_kind != "assistant":
+        said.append(
+            f"drafting is worked out for Google's assistants: with {setup.drafter_kind} it is a guess."
+        )
+    if setup.tp > 1 and setup.engine in LLAMACPP:
+        said.append(
+            "llama.cpp reads with all cards at once only with --split-mode tensor; by layers, one after another."
         )
     if setup.tp > 1 and setup.accelerator.interconnect == "pcie":
         said.append(
