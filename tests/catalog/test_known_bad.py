@@ -71,6 +71,8 @@ def met(*words: Any, **more: Any) -> dict[str, KnownBad]:
             "vllm-sleep-dev-mode",
         ),
         (("vllm", "0.33.0", "E2B", "v6e", []), {}, "vllm-tpu-hybrid"),
+        (("vllm", "0.33.0", "31B", "v6e", ["--tensor-parallel-size", "2"]), {}, "vllm-tpu-v6e-chips"),
+        (("vllm", "0.33.0", "31B", "H100", []), {}, "vllm-media-fetch"),
         (("sglang", "0.5.10.post1", "31B", "H100", []), {}, "sglang-too-old"),
         (("sglang", "0.5.23", "E4B", "MI300X", []), {}, "sglang-amd-aiter"),
         (("sglang", "0.5.23", "31B", "H100", ["--enable-lora"]), {}, "sglang-lora"),
@@ -153,6 +155,12 @@ def test_the_usual_launch_of_today_is_stopped_by_nothing() -> None:
         assert not [entry for entry in found if entry.blocks or entry.severity in ("unsafe", "wrong")]
 
 
+def test_flags_that_are_not_known_are_not_held_against_a_launch() -> None:
+    assert "vllm-media-fetch" in met("vllm", "0.33.0", "31B", None, ())
+    assert "vllm-media-fetch" not in met("vllm", "0.33.0", "31B")
+    assert not [entry for entry in consult("llamacpp") if entry.flags or entry.any_flags or entry.without]
+
+
 def test_slices_are_met_as_their_card_is() -> None:
     whole = consult("vllm", "0.24.0", "31B", accelerator("B200"))
     part = consult("vllm", "0.24.0", "31B", accelerator("b200/1g.45gb"))
@@ -173,7 +181,7 @@ def test_every_entry_is_whole_and_names_what_exists() -> None:
     ids = [entry.id for entry in ledger()]
     assert len(ids) == len(set(ids))
     beside_engines = {"lmstudio", "litellm", "bifrost", "production-stack", "sglang-router", "xinference"}
-    beside_engines |= {"llm-d-router", "gateway-api-inference-extension", "dynamo"}
+    beside_engines |= {"llm-d-router", "gateway-api-inference-extension", "dynamo", "vllm-router"}
     for entry in ledger():
         assert entry.severity in SEVERITIES
         assert entry.issues, entry.id

@@ -79,7 +79,7 @@ def consult(
     version: str = "",
     model: ModelFacts | str | None = None,
     accelerator: Accelerator | None = None,
-    flags: Flags = (),
+    flags: Flags | None = None,
     *,
     checkpoint: Checkpoint | None = None,
     env: Mapping[str, str] | None = None,
@@ -93,7 +93,8 @@ def consult(
         version: as the engine writes it; empty: not known, so entries about versions are uncertain.
         model: its facts or its size.
         accelerator: the card or slice.
-        flags: the launch line's words after the program, or a mapping of flag to value.
+        flags: the launch line's words after the program, or a mapping of flag to value; None: not known, so no entry
+            about flags is met.
         checkpoint: which form of the weights.
         env: the variables that the engine will see.
         beside: versions of packages that it runs with, such as {"transformers": "5.15.0"}.
@@ -104,7 +105,7 @@ def consult(
         version,
         model.size if isinstance(model, ModelFacts) else (model or ""),
         accelerator,
-        given(flags),
+        None if flags is None else given(flags),
         checkpoint,
         dict(env or {}),
         dict(beside or {}),
@@ -143,7 +144,7 @@ class _Asked:
     version: str
     model: str
     card: Accelerator | None
-    flags: Mapping[str, str]
+    flags: Mapping[str, str] | None
     checkpoint: Checkpoint | None
     env: Mapping[str, str]
     beside: Mapping[str, str]
@@ -187,12 +188,18 @@ class _Asked:
 
     def _says(self, entry: KnownBad) -> bool:
         """Whether flags and variables are as the entry names them."""
+        if self.flags is None:
+            return not (entry.flags or entry.any_flags or entry.without) and self._env_says(entry)
         return (
             all(_given(self.flags, one) for one in entry.flags)
             and (not entry.any_flags or any(_given(self.flags, one) for one in entry.any_flags))
             and not any(_given(self.flags, one) for one in entry.without)
-            and (not entry.env or any(_given(self.env, one) for one in entry.env))
-            and not any(_given(self.env, one) for one in entry.without_env)
+            and self._env_says(entry)
+        )
+
+    def _env_says(self, entry: KnownBad) -> bool:
+        return (not entry.env or any(_given(self.env, one) for one in entry.env)) and not any(
+            _given(self.env, one) for one in entry.without_env
         )
 
 
