@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemstead.catalog.accelerators import accelerator
+from gemstead.catalog.accelerators import accelerator, with_memory
 from gemstead.plan import kv_llamacpp
 from gemstead.plan.from_log import Correction, compare, corrected, read, setup_of
 from gemstead.plan.memory import budget
@@ -99,6 +99,24 @@ def test_llamacpps_buffers_are_added_up():
 def test_each_versions_words_are_read(version, line, tokens):
     facts = read(f"vLLM API server version {version}\n{line}\n")
     assert (facts.version, facts.kv_tokens) == (version, tokens)
+
+
+def test_a_log_that_a_forum_has_curled_is_read():
+    """discuss.vllm.ai, topic 2674: 31B NVFP4 on two cards of 16 GB, which ran out of memory."""
+    arguments = (
+        "{'model_tag': 'nvidia/Gemma-4-31B-IT-NVFP4', 'max_model_len': 1024, 'tensor_parallel_size': 2, "
+        "'gpu_memory_utilization': 0.9, 'kv_cache_dtype': 'fp8', 'language_model_only': True, "
+        "'max_num_batched_tokens': 1024, 'max_num_seqs': 1}"
+    ).replace("'", "\u2019")
+    text = (
+        "(APIServer pid=17897) INFO 05-30 01:45:33 [utils.py:306]  version 0.21.0\n"
+        f"(APIServer pid=17897) INFO 05-30 01:45:33 [utils.py:240] non-default args: {arguments}\n"
+        "torch.OutOfMemoryError: CUDA out of memory.\n"
+    )
+    facts = read(text)
+    assert (facts.tp, facts.context, facts.kv_dtype, facts.text_only) == (2, 1_024, "fp8", True)
+    card = with_memory(accelerator("RTX 5090"), 16_303)  # an RTX 5070 Ti as far as memory goes
+    assert not budget(setup_of(facts, card)).fits
 
 
 def test_the_smallest_pool_of_all_ranks_counts():

@@ -207,6 +207,15 @@ def test_the_printed_size_has_three_meanings():
     assert new < middle  # issue #49878: more is in flight
 
 
+def test_an_old_versions_two_figures_agree():
+    """kenrollins.github.io/gemma-forge: 31B NVFP4 on two L4, "10,432 tokens" and "3.58x" at 4,096 tokens."""
+    made = setup("31B", "NVFP4", "L4", tp=2, version="0.20.0", kv_dtype="fp8", context=4_096, vision=False)
+    blocks = 10_432 // kv_vllm.PAGE_TOKENS * kv_vllm.layout(made).groups
+    pool = blocks * kv_vllm.layout(made).block_bytes
+    assert kv_vllm.reported_tokens(made, pool) == 10_432
+    assert kv_vllm.concurrency(made, pool, 4_096) == pytest.approx(3.58, abs=0.005)
+
+
 def test_faults_are_said_whatever_the_memory():
     fp8_cache = budget(setup("31B", "INT4", "RTX 3090", kv_dtype="fp8", tp=4))
     assert not fp8_cache.fits and "8-bit floats" in fp8_cache.faults[0]

@@ -138,6 +138,7 @@ KV_GB = re.compile(
     r"KV Cache is allocated.*?(?:K size: ([\d.]+) GB, V size: ([\d.]+) GB|KV size: ([\d.]+) GB)"
 )
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+_QUOTES = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'}  # forums curl them
 _COMPILED = {
     engine: tuple((fact, re.compile(pattern), read) for fact, pattern, read in words)
     for engine, words in {"vllm": VLLM, "sglang": SGLANG, "llamacpp": LLAMACPP}.items()
@@ -150,7 +151,7 @@ def read(text: str, engine: str = "") -> LogFacts:
     Raises:
         Refused: BAD_REQUEST, when no engine's words are in it.
     """
-    text = _ESCAPES.sub("", text[:MOST_CHARACTERS])
+    text = _ESCAPES.sub("", text[:MOST_CHARACTERS]).translate(_QUOTES)
     engine = engine or _recognised(text)
     if engine not in _COMPILED:
         raise _refused(f"Logs of `{engine}` are not read: only those of vllm, sglang and llamacpp are.")
@@ -170,7 +171,10 @@ def read(text: str, engine: str = "") -> LogFacts:
 
 def _recognised(text: str) -> str:
     marks = (
-        ("vllm", r"vllm|EngineCore|GPU KV cache size|Available KV cache memory|Model loading took"),
+        (
+            "vllm",
+            r"vllm|EngineCore|APIServer pid|non-default args|GPU KV cache size|Available KV cache memory|Model loading took",
+        ),
         ("sglang", r"sglang|ServerArgs\(|max_total_num_tokens=|Load weight end"),
         ("llamacpp", r"llama_kv_cache|llama_model_loader|load_tensors:|llama_context:|llama\.cpp"),
     )
