@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -202,3 +203,11 @@ def test_the_example_of_the_page_is_valid(tmp_path: Path, capsys: pytest.Capture
     assert (code, err) == (0, "")
     for section in ("rent", "api", "accelerator", "checkpoint", "engine", "known-bad"):
         assert f"\n  {section} " in out
+
+
+def test_the_commands_of_the_page_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.yaml").write_text(TEXT)
+    commands = re.findall(r"^\$ gemstead catalog ([^#\n]*)", DOCS.read_text("utf-8"), re.MULTILINE)
+    assert len(commands) == 7
+    for words in commands:
+        assert run(capsys, *shlex.split(words))[0] == 0
