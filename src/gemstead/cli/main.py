@@ -25,6 +25,7 @@ VERBS = {
     "keys": ("keys", "create, list, revoke, rotate and show API keys"),
     "usage": ("audit", "show tokens and calls by tenant, app, user, key or model"),
     "audit": ("audit", "read the audit log (tail, show)"),
+    "plan": ("plan", "work out what to run: memory, replicas, flags, speed and cost"),
     "doctor": ("doctor", "look at this machine: cards, driver, disk, memory, network, ports"),
     "catalog": ("catalog", "look up models, cards, prices, engines and what is known to break"),
     "check": ("check", "try a dozen real requests against the running service"),

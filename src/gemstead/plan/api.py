@@ -1,0 +1,348 @@
+"""`plan(...)`: the question as people ask it, answered with a layout and its alternatives.
+
+    from gemstead.plan import plan
+
+    found = plan("31B", "RTX PRO 6000", 8, context=32_768)
+    found.chosen.setup.tp            # 2 cards to a replica
+    found.chosen.replicas            # 4
+    found.chosen.alone.tpot_s.likely # seconds for each token of a lone request
+
+Names are found in the catalogue, alternatives are laid out one by one, and the first that meets everything is chosen:
+weights of higher precision before smaller ones, because they answer better, and whole cards before slices. When none
+meets everything, the one that comes nearest is shown with what it lacks. No I/O, no clock; some tens of milliseconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from gemstead.catalog import names
+from gemstead.catalog.accelerators import Accelerator, accelerator, slices
+from gemstead.catalog.checkpoints import Checkpoint, checkpoint, checkpoints
+from gemstead.catalog.engine_versions import engine_facts
+from gemstead.catalog.models import ModelFacts, models
+from gemstead.catalog.prices import Price, rents, typical
+from gemstead.plan.capacity import DAYS, HEADROOM, SPARES, Demand
+from gemstead.plan.from_log import Correction
+from gemstead.plan.layout import Choice, Layout, Traffic, lay_out
+from gemstead.plan.money import HOURS_A_MONTH, Bill, Cost, cost, owned, rented
+from gemstead.plan.placement import Media
+from gemstead.refused import Reason, Refused
+
+WIDTH_ORDER = ("bf16", "fp8", "int8", "nvfp4", "int4")  # from the most precise to the smallest
+TEXT_ONLY = Media()
+DAY_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One layout with its price. Dollars; None where no price is known."""
+
+    layout: Layout
+    bill: Bill | None = None
+    cost: Cost | None = None
+    over_budget: bool = False
+
+    @property
+    def meets(self) -> bool:
+        """Whether it fits, meets the aims, and stays within the budget."""
+        return self.layout.meets and not self.over_budget
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """The answer: what to run, what else there is, and what to know."""
+
+    model: ModelFacts
+    traffic: Traffic
+    count: int | None  # cards at hand; None: as many as are needed
+    best: Option
+    others: tuple[Option, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def chosen(self) -> Layout:
+        """The layout to run."""
+        return self.best.layout
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """The chosen one, then the alternatives."""
+        return (self.best, *self.others)
+
+
+def plan(
+    model: str | ModelFacts,
+    gpu: str | Accelerator,
+    count: int | None = 1,
+    *,
+    users: float = 0,
+    requests_per_s: float = 0,
+    requests_per_user_day: float = 20,
+    prompt_tokens: float = 1024,
+    output_tokens: float = 256,
+    context: int = 0,
+    day: str = "office",
+    longest_ttft_s: float | None = None,
+    longest_tpot_s: float | None = None,
+    engine: str = "",
+    engine_version: str = "",
+    weights: str = "",
+    kv_dtype: str = "auto",
+    tp: int | None = None,
+    drafting: int | None = None,
+    media: Media = TEXT_ONLY,
+    headroom: float = HEADROOM,
+    spares: int = SPARES,
+    usd_month: float | None = None,
+    utilisation: float | None = None,
+    prices: Sequence[Price] | None = None,
+    corrections: Sequence[Correction] = (),
+    compare: bool = True,
+) -> Proposal:
+    """What to run on these cards for this traffic, with its alternatives.
+
+    Args:
+        model: as people write it: "31B", "gemma-4-31b", "google/gemma-4-31B-it".
+        gpu: a card as people write it, or a MIG slice such as "h100-sxm/1g.20gb", or one from the catalogue.
+        count: cards at hand; None: as many as the traffic needs.
+        users: people, of whom each asks `requests_per_user_day`; or give `requests_per_s` of the busiest hour.
+            Neither: the load is unknown, and all cards are used.
+        prompt_tokens, output_tokens: of a usual request.
+        context: tokens of the longest request with its answer; 0: taken from the usual one.
+        day: how requests spread over it: a key of `capacity.DAYS`.
+        longest_ttft_s, longest_tpot_s: aims in seconds, for the first token and for each further one.
+        engine, engine_version: empty: what suits the card, and the newest version that is known.
+        weights: a repository, a format, or a width (`BF16`, `FP8`, `INT4`, `NVFP4`); empty: the most precise that fits.
+        kv_dtype: of the cache; `auto`: as the checkpoint asks.
+        tp: cards to a replica; None: the fewest that are comfortable.
+        drafting: tokens that a drafter writes ahead; 0: off; None: where it helps.
+        media: items that a prompt may hold.
+        headroom: share of the busiest hour's capacity that is kept free.
+        spares: replicas that may be down without it being felt.
+        usd_month: most that it may cost, in US dollars a month.
+        utilisation: share of a card that vLLM or SGLang may take; None: the lower of 0.90 and 0.92 that fits.
+        corrections: what this machine's start-up logs taught (`plan.from_log`).
+        prices: rents; None: the catalogue's.
+        compare: whether alternatives are laid out as well.
+
+    Raises:
+        Refused: BAD_REQUEST for an unknown name, with the nearest there is, or for a number that cannot be.
+    """
+    facts = model if isinstance(model, ModelFacts) else model_named(model)
+    card = gpu if isinstance(gpu, Accelerator) else accelerator(gpu)
+    _check(facts, count, context, prompt_tokens, output_tokens, headroom, spares, tp, day, media)
+    if context == 0 and prompt_tokens + output_tokens > facts.context_tokens:
+        context = facts.context_tokens
+    demand = None
+    if users or requests_per_s:
+        demand = Demand(
+            prompt_tokens,
+            output_tokens,
+            users,
+            requests_per_user_day,
+            requests_per_s,
+            DAYS[day],
+            longest_ttft_s,
+            longest_tpot_s,
+        )
+    traffic = Traffic(
+        prompt_tokens,
+        output_tokens,
+        context,
+        media,
+        demand,
+        longest_ttft_s,
+        longest_tpot_s,
+        headroom,
+        spares,
+    )
+    counted = count if count is not None or demand is not None else 1
+    own = Choice(
+        facts,
+        checkpoints(facts.size)[0],
+        card,
+        version=engine_version,
+        tp=tp,
+        kv_dtype=kv_dtype,
+        drafting=drafting,
+        utilisation=utilisation,
+        corrections=tuple(corrections),
+    )
+    options = [
+        _priced(lay_out(choice, traffic, cards), facts, traffic, prices, usd_month)
+        for choice, cards in _choices(own, engine, weights, counted, compare)
+    ]
+    options.sort(key=_rank)  # a stable sort: among equals the order of preference stands
+    if not options:
+        raise _refused(f"no checkpoint of {facts.title} loads on {card.name}")
+    return Proposal(
+        facts, traffic, counted, options[0], tuple(options[1:]), tuple(_notes(options, counted, prices))
+    )
+
+
+def _rank(option: Option) -> tuple[bool, bool, bool, bool]:
+    """What meets everything first; then what fits comfortably; then what fits at all."""
+    layout = option.layout
+    fits = layout.memory.fits and layout.replicas > 0
+    return (not (fits and option.meets and layout.comfortable), not (fits and option.meets), not fits, False)
+
+
+def _choices(
+    own: Choice, engine: str, weights: str, count: int | None, compare: bool
+) -> Iterator[tuple[Choice, int | None]]:
+    """Choices to lay out, in the order of preference, with the number of cards or slices for each."""
+    engines = [engine_facts(engine).engine] if engine else _engines(own.card)
+    refused: Refused | None = None
+    found = False
+    if own.version:
+        engines = engines[:1]  # a version is one engine's
+    for name in engines:
+        try:
+            forms = _forms(own, name, weights)
+        except Refused as no:
+            refused = refused or no
+            continue
+        for form in forms:
+            found = True
+            yield _with(own, form, name, own.card), count
+    if refused and not found:
+        raise refused
+    if not compare or own.tp or own.card.is_slice or not own.card.mig:
+        return
+    name = engines[0]
+    if refused:
+        return
+    for piece in slices(own.card):
+        if own.card.slice_count(piece.id.rpartition("/")[2]) < 2:
+            continue  # a slice that takes a card alone is that card, and less
+        for form in _forms(own, name, weights):
+            if not form.fault_on(piece) and form.weights_bytes < piece.memory_bytes:
+                number = count * own.card.slice_count(piece.id.rpartition("/")[2]) if count else None
+                yield _with(own, form, name, piece), number
+                break
+
+
+def _with(own: Choice, form: Checkpoint, engine: str, card: Accelerator) -> Choice:
+    return replace(own, checkpoint=form, engine=engine, card=card)
+
+
+def _engines(card: Accelerator) -> list[str]:
+    """Engines for a card, the preferred one first."""
+    if card.vendor == "cpu":
+        return ["embedded"]
+    if card.vendor == "google":
+        return ["vllm"]
+    return ["vllm", "sglang", "llamacpp"]
+
+
+def _forms(own: Choice, engine: str, weights: str) -> list[Checkpoint]:
+    """Checkpoints to try with an engine: the named one, or the first of each width from precise to small."""
+    if weights:
+        return [checkpoint(weights, own.model.size, engine, own.card)]
+    found: list[Checkpoint] = []
+    for bits in WIDTH_ORDER:
+        of_width = (one for one in checkpoints(own.model.size) if one.bits == bits and not one.quantization)
+        able = [one for one in of_width if engine in one.engines and not one.fault_on(own.card)]
+        found += able[:1]
+    return found[-1:] if engine in ("llamacpp", "embedded", "ollama") else found
+
+
+def _priced(
+    layout: Layout,
+    facts: ModelFacts,
+    traffic: Traffic,
+    prices: Sequence[Price] | None,
+    usd_month: float | None,
+) -> Option:
+    """The layout with what it costs: rented where a rent is known, else owned; all cards at hand are paid."""
+    card = layout.setup.accelerator
+    whole = accelerator(card.parent) if card.is_slice else card
+    parts = whole.slice_count(card.id.rpartition("/")[2]) or 1
+    cards = -(-max(layout.cards, 1) // parts)
+    rent = typical(rents(whole.id, among=prices))
+    if rent is not None:
+        bill = rented(cards, rent)
+    elif whole.purchase_usd and whole.tdp_w:
+        bill = owned(cards, whole.purchase_usd, whole.tdp_w)
+    else:
+        return Option(layout)
+    if not layout.memory.fits or not layout.replicas:
+        return Option(layout, bill)
+    able = layout.full.tokens_per_s.likely * layout.serving
+    wanted = traffic.demand.requests_per_day * traffic.output_tokens / DAY_S if traffic.demand else able
+    spent = cost(
+        bill,
+        min(able, wanted),  # an idle night is paid too
+        prompt_tokens=traffic.prompt_tokens,
+        output_tokens=traffic.output_tokens,
+    )
+    over = usd_month is not None and bill.usd_hour * HOURS_A_MONTH > usd_month
+    return Option(layout, bill, spent, over)
+
+
+def _notes(options: Sequence[Option], count: int | None, prices: Sequence[Price] | None) -> Iterator[str]:
+    best = options[0]
+    if not best.layout.memory.fits:
+        yield "nothing fits as asked: the line that comes nearest says what to change"
+    elif best.over_budget:
+        yield "everything that fits costs more than the budget"
+    if best.bill is None:
+        yield "no price of this card is known: name yours with `gemstead catalog refresh FILE`"
+
+
+def model_named(name: str) -> ModelFacts:
+    """A model by its size ("31B", "26B") or any of its names.
+
+    Raises:
+        Refused: there is no such Gemma 4, with the nearest.
+    """
+    for facts in models():
+        if name.strip().casefold() in (facts.size.casefold(), facts.size.casefold().partition("-")[0]):
+            return facts
+    size_alone = re.fullmatch(r"\s*[a-z]?\d+b(-a\d+b)?\s*", name, re.IGNORECASE)
+    return names.find(f"gemma-4-{name.strip()}" if size_alone else name)
+
+
+def _check(
+    facts: ModelFacts,
+    count: int | None,
+    context: int,
+    prompt: float,
+    output: float,
+    headroom: float,
+    spares: int,
+    tp: int | None,
+    day: str,
+    media: Media,
+) -> None:
+    if count is not None and count < 1:
+        raise _refused("count must be 1 or more: how many cards are there?")
+    if tp is not None and (tp < 1 or (count is not None and tp > count)):
+        raise _refused(f"tp must be from 1 to the number of cards ({count}), not {tp}")
+    if context and not 256 <= context <= facts.context_tokens:
+        raise _refused(
+            f"{facts.title} reads 256 to {facts.context_tokens} tokens: context cannot be {context}"
+        )
+    if prompt < 1 or output < 1:
+        raise _refused("a usual request has at least one token in and one out")
+    if context and prompt + output > context:
+        raise _refused(
+            f"a usual request of {int(prompt + output)} tokens is longer than the context of {context}"
+        )
+    if prompt + output > facts.context_tokens:
+        raise _refused(f"{facts.title} reads {facts.context_tokens} tokens, not {int(prompt + output)}")
+    if not 0 <= headroom < 1 or spares < 0:
+        raise _refused("headroom is a share from 0 to below 1, and spares are 0 or more")
+    if day not in DAYS:
+        raise _refused(f"day is one of {', '.join(DAYS)}, not `{day}`")
+    kinds = {"image": media.images, "video": media.videos, "audio": media.audios}
+    missing = [kind for kind, number in kinds.items() if number and kind not in facts.modalities]
+    if missing:
+        raise _refused(f"{facts.title} takes no {' and no '.join(missing)}")
+
+
+def _refused(message: str) -> Refused:
+    return Refused(Reason.BAD_REQUEST, message, code="bad_plan")
