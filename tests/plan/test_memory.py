@@ -12,6 +12,7 @@ from gemstead.catalog import names
 from gemstead.catalog.accelerators import accelerator, accelerators, with_memory
 from gemstead.catalog.checkpoints import checkpoint, every
 from gemstead.plan import kv_vllm
+from gemstead.plan.explained import explained
 from gemstead.plan.memory import Setup, budget
 from gemstead.plan.setup import GIB, visible_bytes
 from gemstead.refused import Refused
@@ -94,6 +95,17 @@ def test_the_lines_add_up(made):
     found = budget(made)
     assert found.kv_pool_bytes == found.taken_bytes - sum(line.bytes for line in found.lines)
     assert all(line.formula and line.source for line in found.lines)
+
+
+@given(setups())
+def test_the_explanation_adds_up_and_names_its_sources(made):
+    steps = {line.name: line for line in explained(budget(made))}
+    assert all(line.formula and line.source for line in steps.values())
+    names_ = list(steps)
+    before = [steps[name].bytes for name in names_[: names_.index("cache pool")]]
+    assert sum(before) == steps["cache pool"].bytes
+    after = [steps[name].bytes for name in ("cache pool", "kept free", "longest request")]
+    assert sum(after) == steps["spare"].bytes
 
 
 @given(setups())

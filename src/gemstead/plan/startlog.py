@@ -173,7 +173,7 @@ def _recognised(text: str) -> str:
     marks = (
         (
             "vllm",
-            r"vllm|EngineCore|APIServer pid|non-default args|GPU KV cache size|Available KV cache memory|Model loading took",
+            r"vllm|EngineCore|APIServer pid|non-default args|KV cache size|Available KV cache|Model loading took",
         ),
         ("sglang", r"sglang|ServerArgs\(|max_total_num_tokens=|Load weight end"),
         ("llamacpp", r"llama_kv_cache|llama_model_loader|load_tensors:|llama_context:|llama\.cpp"),
