@@ -89,3 +89,14 @@ def test_the_blend_of_three_in_for_one_out() -> None:
 def test_a_blend_lies_between_its_parts(ratio: float) -> None:
     for one in prices.api_prices():
         assert one.input_usd - 1e-9 <= one.blended_usd(ratio) <= one.output_usd + 1e-9
+
+
+def test_what_a_card_costs_to_buy_has_a_day_and_a_source() -> None:
+    bought = [card.purchase for card in accelerators() if card.purchase]
+    assert len(bought) >= 10
+    for one in bought:
+        assert one.source
+        assert 900 <= one.middle_usd <= 60_000
+        assert datetime.date(2026, 1, 1) <= one.read <= BUILT_IN
+        assert one.low_usd is None or one.high_usd is None or one.low_usd <= one.middle_usd <= one.high_usd
+    assert prices.staleness(bought[:1], DAY).startswith("the price is older than 90 days")

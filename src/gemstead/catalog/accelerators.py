@@ -18,6 +18,7 @@ from functools import cache
 from typing import Any
 
 from gemstead.catalog import data
+from gemstead.catalog.prices import Purchase, day_of
 from gemstead.refused import Reason, Refused
 from gemstead.spec.fault import nearest
 
@@ -37,22 +38,6 @@ class Tflops:
     int8: float | None = None
     fp4: float | None = None
     fp16: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Purchase:
-    """What one costs to buy, in US dollars, and who says so."""
-
-    low_usd: float | None
-    high_usd: float | None
-    list_usd: float | None
-    source: str
-
-    @property
-    def middle_usd(self) -> float:
-        """One figure for arithmetic: the middle of the range, else the list price."""
-        known = [price for price in (self.low_usd, self.high_usd) if price is not None]
-        return sum(known) / len(known) if known else float(self.list_usd or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,9 +244,12 @@ def _accelerator(entry: dict[str, Any], sources: dict[str, str]) -> Accelerator:
             "mig": said.get("mig") or {},
             "limits": tuple(said.get("limits", ())),
             "aliases": tuple(said.get("aliases", ())),
-            "purchase": Purchase(bought.get("low"), bought.get("high"), bought.get("list"), bought["source"])
-            if bought
-            else None,
+            "purchase": _purchase(bought) if bought else None,
             "source": "; ".join(sources.get(key, key) for key in said.get("source", ())),
         }
     )
+
+
+def _purchase(said: dict[str, Any]) -> Purchase:
+    prices = (said.get("low"), said.get("high"), said.get("list"))
+    return Purchase(*prices, day_of(said["read"]), said["source"], read_text=said["read"])

@@ -16,12 +16,12 @@ from gemstead.catalog import accelerators as cards
 from gemstead.catalog import checkpoints as weights
 from gemstead.catalog import known_bad as ledger
 from gemstead.catalog import names, prices, versions
-from gemstead.catalog.accelerators import Accelerator, Purchase, Tflops
+from gemstead.catalog.accelerators import Accelerator, Tflops
 from gemstead.catalog.checkpoints import Checkpoint
 from gemstead.catalog.engine_versions import EngineFacts, engines
 from gemstead.catalog.form import Field, Form, amount, text
 from gemstead.catalog.known_bad import KnownBad
-from gemstead.catalog.prices import ApiPrice, Price
+from gemstead.catalog.prices import ApiPrice, Price, Purchase
 from gemstead.refused import Refused
 from gemstead.spec import document
 from gemstead.spec.fault import Fault, Path, SpecError, in_order, located, nearest, shown
@@ -88,7 +88,12 @@ _RENT = {
     "source": text(),
     "note": text(),
 }
-_BUY = {"gpu": text(required=True), "usd": amount(required=True), "source": text()}
+_BUY = {
+    "gpu": text(required=True),
+    "usd": amount(required=True),
+    "read": Field("day"),
+    "source": text(),
+}
 _API = {
     "provider": text(required=True),
     "model": text(required=True),
@@ -232,7 +237,8 @@ class _Reader(Form):
 
     def bought(self, said: dict[str, Any], path: Path) -> Accelerator | None:
         card = self.card(said["gpu"], (*path, "gpu"))
-        bought = Purchase(said["usd"], said["usd"], None, said.get("source", self.source))
+        day, source = said.get("read", self.as_of), said.get("source", self.source)
+        bought = Purchase(said["usd"], said["usd"], None, day, source, mine=True)
         return card and replace(card, purchase=bought)
 
     def api_price(self, said: dict[str, Any], path: Path) -> ApiPrice | None:

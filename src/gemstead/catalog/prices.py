@@ -75,6 +75,30 @@ class ApiPrice:
         return (self.input_usd * input_per_output + self.output_usd) / (input_per_output + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """What one accelerator costs to buy new, in US dollars without tax, and who says so."""
+
+    low_usd: float | None
+    high_usd: float | None
+    list_usd: float | None
+    read: datetime.date
+    source: str
+    mine: bool = False
+    read_text: str = ""  # as in Price
+
+    @property
+    def day(self) -> str:
+        """When it was read, as far as that is known."""
+        return self.read_text or self.read.isoformat()
+
+    @property
+    def middle_usd(self) -> float:
+        """One figure for arithmetic: the middle of the range, else the list price."""
+        known = [price for price in (self.low_usd, self.high_usd) if price is not None]
+        return sum(known) / len(known) if known else float(self.list_usd or 0)
+
+
 @cache
 def gpu_prices() -> tuple[Price, ...]:
     """Every rent that is built in."""
@@ -118,21 +142,22 @@ def typical(prices: Sequence[Price]) -> float | None:
     return median(one.usd_hour for one in counted) if counted else None
 
 
-def is_stale(price: Price | ApiPrice, today: datetime.date) -> bool:
+def is_stale(price: Price | ApiPrice | Purchase, today: datetime.date) -> bool:
     """Whether a price is too old to decide by."""
     return (today - price.read).days > STALE_DAYS
 
 
-def staleness(prices: Iterable[Price | ApiPrice], today: datetime.date) -> str:
+def staleness(prices: Iterable[Price | ApiPrice | Purchase], today: datetime.date) -> str:
     """A warning when some of these prices are too old to decide by; empty when none is."""
     read = [one.read for one in prices]
     old = [day for day in read if (today - day).days > STALE_DAYS]
     if not old:
         return ""
-    share = "all" if len(old) == len(read) else f"{len(old)} of {len(read)}"
+    share = "the price is" if len(read) == 1 else f"{len(old)} of {len(read)} prices are"
+    share = "all prices are" if 1 < len(read) == len(old) else share
     return (
-        f"{share} prices are older than {STALE_DAYS} days (the oldest was read in {min(old):%B %Y}): check them, and "
-        "say yours with `gemstead catalog refresh FILE`"
+        f"{share} older than {STALE_DAYS} days (the oldest was read in {min(old):%B %Y}): check before you "
+        "decide, and say yours with `gemstead catalog refresh FILE`"
     )
 
 

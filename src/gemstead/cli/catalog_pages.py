@@ -187,7 +187,10 @@ def _gpu_page(one: Accelerator, catalogue: Catalogue, today: datetime.date) -> P
         ("capability", f"{one.arch}, sm_{one.sm}" if one.sm else one.arch),
         ("power", f"{one.tdp_w:g} W" if one.tdp_w else None),
         ("link", f"{one.interconnect}: {one.interconnect_note}"),
-        ("to buy", f"about {bought.middle_usd:,.0f} USD ({bought.source})" if bought else None),
+        (
+            "to buy",
+            f"about {bought.middle_usd:,.0f} USD, read {bought.day} ({bought.source})" if bought else None,
+        ),
         *[("limit", limit) for limit in one.limits],
         ("source", one.source),
     ]
@@ -228,7 +231,8 @@ def _gpu_page(one: Accelerator, catalogue: Catalogue, today: datetime.date) -> P
         "machines": [asdict(machine) for machine in machines.carrying(card)],
     }
     said = [(name, value) for name, value in lines if value]
-    return Page("accelerator", one.name, said, tables, _warned(prices.staleness(rents, today)), facts)
+    dated = [*rents, *([bought] if bought else [])]
+    return Page("accelerator", one.name, said, tables, _warned(prices.staleness(dated, today)), facts)
 
 
 def _machine_page(one: CloudMachine, catalogue: Catalogue, today: datetime.date) -> Page:
