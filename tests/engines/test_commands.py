@@ -202,3 +202,9 @@ def test_every_line_parses_under_the_engines_own_list_with_reasons_and_never_wha
     assert "0.0.0.0" not in text + " ".join(line.env.values())
     assert not {"VLLM_GPU_MEMORY_UTILIZATION", "VLLM_MAX_NUM_BATCHED_TOKENS"} & line.env.keys()
     assert line.shell()
+
+
+def test_a_drafter_for_llamacpp_is_a_file_that_must_be_made_first():
+    line = launch_command(Placement(setup("E4B", "llamacpp", drafter=True, draft_tokens=4, requests=2)))
+    assert words(line)["--model-draft"][0].endswith("assistant.gguf")
+    assert any("convert_hf_to_gguf" in note for note in line.notes)

@@ -192,3 +192,14 @@ def test_twice_the_cards_never_answer_less(size, gpu):
 def test_the_same_question_has_the_same_answer():
     first, second = (plan("31B", "H200", 4, users=3_000) for _ in range(2))
     assert first == second
+
+
+def test_one_slot_of_llamacpp_is_no_comfort():
+    slots = plan("31B", "L4", 1, engine="llamacpp").chosen
+    assert slots.memory.fits and slots.setup.at_once < ROOM and not slots.comfortable
+    assert plan("31B", "H100", 1, context=262_144).chosen.setup.engine == "vllm"
+
+
+def test_drafting_in_llamacpp_is_only_for_those_who_ask():
+    assert plan("E4B", "L4", 1, engine="llamacpp").chosen.drafting.tokens == 0
+    assert plan("E4B", "L4", 1, engine="llamacpp", drafting=3).chosen.drafting.tokens == 3

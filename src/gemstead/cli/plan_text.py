@@ -159,8 +159,8 @@ def _row(option: Option, chosen: bool) -> tuple[object, ...]:
         f"{layout.alone.ttft_s.likely:.2f} s" if fits else "-",
         f"{layout.alone.tpot_s.likely * 1000:.1f} ms" if fits else "-",
         round(layout.tokens_per_s) if fits else None,
-        round(option.bill.usd_hour, 2) if option.bill else None,
-        round(option.cost.usd_per_million_output, 2) if option.cost else None,
+        f"{option.bill.usd_hour:.2f}" if option.bill else None,
+        f"{option.cost.usd_per_million_output:.2f}" if option.cost else None,
         why,
     )
 

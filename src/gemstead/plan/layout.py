@@ -41,6 +41,7 @@ WIDTHS = (1, 2, 4, 8)
 CONTEXTS = (8_192, 16_384, 32_768, 65_536, 131_072, 262_144)
 LONGEST_PER_USUAL = 4  # the longest request is taken to be four usual ones when nobody says: our guess
 CACHELESS = ("llamacpp", "embedded", "ollama")  # their slots are laid out when they start
+DRAFTED = ("vllm", "sglang")  # llama.cpp drafts too, but needs a converted drafter: only when asked
 MOST_SLOTS, MOST_CPU_SLOTS = 16, 4  # more at once only make each other slow
 QUIET = 4  # requests at once that drafting is chosen for when nobody says how many there are
 
@@ -272,7 +273,10 @@ def _judged(memory: MemoryBudget, traffic: Traffic, drafting: Depth) -> _Replica
     alone = estimate(setup, 1, traffic.prompt_tokens, traffic.output_tokens)
     held = max(1, memory.decoding(min(traffic.usual, setup.length)))
     quick = traffic.longest_tpot_s is None or alone.tpot_s.likely <= traffic.longest_tpot_s
-    roomy = setup.engine in CACHELESS or memory.concurrency(setup.length) >= ROOM
+    if setup.engine in CACHELESS:  # slots are laid out whole; a processor serves few in any case
+        roomy = setup.at_once >= ROOM or setup.accelerator.vendor == "cpu"
+    else:
+        roomy = memory.concurrency(setup.length) >= ROOM
     return _Replica(memory, memory.fits and roomy, held, knee, drafting, alone.tpot_s.likely, quick)
 
 
@@ -280,7 +284,8 @@ def _depth(choice: Choice, traffic: Traffic, plain: MemoryBudget) -> Depth:
     """How far to draft with as many requests as will run at once."""
     if choice.drafting == 0:
         return Depth(0, 1.0, 1.0, "", "switched off", {})
-    if not plain.fits or choice.engine in ("ollama", "embedded", "transformers", "tgi", "tensorrt_llm"):
+    undrafted = choice.engine not in DRAFTED and not (choice.engine == "llamacpp" and choice.drafting)
+    if not plain.fits or undrafted:
         return Depth(
             0, 1.0, 1.0, "", f"not with {choice.engine}" if plain.fits else "it does not fit as it is", {}
         )
@@ -334,6 +339,7 @@ def _replicated(
         estimate(setup, at, traffic.prompt_tokens, traffic.output_tokens, drafts, most_running=one.held)
         for at in (1, min(one.knee.running, setup.at_once))
     )
+    idle = (count - replicas * setup.tp * memory.fits) if count is not None else 0
     late = traffic.longest_ttft_s is not None and alone.ttft_s.likely > traffic.longest_ttft_s
     slow = traffic.longest_tpot_s is not None and alone.tpot_s.likely > traffic.longest_tpot_s
     unmet = traffic.demand is not None and sized is None
@@ -342,7 +348,7 @@ def _replicated(
         replicas=replicas if memory.fits else 0,
         spares=spares,
         short=short,
-        cards_idle=(count - replicas * setup.tp if memory.fits else count) if count is not None else 0,
+        cards_idle=idle,
         memory=memory,
         comfortable=one.comfortable,
         knee=one.knee,
@@ -352,7 +358,7 @@ def _replicated(
         drafting=one.drafting,
         meets=memory.fits and not (late or slow or unmet or short),
         reasons=tuple(_reasons(choice, traffic, count, one, widths)),
-        notes=tuple(_notes(traffic, one, sized, short, replicas, late, slow)),
+        notes=tuple(_notes(traffic, one, sized, short, replicas, late, slow, idle)),
     )
 
 
@@ -408,6 +414,7 @@ def _notes(
     replicas: int,
     late: bool,
     slow: bool,
+    idle: int,
 ) -> Iterator[str]:
     if not one.memory.fits:
         return
@@ -424,4 +431,6 @@ def _notes(
         yield f"the aim for the {'first token' if late else 'time per token'} is missed even by a lone request"
     if traffic.demand is not None and sized is None:
         yield "no replica of this kind meets the aims under load"
+    if idle:
+        yield f"{idle} card{'s' * (idle > 1)} of those at hand are not needed"
     yield from sized.notes if sized else ()

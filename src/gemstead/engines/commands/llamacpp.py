@@ -26,7 +26,14 @@ def command(placement: Placement) -> Command:
         *_drafting(setup),
         *_serving(placement),
     ]
-    return Command("llamacpp", setup.version, ("llama-server",), tuple(flags), _variables(placement))
+    notes: tuple[str, ...] = ()
+    if setup.drafter and setup.draft_tokens:
+        repo = setup.checkpoint.drafter or setup.model.assistant.repo
+        notes = (
+            f"convert the drafter first: `convert_hf_to_gguf.py --outtype q8_0` on a download of {repo}",
+        )
+    variables = _variables(placement)
+    return Command("llamacpp", setup.version, ("llama-server",), tuple(flags), variables, notes=notes)
 
 
 def _weights(placement: Placement) -> list[Flag]:
@@ -96,14 +103,15 @@ def _drafting(setup: Setup) -> list[Flag]:
     reason = "a small drafter writes tokens ahead and the model checks them in one pass"
     return [
         Flag("--spec-type", "draft-mtp", reason, RUN_HERE),
-        Flag(
-            "--hf-repo-draft",
-            setup.checkpoint.drafter or setup.model.assistant.repo,
-            "Gemma 4's drafter; it must be at hand as GGUF",
-            README,
-        ),
+        Flag("--model-draft", _drafter_file(setup), "Gemma 4's drafter is a checkpoint of its own", RUN_HERE),
         Flag("--spec-draft-n-max", str(setup.draft_tokens), "how far ahead", RUN_HERE),
     ]
+
+
+def _drafter_file(setup: Setup) -> str:
+    """The drafter's file. No drafter is published as GGUF, so it is converted from its repository."""
+    repo = setup.checkpoint.drafter or setup.model.assistant.repo
+    return f"{repo.rpartition('/')[2]}.gguf"
 
 
 def _serving(placement: Placement) -> list[Flag]:
