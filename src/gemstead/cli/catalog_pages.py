@@ -231,7 +231,7 @@ def _gpu_page(one: Accelerator, catalogue: Catalogue, today: datetime.date) -> P
         "machines": [asdict(machine) for machine in machines.carrying(card)],
     }
     said = [(name, value) for name, value in lines if value]
-    dated = [*rents, *([bought] if bought else [])]
+    dated: list[prices.Price | prices.Purchase] = [*rents, *([bought] if bought else [])]
     return Page("accelerator", one.name, said, tables, _warned(prices.staleness(dated, today)), facts)
 
 
