@@ -62,6 +62,8 @@ def test_a_refused_start_is_read_and_agreed_with():
     assert abs(weights.error) < 0.01
     assert any("did not start" in note for note in found.notes)
     assert not budget(setup).fits
+    assert found.correction is None  # it does not say which share of the card it was given
+    assert any("nothing is learnt" in note for note in found.notes)
 
 
 def test_sglangs_pools_come_out_right():
@@ -87,6 +89,35 @@ def test_llamacpps_buffers_are_added_up():
     assert facts.kv_dtype == "f16"
     # The demonstration model's window is 64 tokens: with a batch of 512, in whole cells, this is what it says it made.
     assert f"SWA KV cache, size = {kv_llamacpp.cells(64 + 512)} cells" in log("llamacpp-11549.log")
+
+
+LLAMACPP_ON_A_CARD = """\
+llama_model_loader: - kv   5: general.name str = Gemma 4 31B It
+load_tensors:   CPU_Mapped model buffer size =  1120.00 MiB
+load_tensors:        CUDA0 model buffer size = 16834.00 MiB
+llama_context: n_seq_max = 1
+llama_context: n_ctx_seq = 32768
+llama_context: n_ubatch = 512
+llama_kv_cache:      CUDA0 KV buffer size =  2560.00 MiB
+llama_kv_cache:      CUDA0 KV buffer size =  1200.00 MiB
+sched_reserve:      CUDA0 compute buffer size =   740.00 MiB
+sched_reserve:  CUDA_Host compute buffer size =    90.00 MiB
+"""
+
+
+def test_llamacpp_on_a_card_counts_the_cards_buffers_and_teaches():
+    """Written in the words of build 11549; the cache's sizes are what its formula gives for 31B."""
+    facts = read(LLAMACPP_ON_A_CARD)
+    assert (facts.weights_bytes, facts.kv_pool_bytes) == (16_834 << 20, 3_760 << 20)
+    assert facts.graph_bytes == 740 << 20
+    setup = setup_of(facts, accelerator("RTX 3090"))
+    found = compare(facts, setup)
+    cache = next(row for row in found.rows if row.name == "cache")
+    assert abs(cache.error) < 0.001
+    assert found.correction is not None
+    again = budget(corrected(setup, [found.correction]))
+    work = sum(line.bytes for line in again.lines if line.name in ("activations", "base", "correction"))
+    assert work == facts.graph_bytes
 
 
 @pytest.mark.parametrize(
@@ -150,7 +181,6 @@ def test_no_text_breaks_the_reader(text):
     ("name", "card"),
     [
         ("vllm-0.20.2-26b-l40s.log", "L40S"),
-        ("vllm-refused-26b-3090.log", "RTX 3090"),
         ("sglang-0.5.12-31b.log", "RTX PRO 6000"),
     ],
 )

@@ -101,7 +101,9 @@ def compare(facts: LogFacts, setup: Setup) -> Comparison:
     if weights is not None:
         rows.append(Row("weights", setup.tp * ours.weights_bytes / GIB, weights / GIB, "GiB"))
     if facts.engine == "llamacpp":
-        return Comparison((*rows, *_llamacpp_rows(facts, setup)), None, _notes(facts))
+        return Comparison(
+            (*rows, *_llamacpp_rows(facts, setup)), _llamacpp_correction(facts, setup), _notes(facts)
+        )
     if facts.kv_pool_bytes is not None:
         rows.append(
             Row("cache pool on each card", ours.kv_pool_bytes / GIB, facts.kv_pool_bytes / GIB, "GiB")
@@ -154,12 +156,25 @@ def _without_drafter(facts: LogFacts, setup: Setup) -> int:
 
 
 def _correction(facts: LogFacts, setup: Setup, weights: int | None) -> Correction | None:
-    if facts.kv_pool_bytes is None:
+    if facts.kv_pool_bytes is None or not _share_known(facts):
         return None
     plain = setup.with_(overhead_correction_bytes=0, weights_bytes=weights)
     more = budget(plain).kv_pool_bytes - facts.kv_pool_bytes
     whole = weights if setup.vision else None
     return Correction(setup.engine, setup.accelerator.id, more, setup.checkpoint.repo, whole)
+
+
+def _share_known(facts: LogFacts) -> bool:
+    """Whether it is certain which share of the card was given. If it is not, the pool teaches nothing."""
+    return facts.utilisation is not None or bool(facts.arguments)
+
+
+def _llamacpp_correction(facts: LogFacts, setup: Setup) -> Correction | None:
+    if not facts.graph_bytes or setup.tp > 1:
+        return None
+    ours = sum(line.bytes for line in budget(setup).lines if line.name in ("activations", "base"))
+    more = facts.graph_bytes - ours
+    return Correction(setup.engine, setup.accelerator.id, more, setup.checkpoint.repo, facts.weights_bytes)
 
 
 def _llamacpp_rows(facts: LogFacts, setup: Setup) -> list[Row]:
@@ -177,9 +192,10 @@ def _notes(facts: LogFacts) -> tuple[str, ...]:
     notes = []
     if facts.engine == "vllm" and not facts.version:
         notes.append("The log does not name vLLM's version, so its tokens are read as the newest version's.")
-    if facts.engine != "llamacpp" and facts.utilisation is None:
+    if facts.engine != "llamacpp" and not _share_known(facts):
         notes.append(
-            "The log does not say which share of the memory was given: the engine's default is taken."
+            "The log does not say which share of the memory was given: the engine's default is taken, and nothing is "
+            "learnt from it. Give the log from its first line on."
         )
     if facts.failure:
         notes.append(f"The engine did not start: {facts.failure[:300]}")

@@ -37,6 +37,9 @@ class LogFacts:
     async_scheduling: bool | None = None
     eager: bool | None = None
     text_only: bool | None = None
+    arguments: bool | None = (
+        None  # the line with all arguments is there: what it does not name is the default
+    )
     drafter: str = ""
     swa_ratio: float | None = None
     weights_bytes: int | None = None  # with the drafter, when it was loaded with them
@@ -99,10 +102,12 @@ VLLM: Words = (
     ("graph_bytes", r"(?:Estimated CUDA graph memory: |Graph capturing finished in .*? took )(-?[\d.]+) GiB", _gib),
     ("needed_bytes", r"\(([\d.]+) GiB KV cache is needed", _gib),
     ("longest", r"estimated maximum model length is (\d+)", _count),
+    ("arguments", r"(non-default args)", _yes),
     ("text_only", r"'language_model_only': (True|False)", _true),
     ("failure", r"(No available memory for the cache blocks|CUDA out of memory|KV cache is needed, which)", _said),
 )  # fmt: skip
 SGLANG: Words = (
+    ("arguments", r"(server_args=)", _yes),
     ("version", r"sglang(?:[ =:v-]|_version=')+(\d+\.\d+[\w.+]*)", _said),
     ("model", r"model_path='([^']+)'", _said),
     ("context", r"\bcontext_len(?:gth)?=(\d+)", _count),
@@ -129,11 +134,9 @@ LLAMACPP: Words = (
     ("kv_tokens", r"creating non-SWA KV cache, size = (\d+) cells", _count),
     ("failure", r"(failed to allocate|out of memory|failed to create context)", _said),
 )
-SUMS = (  # llama.cpp tells each buffer of each device
-    ("weights_bytes", re.compile(r"model buffer size =\s+([\d.]+) MiB")),
-    ("kv_pool_bytes", re.compile(r"KV buffer size =\s+([\d.]+) MiB")),
-    ("graph_bytes", re.compile(r"compute buffer size =\s+([\d.]+) MiB")),
-)
+# llama.cpp tells each buffer of each device; those of the host count only when there is no other.
+BUFFER = re.compile(r"(\w+)\s+(model|KV|compute) buffer size =\s+([\d.]+) MiB")
+BUFFERS = {"model": "weights_bytes", "KV": "kv_pool_bytes", "compute": "graph_bytes"}
 KV_GB = re.compile(
     r"KV Cache is allocated.*?(?:K size: ([\d.]+) GB, V size: ([\d.]+) GB|KV size: ([\d.]+) GB)"
 )
@@ -162,7 +165,9 @@ def read(text: str, engine: str = "") -> LogFacts:
             lines.append(line.strip()[:500])
     if engine == "sglang":
         _sglang_pool(text, found)
-    if not found.keys() - {"version", "model"}:
+    if engine == "llamacpp":
+        _buffers(text, found)
+    if not found.keys() - {"version", "model", "arguments"}:
         raise _refused(
             "This log says nothing of memory: give the engine's start-up log from its first line on."
         )
@@ -200,14 +205,19 @@ def _read_line(line: str, engine: str, found: dict[str, object]) -> bool:
                 found[fact] = min(before, value)
             elif fact == "graph_bytes" and isinstance(value, int) and isinstance(before, int):
                 found[fact] = max(before, value)
-    if engine == "llamacpp":
-        for fact, pattern in SUMS:
-            if match := pattern.search(line):
-                said = True
-                before = found.get(fact, 0)
-                assert isinstance(before, int)
-                found[fact] = before + _mib(match[1])
     return said
+
+
+def _buffers(text: str, found: dict[str, object]) -> None:
+    """llama.cpp's buffers, added up over its devices."""
+    told = BUFFER.findall(text)
+    for kind, fact in BUFFERS.items():
+        sizes = [(device, _mib(size)) for device, said, size in told if said == kind]
+        cards = [
+            size for device, size in sizes if not device.startswith("CPU") and not device.endswith("Host")
+        ]
+        if sizes:
+            found[fact] = sum(cards) if cards else sum(size for _, size in sizes)
 
 
 def _sglang_pool(text: str, found: dict[str, object]) -> None:
