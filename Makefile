@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help serve test lint types contracts check-all bench clean
+.PHONY: help serve test test-compiled lint types contracts check-all bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make types      types"
 	@echo "make contracts  which package may import which"
 	@echo "make check-all  all of these"
+	@echo "make test-compiled  the same for the compiled request path (needs a C compiler)"
 	@echo "make bench      compare the gateway with others (docs/benchmarks.md)"
 	@echo "make clean      remove $(VENV) and what the tools left; keys, records and models stay where they are"
 	@echo
@@ -38,6 +39,16 @@ contracts: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 check-all: lint types contracts test
+
+# The request path as its wheels have it, compiled: the tests that use real processes and sockets must pass on it too.
+COMPILED := benchmarks/gateway/peers/gemstead/bin/python
+test-compiled: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.gateway install gemstead
+	$(COMPILED) -m pip install --quiet --disable-pip-version-check \
+	  pytest pytest-asyncio hypothesis openai anthropic trustme prometheus-client
+	$(COMPILED) -P -m pytest -m "not slow" -p no:cacheprovider tests/gateway tests/traffic tests/flow/test_failures.py \
+	  tests/flow/test_head.py tests/flow/test_leaving.py tests/flow/test_mixture.py tests/flow/test_records.py \
+	  tests/flow/test_reload.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.gateway install gemstead
