@@ -203,3 +203,10 @@ def test_one_slot_of_llamacpp_is_no_comfort():
 def test_drafting_in_llamacpp_is_only_for_those_who_ask():
     assert plan("E4B", "L4", 1, engine="llamacpp").chosen.drafting.tokens == 0
     assert plan("E4B", "L4", 1, engine="llamacpp", drafting=3).chosen.drafting.tokens == 3
+
+
+def test_break_even_is_said_against_the_cheapest_provider():
+    against = plan("31B", "RTX PRO 6000", 2, context=32_768).against_api
+    assert against is not None and against.tokens_a_month > 1e9 and against.tokens_per_s > 100
+    assert "million" in against.verdict or "billion" in against.verdict
+    assert plan("E4B", "T4", 1).against_api is None, "no price of the card"

@@ -93,7 +93,7 @@ def show(args: argparse.Namespace) -> int:
         from gemstead.cli.plan_log import learn
 
         return learn(args)
-    proposal, commands = _startable(propose(args), args)
+    proposal, commands = _startable(_dated(propose(args)), args)
     if args.json:
         from gemstead.cli.plan_text import as_json
 
@@ -121,6 +121,7 @@ def propose(args: argparse.Namespace) -> Proposal:
     from gemstead.plan.api import plan
     from gemstead.plan.placement import Media
 
+    catalogue = load(os.environ)
     card, count = cards(args)
     asked = {
         "users": args.users,
@@ -142,7 +143,8 @@ def propose(args: argparse.Namespace) -> Proposal:
         "headroom": args.headroom,
         "spares": args.spares,
         "usd_month": args.budget,
-        "prices": load(os.environ).rents,
+        "prices": catalogue.rents,
+        "api_prices": catalogue.api,
         "corrections": _learnt(args),
     }
     if args.model:
@@ -246,6 +248,20 @@ def _of_file(args: argparse.Namespace) -> str:
     return facts.name if facts else ""
 
 
+def _dated(proposal: Proposal) -> Proposal:
+    """The proposal with a warning when the prices that it rests on are old."""
+    import datetime
+    from dataclasses import replace
+
+    from gemstead.catalog.prices import staleness
+    from gemstead.operate.catalogue import load
+
+    card = proposal.chosen.setup.accelerator
+    prices = load(os.environ).rents_of(card.parent or card.id)
+    old = staleness(prices, datetime.datetime.now(datetime.UTC).date())
+    return replace(proposal, notes=(*proposal.notes, old)) if old else proposal
+
+
 def _startable(proposal: Proposal, args: argparse.Namespace) -> tuple[Proposal, list[Any]]:
     """The proposal whose chosen option is one that is known to start, and its launch lines.
 
@@ -264,7 +280,9 @@ def _startable(proposal: Proposal, args: argparse.Namespace) -> tuple[Proposal, 
         if not option.layout.memory.fits or not option.layout.replicas:
             continue
         rest = tuple(one for one in options if one is not option)
-        tried = replace(proposal, best=option, others=rest, notes=tuple(notes))
+        # A figure of the first choice says nothing about another.
+        against = proposal.against_api if option is proposal.best else None
+        tried = replace(proposal, best=option, others=rest, against_api=against, notes=tuple(notes))
         try:
             return tried, _commands(tried, args)
         except Refused as refused:

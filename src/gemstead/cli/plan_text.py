@@ -47,6 +47,8 @@ def show_text(proposal: Proposal, commands: Sequence[Command], *, explain: bool)
                 f"{sized.load:.0%} of what {sized.replicas - sized.spares} replica(s) can do"
             )
         print(_money(proposal.best))
+        if proposal.against_api:
+            print(f"  {proposal.against_api.verdict}")
     for said in (*chosen.reasons, *chosen.notes, *proposal.notes):
         print(f"- {said}")
     if len(proposal.options) > 1:
@@ -84,6 +86,7 @@ def as_json(proposal: Proposal, commands: Sequence[Command]) -> dict[str, Any]:
         "count": proposal.count,
         "chosen": _option_json(proposal.best),
         "alternatives": [_option_json(one) for one in proposal.others],
+        "against_api": asdict(proposal.against_api) if proposal.against_api else None,
         "reasons": [*chosen.reasons],
         "notes": [*chosen.notes, *proposal.notes],
         "memory": [asdict(line) for line in chosen.memory.lines],

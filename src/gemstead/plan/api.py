@@ -23,11 +23,11 @@ from gemstead.catalog.accelerators import Accelerator, accelerator, slices
 from gemstead.catalog.checkpoints import Checkpoint, checkpoint, checkpoints
 from gemstead.catalog.engine_versions import engine_facts
 from gemstead.catalog.models import ModelFacts, models
-from gemstead.catalog.prices import Price, rents, typical
+from gemstead.catalog.prices import ApiPrice, Price, api, rents, typical
 from gemstead.plan.capacity import DAYS, HEADROOM, SPARES, Demand
 from gemstead.plan.from_log import Correction
 from gemstead.plan.layout import Choice, Layout, Traffic, lay_out
-from gemstead.plan.money import HOURS_A_MONTH, Bill, Cost, cost, owned, rented
+from gemstead.plan.money import HOURS_A_MONTH, Bill, BreakEven, Cost, break_even, cost, owned, rented
 from gemstead.plan.placement import Media
 from gemstead.refused import Reason, Refused
 
@@ -60,6 +60,7 @@ class Proposal:
     count: int | None  # cards at hand; None: as many as are needed
     best: Option
     others: tuple[Option, ...]
+    against_api: BreakEven | None = None  # the chosen one against the cheapest provider of the model
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -99,6 +100,7 @@ def plan(
     usd_month: float | None = None,
     utilisation: float | None = None,
     prices: Sequence[Price] | None = None,
+    api_prices: Sequence[ApiPrice] | None = None,
     corrections: Sequence[Correction] = (),
     compare: bool = True,
 ) -> Proposal:
@@ -126,6 +128,7 @@ def plan(
         utilisation: share of a card that vLLM or SGLang may take; None: the lower of 0.90 and 0.92 that fits.
         corrections: what this machine's start-up logs taught (`plan.from_log`).
         prices: rents; None: the catalogue's.
+        api_prices: of the model's tokens elsewhere; None: the catalogue's.
         compare: whether alternatives are laid out as well.
 
     Raises:
@@ -178,9 +181,21 @@ def plan(
     options.sort(key=_rank)  # a stable sort: among equals the order of preference stands
     if not options:
         raise _refused(f"no checkpoint of {facts.title} loads on {card.name}")
-    return Proposal(
-        facts, traffic, counted, options[0], tuple(options[1:]), tuple(_notes(options, counted, prices))
-    )
+    best = options[0]
+    against = _against(best, facts, traffic, api_prices)
+    return Proposal(facts, traffic, counted, best, tuple(options[1:]), against, tuple(_notes(options)))
+
+
+def _against(
+    best: Option, facts: ModelFacts, traffic: Traffic, prices: Sequence[ApiPrice] | None
+) -> BreakEven | None:
+    """From which volume the option is cheaper than the cheapest provider; None: one of the two has no price."""
+    offers = [one for one in api(facts.size, prices) if "batch" not in one.provider]  # those answer within a day
+    layout = best.layout
+    if best.bill is None or not offers or not layout.memory.fits or not layout.replicas:
+        return None
+    able = layout.full.tokens_per_s.likely * layout.serving
+    return break_even(best.bill, offers[0], traffic.prompt_tokens / traffic.output_tokens, able)
 
 
 def _rank(option: Option) -> tuple[bool, bool, bool, bool]:
@@ -283,7 +298,7 @@ def _priced(
     return Option(layout, bill, spent, over)
 
 
-def _notes(options: Sequence[Option], count: int | None, prices: Sequence[Price] | None) -> Iterator[str]:
+def _notes(options: Sequence[Option]) -> Iterator[str]:
     best = options[0]
     if not best.layout.memory.fits:
         yield "nothing fits as asked: the line that comes nearest says what to change"
