@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gemstead.catalog.accelerators import accelerator
 from gemstead.engines.commands import launch_command
 from gemstead.plan import Media, plan
-from gemstead.plan.layout import ROOM
+from gemstead.plan.fitted import ROOM
 from gemstead.refused import Refused
 
 GIB = 1 << 30

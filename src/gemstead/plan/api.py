@@ -25,8 +25,9 @@ from gemstead.catalog.engine_versions import engine_facts
 from gemstead.catalog.models import ModelFacts, models
 from gemstead.catalog.prices import ApiPrice, Price, api, rents, typical
 from gemstead.plan.capacity import DAYS, HEADROOM, SPARES, Demand
+from gemstead.plan.fitted import Choice, Traffic
 from gemstead.plan.from_log import Correction
-from gemstead.plan.layout import Choice, Layout, Traffic, lay_out
+from gemstead.plan.layout import Layout, lay_out
 from gemstead.plan.money import HOURS_A_MONTH, Bill, BreakEven, Cost, break_even, cost, owned, rented
 from gemstead.plan.placement import Media
 from gemstead.refused import Reason, Refused
@@ -190,7 +191,9 @@ def _against(
     best: Option, facts: ModelFacts, traffic: Traffic, prices: Sequence[ApiPrice] | None
 ) -> BreakEven | None:
     """From which volume the option is cheaper than the cheapest provider; None: one of the two has no price."""
-    offers = [one for one in api(facts.size, prices) if "batch" not in one.provider]  # those answer within a day
+    offers = [
+        one for one in api(facts.size, prices) if "batch" not in one.provider
+    ]  # those answer within a day
     layout = best.layout
     if best.bill is None or not offers or not layout.memory.fits or not layout.replicas:
         return None
