@@ -139,6 +139,10 @@ def test_pictures_take_room_and_are_off_unless_wanted():
         ({"model": "31B", "gpu": "H100", "day": "weekend"}, "office"),
         ({"model": "31B", "gpu": "H100", "media": Media(audios=1)}, "takes no audio"),
         ({"model": "31B", "gpu": "H100", "engine": "vlm"}, "did you mean `vllm`"),
+        (
+            {"model": "E2B", "gpu": "H100", "engine": "embedded"},
+            "does not run on NVIDIA H100.*only on processors",
+        ),
         ({"model": "31B", "gpu": "L4", "weights": "W9A9"}, "There is no checkpoint `W9A9`"),
     ],
 )
@@ -210,3 +214,13 @@ def test_break_even_is_said_against_the_cheapest_provider():
     assert against is not None and against.tokens_a_month > 1e9 and against.tokens_per_s > 100
     assert "million" in against.verdict or "billion" in against.verdict
     assert plan("E4B", "T4", 1).against_api is None, "no price of the card"
+
+
+def test_an_engine_that_answers_one_at_a_time_is_planned_so():
+    chosen = plan("E4B", "H100", 1, engine="transformers").chosen
+    assert chosen.setup.at_once == 1 and chosen.full.running == 1
+
+
+def test_when_an_aim_cannot_be_met_the_comfortable_one_is_shown():
+    found = plan("31B", "H100", 1, longest_ttft_s=0.001)
+    assert not found.best.meets and found.chosen.comfortable

@@ -27,6 +27,8 @@ HEADINGS = (
     "remark",
 )
 
+MOST_LINES = 8  # launch lines that are shown; `--json` has all
+
 
 def show_text(proposal: Proposal, commands: Sequence[Command], *, explain: bool) -> None:
     """Print the proposal."""
@@ -71,10 +73,12 @@ def _launch(commands: Sequence[Command]) -> None:
     print(first.shell())
     for after in first.afterwards:
         print(" ".join(after))
-    for other in commands[1:]:
+    for other in commands[1:MOST_LINES]:
         env = [f"{name}={value}" for name, value in other.env.items() if first.env.get(name) != value]
         flags = [" ".join(flag.words) for flag in other.flags if flag not in first.flags]
         print(f"the same with {' '.join([*env, *flags])}")
+    if len(commands) > MOST_LINES:
+        print(f"and {len(commands) - MOST_LINES} more, each with the next cards and port")
 
 
 def as_json(proposal: Proposal, commands: Sequence[Command]) -> dict[str, Any]:

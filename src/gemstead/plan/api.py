@@ -35,6 +35,7 @@ from gemstead.refused import Reason, Refused
 WIDTH_ORDER = ("bf16", "fp8", "int8", "nvfp4", "int4")  # from the most precise to the smallest
 TEXT_ONLY = Media()
 DAY_S = 86_400.0
+VENDORS = {"nvidia": "NVIDIA cards", "amd": "AMD cards", "google": "TPUs", "cpu": "processors"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +206,12 @@ def _rank(option: Option) -> tuple[bool, bool, bool, bool]:
     """What meets everything first; then what fits comfortably; then what fits at all."""
     layout = option.layout
     fits = layout.memory.fits and layout.replicas > 0
-    return (not (fits and option.meets and layout.comfortable), not (fits and option.meets), not fits, False)
+    return (
+        not (fits and option.meets and layout.comfortable),
+        not (fits and option.meets),
+        not fits,
+        not layout.comfortable,
+    )
 
 
 def _choices(
@@ -218,6 +224,13 @@ def _choices(
     if own.version:
         engines = engines[:1]  # a version is one engine's
     for name in engines:
+        runs_on = engine_facts(name).vendors
+        if runs_on and own.card.vendor not in runs_on:
+            where = " and ".join(VENDORS[vendor] for vendor in runs_on)
+            refused = refused or _refused(
+                f"{engine_facts(name).title} does not run on {own.card.name}: only on {where}"
+            )
+            continue
         try:
             forms = _forms(own, name, weights)
         except Refused as no:

@@ -6,7 +6,7 @@ The rules are told in `layout.py`, which decides how wide a replica is and how m
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gemstead.catalog.accelerators import Accelerator
 from gemstead.catalog.checkpoints import Checkpoint
@@ -28,6 +28,7 @@ LONG_STEP = 8_192
 CONTEXTS = (8_192, 16_384, 32_768, 65_536, 131_072, 262_144)
 LONGEST_PER_USUAL = 4  # the longest request is taken to be four usual ones when nobody says: our guess
 CACHELESS = ("llamacpp", "embedded", "ollama")  # their slots are laid out when they start
+SERIAL = ("transformers",)  # Gemma 4 falls back from its continuous batching to one request at a time
 DRAFTED = ("vllm", "sglang")  # llama.cpp drafts too, but needs a converted drafter: only when asked
 MOST_SLOTS, MOST_CPU_SLOTS = 16, 4  # more at once only make each other slow
 QUIET = 4  # requests at once that drafting is chosen for when nobody says how many there are
@@ -152,6 +153,8 @@ def _finished(memory: MemoryBudget, traffic: Traffic) -> MemoryBudget:
     """The same with its requests at once: the knee, or what the cache holds."""
     if not memory.fits or memory.setup.engine in CACHELESS:
         return memory
+    if memory.setup.engine in SERIAL:
+        return budget(memory.setup.with_(requests=1))
     return budget(memory.setup.with_(requests=_knee(memory, traffic).running))
 
 
@@ -160,13 +163,16 @@ def _knee(memory: MemoryBudget, traffic: Traffic) -> Saturation:
     held = budget(setup).decoding(min(traffic.usual, setup.length)) if memory.fits else 1
     if setup.engine in CACHELESS:
         held = memory.setup.at_once
-    return saturation(
+    if setup.engine in SERIAL:
+        held = 1
+    found = saturation(
         setup.with_(drafter=False, draft_tokens=0),  # where drafts stop helping is not where requests do
         traffic.prompt_tokens,
         traffic.output_tokens,
         most_running=max(1, held),
         longest_tpot_s=traffic.longest_tpot_s,
     )
+    return replace(found, why="it answers one at a time") if setup.engine in SERIAL else found
 
 
 def _judged(memory: MemoryBudget, traffic: Traffic, drafting: Depth) -> Fitted:

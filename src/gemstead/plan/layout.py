@@ -164,6 +164,8 @@ def _reasons(choice: Choice, traffic: Traffic, one: Fitted, widths: list[int]) -
         yield memory.verdict()
         return
     said = "as asked" if traffic.context else f"{LONGEST_PER_USUAL} usual requests, rounded up"
+    if not traffic.context and setup.length == choice.model.context_tokens:
+        said = "as long as the model reads"
     held = memory.concurrency(setup.length)
     yield f"context {setup.length}: {said}; the cache admits {held:.1f} such requests at once"
     yield from _width_reason(choice, traffic, one, widths)
