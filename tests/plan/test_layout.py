@@ -224,3 +224,11 @@ def test_an_engine_that_answers_one_at_a_time_is_planned_so():
 def test_when_an_aim_cannot_be_met_the_comfortable_one_is_shown():
     found = plan("31B", "H100", 1, longest_ttft_s=0.001)
     assert not found.best.meets and found.chosen.comfortable
+
+
+def test_more_than_eight_cards_are_several_hosts():
+    chosen = plan("31B", "RTX PRO 6000", 20, context=32_768, weights="BF16", engine="vllm").chosen
+    places = chosen.placements(Media())
+    assert chosen.hosts == 3 and len(places) == 10
+    assert places[4].devices == places[0].devices == ("0", "1") and places[4].port == 8000
+    assert any("more than one host" in note for note in chosen.notes)

@@ -29,6 +29,10 @@ def write(args: argparse.Namespace, proposal: Proposal, commands: Sequence[Comma
     """
     if not commands:
         raise Trouble("--write: nothing fits, so nothing was written")
+    if proposal.chosen.hosts > 1:
+        raise Trouble(
+            f"--write: this plan takes {proposal.chosen.hosts} hosts, and a file serves one: plan one with `--count 8`"
+        )
     from gemstead.catalog.check import read
 
     path = file_of(args) or Path(DEFAULT_FILE).absolute()

@@ -29,6 +29,7 @@ from gemstead.plan.setup import Setup
 from gemstead.plan.throughput import Estimate, Saturation, estimate
 
 WIDTHS = (1, 2, 4, 8)
+HOST = 8  # cards that one server holds at most, in every machine type of the catalogue but TPU pods
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,12 @@ class Layout:
         return self.replicas * self.setup.tp
 
     @property
+    def hosts(self) -> int:
+        """Servers that it takes when each holds eight cards; slices and processors are not counted so."""
+        card = self.setup.accelerator
+        return 1 if card.is_slice or card.vendor == "cpu" else -(-self.cards // HOST)
+
+    @property
     def serving(self) -> int:
         """Replicas that carry load: all but the spares."""
         return max(1, self.replicas - self.spares)
@@ -67,15 +74,16 @@ class Layout:
         return self.full.tokens_per_s.likely * self.replicas
 
     def placements(self, media: Media, first_port: int = 8000, thinking: bool = False) -> list[Placement]:
-        """Every replica in its place: neighbouring cards, one port after the other."""
+        """Every replica in its place: neighbouring cards, one port after the other, anew on each host of eight."""
         tp, card = self.setup.tp, self.setup.accelerator
+        on_host = max(1, HOST // tp) if self.hosts > 1 else max(1, self.replicas)
         pinned = card.vendor in ("nvidia", "amd") and not card.is_slice
         return [
             Placement(
                 self.setup,
                 name=self.setup.model.name,
-                port=first_port + number,
-                devices=tuple(str(number * tp + one) for one in range(tp)) if pinned else (),
+                port=first_port + number % on_host,
+                devices=tuple(str(number % on_host * tp + one) for one in range(tp)) if pinned else (),
                 media=media,
                 thinking=thinking,
             )
@@ -222,6 +230,8 @@ def _notes(
         yield f"the aim for the {'first token' if late else 'time per token'} is missed even by a lone request"
     if traffic.demand is not None and need is None:
         yield "no replica of this kind meets the aims under load"
+    if replicas * one.memory.setup.tp > HOST and not one.memory.setup.accelerator.is_slice:
+        yield f"more than one host: numbers of cards and ports begin again after {HOST} cards"
     if idle:
         yield f"{idle} card{'s' * (idle > 1)} of those at hand are not needed"
     yield from need.notes if need else ()
