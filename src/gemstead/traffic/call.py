@@ -20,6 +20,9 @@ class Call:
     prompt_tokens: int = 0  # estimated before the engine has counted
     most_tokens: int = 0  # prompt plus the most that may be generated
     prefix: tuple[int, ...] = ()  # chained block hashes of the prompt, first block first (traffic/prefix.py)
+    block_tokens: int = 256  # tokens in each of these blocks: BLOCK_TOKENS of the gateway's own hashing
+    adapter: str = ""  # LoRA adapter that the call wants; empty: none
+    session: str = ""  # conversation or agent run, where the caller says so; for policies that stick to it
     tried: tuple[str, ...] = ()  # endpoints that already failed this call
     hits: Mapping[str, int] | None = None  # leading blocks that endpoints have seen, by name; for scorers
     # What the picker found and booked; nobody else writes these.

@@ -41,10 +41,19 @@ class EndpointFacts(msgspec.Struct, frozen=True, kw_only=True):
     engine: str = "external"  # a key of engines.ENGINES
     served_model: str = ""  # the name that the engine itself uses; empty: whatever the caller wrote
     version: str = ""  # model revision or file, for the audit record
-    release: str = ""  # which release of its pool this is part of; a rollout divides the calls between releases
-    weight: float = 1.0  # share of its release in the pool's calls, relative to the other releases' (0: takes none)
+    release: str = (
+        ""  # which release of its pool this is part of; a rollout divides the calls between releases
+    )
+    weight: float = (
+        1.0  # share of its release in the pool's calls, relative to the other releases' (0: takes none)
+    )
     context_tokens: int = 0  # longest prompt plus answer; 0 is unknown
     slots: int = 0  # requests that the engine runs at once; 0 is unknown
+    # What the plan foresees; 0 is unknown. The picker begins with these and learns the real ones.
+    kv_tokens: int = 0  # tokens that the KV cache holds
+    prefill_tokens_s: float = 0.0  # prompt tokens per second while prefilling
+    decode_step_s: float = 0.0  # seconds from one token to the next when a request runs alone
+    decode_step_slot_s: float = 0.0  # what each further running request adds to that
     api_key: str = ""  # what the engine wants as bearer token; never shown
     ready: bool = True
     draining: bool = False
@@ -60,6 +69,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     running: int | None = None
     waiting: int | None = None
     kv_used: float | None = None  # a share, 0 to 1
+    adapters: tuple[str, ...] | None = None  # LoRA adapters that are loaded now
 
 
 class Endpoint:
