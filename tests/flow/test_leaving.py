@@ -30,7 +30,7 @@ async def until_asked(engine: FakeEngine, count: int = 1) -> None:
     ids=["silent whole", "silent stream", "prefill", "mid-stream"],
 )
 async def test_the_engine_is_told_at_once(tmp_path, script, fields, how):
-    """Measured 1 to 9 ms on an idle machine; one second is for a busy one."""
+    """The engine hears of it within a second on a busy machine; docs/benchmarks.md has what it is on an idle one."""
     async with FakeEngine(script) as engine, start_stack(engine, folder=tmp_path) as stack:
         peer = await stack.peer()
         await peer.send(post(fields))
