@@ -13,29 +13,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-SecretRef = Annotated[
-    str,
-    Field(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$", description="`env:NAME` or `file:PATH`"),
-]
-Listen = Annotated[
-    str,
-    Field(
-        pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]*):\d{1,5}$",
-        description="`host:port`; port 0 takes a free one",
-    ),
-]
-Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
-FilePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
-Origin = Annotated[str, Field(pattern=r"^(\*|[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/]+)$")]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-
-
-class Part(BaseModel):
-    """Base of every section: unknown fields are refused, values do not change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=True)
+from gemstead.spec.part import FilePath, Listen, Name, Origin, Part, Seconds, SecretRef
 
 
 class ExternalEndpoint(Part):
