@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
+from gemstead.spec import engine_checks
 from gemstead.spec.fault import Fault
 from gemstead.spec.model import GatewaySpec, ModelSpec, Spec
 
@@ -51,6 +52,11 @@ def _names(spec: Spec) -> Iterator[Fault]:
             if key not in own and (first := seen.get(key)) is not None:
                 yield Fault(("models", i, "aliases", j), f"`{alias}` is {first} already", "use it once")
             seen.setdefault(key, f"models[{i}].aliases[{j}]")
+        for j, adapter in enumerate(model.adapters):
+            key = adapter.name.casefold()
+            if (first := seen.get(key)) is not None:
+                yield Fault(("models", i, "adapters", j, "name"), f"`{adapter.name}` is {first} already")
+            seen.setdefault(key, f"models[{i}].adapters[{j}]")
 
 
 def _model(i: int, model: ModelSpec) -> Iterator[Fault]:
@@ -61,8 +67,9 @@ def _model(i: int, model: ModelSpec) -> Iterator[Fault]:
             "external, but there are no endpoints",
             "say where it runs: endpoints: [{url: ...}]",
         )
-    if model.engine == "embedded" and model.endpoints:
-        yield Fault((*at, "engine"), "embedded, but endpoints are given", "leave out one of the two")
+    if model.engine not in ("auto", "external") and model.endpoints:
+        yield Fault((*at, "engine"), f"{model.engine}, but endpoints are given", "leave out one of the two")
+    yield from engine_checks.check(at, model)
     if model.endpoints:
         for name in ("file", "projector", "threads"):
             if getattr(model, name) is not None:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from gemstead.spec.engines import EngineFields
 from gemstead.spec.part import FilePath, Listen, Name, Origin, Part, Seconds, SecretRef
 
 
@@ -30,12 +31,15 @@ class ExternalEndpoint(Part):
         examples=["env:VLLM_API_KEY"],
     )
     served_model: str = Field("", description="The name the engine uses, when it is not the model's")
-    dialect: Literal["external", "vllm", "llamacpp"] = Field(
-        "external", description="Which engine it is, so that its metrics are understood"
+    dialect: Literal[
+        "external", "vllm", "sglang", "llamacpp", "ollama", "tgi", "tensorrt_llm", "transformers"
+    ] = Field(
+        "external",
+        description="Which engine it is, so that its metrics are understood and its answers evened out",
     )
 
 
-class ModelSpec(Part):
+class ModelSpec(EngineFields):
     """A model that callers can name, and how it runs."""
 
     name: Name = Field(
@@ -53,11 +57,14 @@ class ModelSpec(Part):
         None, description="Path of a GGUF file; default: the catalogue's file for this model"
     )
     projector: FilePath | None = Field(None, description="Path of the model's mmproj GGUF, for images")
-    engine: Literal["embedded", "external"] | None = Field(
-        None, description="Default: `external` when `endpoints` are given, else `embedded`"
-    )
     endpoints: tuple[ExternalEndpoint, ...] = Field((), description="Engines that already run elsewhere")
-    replicas: int = Field(1, ge=1, le=64, description="Engine processes for this model on this machine")
+    replicas: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Engine processes for this model on this machine; not said, and with GPUs: as many as there are "
+        "cards for",
+    )
     context: int | None = Field(
         None,
         ge=256,
