@@ -6,6 +6,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # importing it costs the catalogue, which a machine without a GPU does not need
+    from gemstead.plan.placement import Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One card, or one slice of a card, that an engine may be given."""
+
+    name: (
+        str  # as its driver writes it: "NVIDIA H100 80GB HBM3"; a slice: "NVIDIA H100 80GB HBM3 MIG 1g.20gb"
+    )
+    vendor: str = "nvidia"  # nvidia | amd | intel
+    index: int = 0  # as its driver counts; of a slice: that of its card
+    uuid: str = ""  # "GPU-...", "MIG-..."; empty: it is named by its index
+    memory_mib: int = 0  # as its driver reports it; 0: not said
+    used_mib: int = 0  # by others, now
+    cpus: tuple[
+        int, ...
+    ] = ()  # processors on its side of the machine; empty: it has no sides, or nobody knows
+
+    @property
+    def id(self) -> str:
+        """How an engine is told which card is meant: the UUID, which no reordering changes, else the number."""
+        return self.uuid or str(self.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +45,18 @@ class Machine:
     os: str = "linux"
     arch: str = "x86_64"
     gpus: tuple[str, ...] = ()
+    cards: tuple[
+        Card, ...
+    ] = ()  # the same, each as an engine is given it; slices stand for a card that is cut
+
+
+@dataclass(frozen=True, slots=True)
+class LoraAdapter:
+    """A LoRA adapter that an engine loads and callers name."""
+
+    name: str
+    path: str  # a folder, a GGUF file, or a repository on the hub
+    rank: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +85,19 @@ class Replica:
     thinking: bool = False  # the default when a request does not say
     start_s: float = 1800.0
     log_level: str = "info"
+    placement: Placement | None = None  # of an engine that is told in flags; None: the embedded one
+    cpus: tuple[int, ...] = ()  # processors to stay on; empty: any
+    adapters: tuple[LoraAdapter, ...] = ()
+    adapters_on_demand: bool = False
+    flags: tuple[str, ...] = ()  # the user's own, each as on a command line
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
     """One engine process: what to start, where it will listen, how to see that it is well.
 
-    Engine output goes to `log`. `env` is added to the supervisor's environment; a secret in it is masked.
+    Engine output goes to `log`. `env` is added to what an engine may see of the supervisor's environment
+    (`engines.surroundings`); a secret in it is masked.
     """
 
     name: str  # unique, such as "gemma-4-e2b-0"
@@ -72,6 +116,13 @@ class Launch:
     api_key: str = field(default="", repr=False)
     start_s: float = 1800.0  # allowance from start to ready
     demonstration: bool = False
+    cpus: tuple[int, ...] = ()  # processors that it and its children stay on; empty: any
+    afterwards: tuple[
+        tuple[str, ...], ...
+    ] = ()  # commands to run once it listens (Ollama makes its model then)
+    loads: tuple[tuple[str, dict[str, object]], ...] = ()  # requests to send once it is ready: path and body
+    kv_tokens: int = 0  # that the plan expects its cache to hold; 0: not worked out
+    engine_version: str = ""  # "0.32.0"; empty: the one that Gemstead brings, or not known
 
 
 @dataclass(frozen=True, slots=True)
