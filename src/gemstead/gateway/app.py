@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from email.utils import formatdate
 from math import ceil
+from random import Random
 from time import monotonic, time
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -35,6 +36,7 @@ from gemstead.traffic.limits import Limits
 from gemstead.traffic.picker import Picker
 from gemstead.traffic.roster import Roster
 from gemstead.traffic.routes import Routes
+from gemstead.traffic.split import Split, split
 
 if TYPE_CHECKING:
     from gemstead.gateway.protocol import ClientConnection
@@ -77,6 +79,7 @@ class Gateway:
         self.running: set[Exchange] = set()
         self.endpoints: dict[str, Endpoint] = {}
         self.pools: dict[str, Roster] = {}
+        self.splits: dict[str, Split] = {}  # pools whose calls a rollout divides
         self.lines: dict[str, Line] = {}
         self.draining = False
         self.known = frozenset([*ROUTES, "/v1/models"])  # routes that are recorded by name
@@ -120,6 +123,10 @@ class Gateway:
         for endpoint in endpoints.values():
             by_pool.setdefault(endpoint.facts.pool, []).append(endpoint)
         self.pools = {name: Roster(members) for name, members in by_pool.items()}
+        sticky = {pool.name for pool in self.settings.pools if pool.sticky}
+        chance = Random().randrange  # noqa: S311
+        divided = {name: split(roster, chance, name in sticky) for name, roster in self.pools.items()}
+        self.splits = {name: one for name, one in divided.items() if one is not None}
         self.routes = Routes((pool.name, pool.aliases) for pool in self.settings.pools)
 
     def set_loads(self, loads: dict[str, Load]) -> None:

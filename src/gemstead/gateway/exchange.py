@@ -180,7 +180,11 @@ class Exchange(Reply):
         gate, call = self.gate, self.call
         assert call is not None
         # The pool may have gone since the call began, by a reload.
-        self.endpoint = endpoint = gate.picker.pick(call, gate.pools.get(call.model, ()), monotonic())
+        if (divided := gate.splits.get(call.model)) is not None:
+            endpoint = divided.pick(gate.picker, call, self.record.key_id or self.record.client, monotonic())
+        else:
+            endpoint = gate.picker.pick(call, gate.pools.get(call.model, ()), monotonic())
+        self.endpoint = endpoint
         gate.picker.charge(endpoint, call)
         self.record.attempts += 1
         self.record.endpoint, self.record.version = endpoint.facts.name, endpoint.facts.version

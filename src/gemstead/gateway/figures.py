@@ -43,6 +43,10 @@ class Figures:
         self.retries = registry.values(names.RETRIES).labels()
         self.breaker_open = registry.values(names.BREAKER_OPEN)  # .labels(endpoint).set(0 or 1)
         self.loop_lag = registry.histograms(names.LOOP_LAG).labels()  # .observe(seconds)
+        self.endpoint_calls = registry.values(names.ENDPOINT_CALLS)
+        self.endpoint_first = registry.histograms(names.ENDPOINT_FIRST_TOKEN)
+        self.endpoint_per_token = registry.histograms(names.ENDPOINT_PER_OUTPUT_TOKEN)
+        self._by_endpoint: dict[str, tuple[Histogram, Histogram]] = {}
         self._held = registry.values(names.LEDGER_HELD)
         self._healthy = registry.values(names.LEDGER_HEALTHY)
         self.gap = (
@@ -69,6 +73,33 @@ class Figures:
             children.first.observe(first)
             if output > 1:
                 children.per_token.observe((record.seconds - first) / (output - 1))
+        if record.attempts == 1 and record.outcome == "served":
+            self._compare(record, first, output)
+
+    def _compare(self, record: AuditRecord, first: float | None, output: int) -> None:
+        """Count a call for the endpoint that answered it, so that releases can be compared (engines/canary.py).
+
+        Only calls that got it first: one that failed elsewhere before would bear the other's delay.
+        """
+        pair = self._by_endpoint.get(record.endpoint)
+        if pair is None:
+            if len(self._by_endpoint) >= _REMEMBERED:
+                self._by_endpoint.clear()
+            name = record.endpoint
+            pair = self.endpoint_first.labels(name), self.endpoint_per_token.labels(name)
+            self._by_endpoint[name] = pair
+        if first is None:
+            if output:
+                pair[1].observe(record.seconds / output)
+            return
+        pair[0].observe(first)
+        if output > 1:
+            pair[1].observe((record.seconds - first) / (output - 1))
+
+    def endpoint(self, name: str, served: int, failed: int) -> None:
+        """Show how many calls an endpoint served and failed, as the picker's books have it."""
+        self.endpoint_calls.labels(name, "served").set(served)
+        self.endpoint_calls.labels(name, "failed").set(failed)
 
     def ledger(self, held: int, healthy: bool) -> None:
         """Show how many audit records are not on disk yet, and whether they can be written."""

@@ -52,6 +52,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     created: int = 0  # Unix seconds, for /v1/models
     owned_by: str = "google"
     context_tokens: int = 0  # longest prompt plus answer; 0: unknown, or what the endpoints say
+    sticky: bool = False  # while a rollout divides the calls, a caller stays with one release
 
 
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -182,6 +182,7 @@ class Worker:
         for name, endpoint in self.gate.endpoints.items():
             shut = endpoint.breaker.state is not State.CLOSED
             self.measured.breaker_open.labels(name).set(float(shut))
+            self.measured.endpoint(name, endpoint.served, endpoint.failures)
         busy = {name: endpoint.in_flight for name, endpoint in self.gate.endpoints.items()}
         return Figures(number=number, snapshot=self.registry.snapshot(), in_flight=busy)
 

@@ -36,6 +36,8 @@ _TOKEN = (
 )
 _WHOLE = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 300, 600, 1200, 3600)
 _LAG = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
+# Fine enough to tell a release that is half as slow again: each bound is 1.5 times the last, from 1 ms to 7 min.
+_COMPARED = tuple(float(f"{0.001 * 1.5**n:.3g}") for n in range(33))
 
 
 def _counter(name: str, help: str, *labels: str) -> Family:
@@ -77,6 +79,25 @@ QUEUE_WAITING = _gauge("queue_waiting", "Calls that wait in the gateway for a fr
 RETRIES = _counter(
     "upstream_retries_total", "Calls that were moved to another endpoint before their first byte."
 )
+ENDPOINT_CALLS = _counter(
+    "endpoint_calls_total",
+    "Calls sent to this endpoint that it served, or failed: a 5xx, a lost connection, no answer in time. "
+    "A call that failed here may have been served elsewhere.",
+    "endpoint",
+    "outcome",
+)
+ENDPOINT_FIRST_TOKEN = _histogram(
+    "endpoint_time_to_first_token_seconds",
+    "As gemstead_time_to_first_token_seconds, of calls that this endpoint got first.",
+    _COMPARED,
+    "endpoint",
+)
+ENDPOINT_PER_OUTPUT_TOKEN = _histogram(
+    "endpoint_time_per_output_token_seconds",
+    "Mean time per token: of a stream after its first one, of a whole answer all of it.",
+    _COMPARED,
+    "endpoint",
+)
 BREAKER_OPEN = _gauge(
     "breaker_open", "1 while calls avoid this endpoint because it failed.", "endpoint", merge="max"
 )
@@ -114,6 +135,9 @@ FAMILIES: dict[str, Family] = {
         IN_FLIGHT,
         QUEUE_WAITING,
         RETRIES,
+        ENDPOINT_CALLS,
+        ENDPOINT_FIRST_TOKEN,
+        ENDPOINT_PER_OUTPUT_TOKEN,
         BREAKER_OPEN,
         ENGINE_RUNNING,
         ENGINE_WAITING,

@@ -41,12 +41,8 @@ class EndpointFacts(msgspec.Struct, frozen=True, kw_only=True):
     engine: str = "external"  # a key of engines.ENGINES
     served_model: str = ""  # the name that the engine itself uses; empty: whatever the caller wrote
     version: str = ""  # model revision or file, for the audit record
-    release: str = (
-        ""  # which release of its pool this is part of; a rollout divides the calls between releases
-    )
-    weight: float = (
-        1.0  # share of its release in the pool's calls, relative to the other releases' (0: takes none)
-    )
+    release: str = ""  # which release of its pool it runs; a rollout divides the calls between releases
+    weight: float = 1.0  # its part of the pool's calls beside the others'; all alike: whoever is freest
     context_tokens: int = 0  # longest prompt plus answer; 0 is unknown
     slots: int = 0  # requests that the engine runs at once; 0 is unknown
     # What the plan foresees; 0 is unknown. The picker begins with these and learns the real ones.
