@@ -117,7 +117,7 @@ def test_write_keeps_the_rest_of_the_file_and_the_file_is_valid(tmp_path, capsys
 def test_write_for_a_processor_gives_a_file_that_serve_takes(tmp_path, capsys):
     assert main(["plan", "--model", "E2B", "--gpu", "cpu", "--context", "8k", "--write"]) == 0
     (model,) = read((tmp_path / "gemstead.yaml").read_text(), "gemstead.yaml", [], {}).spec.models
-    assert (model.name, model.context, model.engine) == ("gemma-4-e2b", 8192, None)
+    assert (model.name, model.context, model.engine) == ("gemma-4-e2b", 8192, "auto")
 
 
 @pytest.mark.parametrize(
@@ -176,3 +176,41 @@ def test_it_answers_within_the_processor_time_that_is_promised(tmp_path):
             after.children_user - before.children_user + after.children_system - before.children_system
         )
     assert min(spent) < 1.0, f"{min(spent):.2f} s: something heavy is imported"
+
+
+OWN = """\
+catalogue: 1
+as_of: 2026-11-01
+source: contract 4711
+accelerators:
+  - {id: my-card, like: h100-sxm, memory_mib: 81559, aliases: [Mine]}
+checkpoints:
+  - {repo: acme/gemma-31b-ours, like: fp8-block, model: 31B, weights_gib: 31.0}
+rent:
+  - {gpu: my-card, usd_hour: 1.25, who: our contract}
+known_bad:
+  - {id: ours-1, engine: vllm, models: [31B], symptom: hangs at start, remedy: use SGLang, severity: stops}
+"""
+
+
+def test_the_users_own_facts_count_in_every_part_of_a_plan(tmp_path, capsys):
+    """Card, checkpoint and rent are found, and what the user knows to be bad is not launched."""
+    (tmp_path / "config" / "gemstead").mkdir(parents=True)
+    words = ["--model", "31B", "--gpu", "Mine", "--weights", "acme/gemma-31b-ours", "--context", "16k"]
+    mine = tmp_path / "config" / "gemstead" / "catalogue.yaml"
+    mine.write_text(OWN.partition("known_bad")[0])
+    _, before = ask(capsys, *words)
+    assert (before["chosen"]["engine"], before["chosen"]["accelerator"]) == ("vllm", "my-card")
+    assert before["chosen"]["checkpoint"] == "acme/gemma-31b-ours" and before["chosen"]["usd_hour"] == 1.25
+    mine.write_text(OWN)
+    _, after = ask(capsys, *words)
+    assert after["chosen"]["engine"] != "vllm"
+    assert any("passed over" in note and "hangs at start" in note for note in after["notes"])
+
+
+def test_an_engine_with_slots_is_not_preferred_to_one_that_shares_a_tight_pool(capsys):
+    """31B at 131,072 tokens on one H100: 8-bit weights in vLLM hold forty usual requests, llama.cpp four."""
+    code, said = ask(capsys, "--model", "31b", "--gpu", "H100", "--context", "131072")
+    best = said["chosen"]
+    assert code == 0 and (best["engine"], best["format"][:3]) == ("vllm", "fp8")
+    assert best["largest_context_tokens"] >= 131_072 and best["requests_at_once"] >= 16

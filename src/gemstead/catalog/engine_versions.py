@@ -65,18 +65,19 @@ def engines() -> tuple[EngineFacts, ...]:
     )
 
 
-def engine_facts(engine: str) -> EngineFacts:
-    """What is known of an engine.
+def engine_facts(engine: str, among: Sequence[EngineFacts] | None = None) -> EngineFacts:
+    """What is known of an engine; `among`: what there is to choose from, the built-in catalogue when None.
 
     Raises:
         Refused: BAD_REQUEST, with the nearest there is.
     """
-    by_name = {one.engine: one for one in engines()} | {one.title.casefold(): one for one in engines()}
+    there = engines() if among is None else among
+    by_name = {one.engine: one for one in there} | {one.title.casefold(): one for one in there}
     said = engine.strip().casefold().replace("-", "_").replace("llama.cpp", "llamacpp")
     if found := by_name.get(said) or by_name.get(engine.strip().casefold()):
         return found
     close = nearest(said[:64], by_name)
     hint = f"did you mean `{by_name[close].engine}`?" if close else ""
-    known = ", ".join(one.engine for one in engines())
+    known = ", ".join(one.engine for one in there)
     message = f"There is no engine `{engine[:64]}`{'; ' + hint if hint else ''} Known: {known}."
     raise Refused(Reason.BAD_REQUEST, message, param="engine", code="unknown_engine")

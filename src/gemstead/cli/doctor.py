@@ -39,9 +39,11 @@ def add(subparsers: Any) -> None:
 def doctor(args: argparse.Namespace) -> int:
     """Exit code 0 when nothing is a problem, else 1."""
     from gemstead.cli.options import read_spec
+    from gemstead.operate.catalogue import load
     from gemstead.operate.doctor import judge, probe
 
-    findings = judge(probe(wants(read_spec(args), os.environ), os.environ, quick=args.quick))
+    catalogue = load(os.environ)
+    findings = judge(probe(wants(read_spec(args), os.environ), os.environ, quick=args.quick), catalogue)
     shown = [one for one in findings if not args.problems or one.level in ("problem", "warning", "unknown")]
     problems = sum(one.level == "problem" for one in findings)
     if args.json:

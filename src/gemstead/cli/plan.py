@@ -17,6 +17,7 @@ from gemstead.cli.trouble import USAGE, Trouble
 
 if TYPE_CHECKING:
     from gemstead.catalog.accelerators import Accelerator
+    from gemstead.catalog.catalogue import Catalogue
     from gemstead.plan.api import Proposal
     from gemstead.plan.from_log import Correction
 
@@ -122,7 +123,7 @@ def propose(args: argparse.Namespace) -> Proposal:
     from gemstead.plan.placement import Media
 
     catalogue = load(os.environ)
-    card, count = cards(args)
+    card, count = cards(args, catalogue)
     asked = {
         "users": args.users,
         "requests_per_s": args.rps,
@@ -143,8 +144,7 @@ def propose(args: argparse.Namespace) -> Proposal:
         "headroom": args.headroom,
         "spares": args.spares,
         "usd_month": args.budget,
-        "prices": catalogue.rents,
-        "api_prices": catalogue.api,
+        "catalogue": catalogue,
         "corrections": _learnt(args),
     }
     if args.model:
@@ -202,19 +202,17 @@ def _quick_enough(found: Proposal) -> bool:
     return found.chosen.alone.tpot_s.likely <= 0.125
 
 
-def cards(args: argparse.Namespace) -> tuple[Accelerator, int | None]:
+def cards(args: argparse.Namespace, catalogue: Catalogue) -> tuple[Accelerator, int | None]:
     """The card and how many: as said, else what is in this machine, else its processor."""
-    from gemstead.catalog.accelerators import accelerator
-
     if args.gpu:
-        return accelerator(args.gpu), args.count or (None if args.users or args.rps else 1)
-    card, count = _here()
+        return catalogue.accelerator(args.gpu), args.count or (None if args.users or args.rps else 1)
+    card, count = _here(catalogue)
     return card, args.count or count
 
 
-def _here() -> tuple[Accelerator, int]:
+def _here(catalogue: Catalogue) -> tuple[Accelerator, int]:
     """The cards of this machine, the most frequent kind; without any its processor, with the memory that it has."""
-    from gemstead.catalog.accelerators import accelerator, with_memory
+    from gemstead.catalog.accelerators import with_memory
     from gemstead.operate.doctor import read
     from gemstead.operate.doctor.probe import run
     from gemstead.operate.probe import machine
@@ -227,14 +225,14 @@ def _here() -> tuple[Accelerator, int]:
             continue
         (name, memory), count = Counter((one.name, one.memory_mib) for one in found.cards).most_common(1)[0]
         try:
-            card = accelerator(name)
+            card = catalogue.accelerator(name)
         except Refused:
             message = f"this machine's {name} is not in the catalogue; name a card near it with --gpu"
             raise Trouble(message, code=USAGE) from None
         return (with_memory(card, memory) if memory else card), count
     here = machine()
     server = here.memory_bytes > 96 << 30
-    return with_memory(accelerator("cpu-server" if server else "cpu"), here.memory_bytes >> 20), 1
+    return with_memory(catalogue.accelerator("cpu-server" if server else "cpu"), here.memory_bytes >> 20), 1
 
 
 def _of_file(args: argparse.Namespace) -> str:
@@ -303,9 +301,11 @@ def _commands(proposal: Proposal, args: argparse.Namespace) -> list[Any]:
         Refused: the version does not know a flag, or is known not to start like this.
     """
     from gemstead.engines.commands import launch_command
+    from gemstead.operate.catalogue import load
 
     placements = proposal.chosen.placements(proposal.traffic.media, thinking=args.thinking)
-    return [launch_command(placement) for placement in placements]
+    catalogue = load(os.environ)
+    return [launch_command(placement, catalogue) for placement in placements]
 
 
 def _plot(proposal: Proposal, name: str) -> None:

@@ -21,12 +21,13 @@ def learn(args: argparse.Namespace) -> int:
     from gemstead.cli.options import read_spec
     from gemstead.cli.plan import cards
     from gemstead.operate import calibration
+    from gemstead.operate.catalogue import load
     from gemstead.plan import from_log
     from gemstead.plan.api import model_named
     from gemstead.wiring.files import state_dir
 
     facts = from_log.read(_text(args.from_log), args.engine)
-    card, _ = cards(args)
+    card, _ = cards(args, load(os.environ))
     named = model_named(args.model).name if args.model else ""
     setup = from_log.setup_of(facts, card, named, args.weights)
     found = from_log.compare(facts, setup)

@@ -19,13 +19,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from gemstead.catalog import names
-from gemstead.catalog.accelerators import Accelerator, accelerator, slices
-from gemstead.catalog.checkpoints import Checkpoint, checkpoint, checkpoints
+from gemstead.catalog.accelerators import Accelerator, slices
+from gemstead.catalog.catalogue import Catalogue, built_in
+from gemstead.catalog.checkpoints import Checkpoint, checkpoints
 from gemstead.catalog.engine_versions import engine_facts
 from gemstead.catalog.models import ModelFacts, models
-from gemstead.catalog.prices import ApiPrice, Price, api, rents, typical
+from gemstead.catalog.prices import typical
 from gemstead.plan.capacity import DAYS, HEADROOM, SPARES, Demand
-from gemstead.plan.fitted import Choice, Traffic
+from gemstead.plan.fitted import CACHELESS, Choice, Traffic
 from gemstead.plan.from_log import Correction
 from gemstead.plan.layout import Layout, lay_out
 from gemstead.plan.money import HOURS_A_MONTH, Bill, BreakEven, Cost, break_even, cost, owned, rented
@@ -101,8 +102,7 @@ def plan(
     spares: int = SPARES,
     usd_month: float | None = None,
     utilisation: float | None = None,
-    prices: Sequence[Price] | None = None,
-    api_prices: Sequence[ApiPrice] | None = None,
+    catalogue: Catalogue | None = None,
     corrections: Sequence[Correction] = (),
     compare: bool = True,
 ) -> Proposal:
@@ -129,15 +129,16 @@ def plan(
         usd_month: most that it may cost, in US dollars a month.
         utilisation: share of a card that vLLM or SGLang may take; None: the lower of 0.90 and 0.92 that fits.
         corrections: what this machine's start-up logs taught (`plan.from_log`).
-        prices: rents; None: the catalogue's.
-        api_prices: of the model's tokens elsewhere; None: the catalogue's.
+        catalogue: cards, checkpoints, engines and prices, with the user's own among them (`operate.catalogue.load`);
+            None: the built-in one.
         compare: whether alternatives are laid out as well.
 
     Raises:
         Refused: BAD_REQUEST for an unknown name, with the nearest there is, or for a number that cannot be.
     """
     facts = model if isinstance(model, ModelFacts) else model_named(model)
-    card = gpu if isinstance(gpu, Accelerator) else accelerator(gpu)
+    known = catalogue or built_in()
+    card = gpu if isinstance(gpu, Accelerator) else known.accelerator(gpu)
     _check(facts, count, context, prompt_tokens, output_tokens, headroom, spares, tp, day, media)
     if context == 0 and prompt_tokens + output_tokens > facts.context_tokens:
         context = facts.context_tokens
@@ -167,7 +168,7 @@ def plan(
     counted = count if count is not None or demand is not None else 1
     own = Choice(
         facts,
-        checkpoints(facts.size)[0],
+        checkpoints(facts.size, known.checkpoints)[0],
         card,
         version=engine_version,
         tp=tp,
@@ -177,23 +178,21 @@ def plan(
         corrections=tuple(corrections),
     )
     options = [
-        _priced(lay_out(choice, traffic, cards), facts, traffic, prices, usd_month)
-        for choice, cards in _choices(own, engine, weights, counted, compare)
+        _priced(lay_out(choice, traffic, cards), traffic, known, usd_month)
+        for choice, cards in _choices(own, engine, weights, counted, compare, known)
     ]
     options.sort(key=_rank)  # a stable sort: among equals the order of preference stands
     if not options:
         raise _refused(f"no checkpoint of {facts.title} loads on {card.name}")
     best = options[0]
-    against = _against(best, facts, traffic, api_prices)
+    against = _against(best, facts, traffic, known)
     return Proposal(facts, traffic, counted, best, tuple(options[1:]), against, tuple(_notes(options)))
 
 
-def _against(
-    best: Option, facts: ModelFacts, traffic: Traffic, prices: Sequence[ApiPrice] | None
-) -> BreakEven | None:
+def _against(best: Option, facts: ModelFacts, traffic: Traffic, known: Catalogue) -> BreakEven | None:
     """From which volume the option is cheaper than the cheapest provider; None: one of the two has no price."""
     offers = [
-        one for one in api(facts.size, prices) if "batch" not in one.provider
+        one for one in known.api_of(facts.size) if "batch" not in one.provider
     ]  # those answer within a day
     layout = best.layout
     if best.bill is None or not offers or not layout.memory.fits or not layout.replicas:
@@ -203,36 +202,35 @@ def _against(
 
 
 def _rank(option: Option) -> tuple[bool, bool, bool, bool]:
-    """What meets everything first; then what fits comfortably; then what fits at all."""
+    """What meets everything first, then what fits at all; of those what has room for the longest requests.
+
+    An engine whose slots are laid out when it starts comes after one that shares a pool, even where the pool is tight:
+    the longest requests are few, and for all others the pool holds many times as many.
+    """
     layout = option.layout
     fits = layout.memory.fits and layout.replicas > 0
-    return (
-        not (fits and option.meets and layout.comfortable),
-        not (fits and option.meets),
-        not fits,
-        not layout.comfortable,
-    )
+    slots = layout.setup.engine in CACHELESS and layout.setup.accelerator.vendor != "cpu"
+    return not (fits and option.meets), not fits, slots, not layout.comfortable
 
 
 def _choices(
-    own: Choice, engine: str, weights: str, count: int | None, compare: bool
+    own: Choice, engine: str, weights: str, count: int | None, compare: bool, known: Catalogue
 ) -> Iterator[tuple[Choice, int | None]]:
     """Choices to lay out, in the order of preference, with the number of cards or slices for each."""
-    engines = [engine_facts(engine).engine] if engine else _engines(own.card)
+    engines = [engine_facts(engine, known.engines).engine] if engine else _engines(own.card)
     refused: Refused | None = None
     found = False
     if own.version:
         engines = engines[:1]  # a version is one engine's
     for name in engines:
-        runs_on = engine_facts(name).vendors
+        there = engine_facts(name, known.engines)
+        runs_on = there.vendors
         if runs_on and own.card.vendor not in runs_on:
             where = " and ".join(VENDORS[vendor] for vendor in runs_on)
-            refused = refused or _refused(
-                f"{engine_facts(name).title} does not run on {own.card.name}: only on {where}"
-            )
+            refused = refused or _refused(f"{there.title} does not run on {own.card.name}: only on {where}")
             continue
         try:
-            forms = _forms(own, name, weights)
+            forms = _forms(own, name, weights, known)
         except Refused as no:
             refused = refused or no
             continue
@@ -249,7 +247,7 @@ def _choices(
     for piece in slices(own.card):
         if own.card.slice_count(piece.id.rpartition("/")[2]) < 2:
             continue  # a slice that takes a card alone is that card, and less
-        for form in _forms(own, name, weights):
+        for form in _forms(own, name, weights, known):
             if not form.fault_on(piece) and form.weights_bytes < piece.memory_bytes:
                 number = count * own.card.slice_count(piece.id.rpartition("/")[2]) if count else None
                 yield _with(own, form, name, piece), number
@@ -269,13 +267,17 @@ def _engines(card: Accelerator) -> list[str]:
     return ["vllm", "sglang", "llamacpp"]
 
 
-def _forms(own: Choice, engine: str, weights: str) -> list[Checkpoint]:
+def _forms(own: Choice, engine: str, weights: str, known: Catalogue) -> list[Checkpoint]:
     """Checkpoints to try with an engine: the named one, or the first of each width from precise to small."""
     if weights:
-        return [checkpoint(weights, own.model.size, engine, own.card)]
+        return [known.checkpoint(weights, own.model.size, engine, own.card)]
     found: list[Checkpoint] = []
     for bits in WIDTH_ORDER:
-        of_width = (one for one in checkpoints(own.model.size) if one.bits == bits and not one.quantization)
+        of_width = (
+            one
+            for one in checkpoints(own.model.size, known.checkpoints)
+            if one.bits == bits and not one.quantization
+        )
         able = [one for one in of_width if engine in one.engines and not one.fault_on(own.card)]
         found += able[:1]
     return found[-1:] if engine in ("llamacpp", "embedded", "ollama") else found
@@ -283,17 +285,16 @@ def _forms(own: Choice, engine: str, weights: str) -> list[Checkpoint]:
 
 def _priced(
     layout: Layout,
-    facts: ModelFacts,
     traffic: Traffic,
-    prices: Sequence[Price] | None,
+    known: Catalogue,
     usd_month: float | None,
 ) -> Option:
     """The layout with what it costs: rented where a rent is known, else owned; all cards at hand are paid."""
     card = layout.setup.accelerator
-    whole = accelerator(card.parent) if card.is_slice else card
+    whole = known.accelerator(card.parent) if card.is_slice else card
     parts = whole.slice_count(card.id.rpartition("/")[2]) or 1
     cards = -(-max(layout.cards, 1) // parts)
-    rent = typical(rents(whole.id, among=prices))
+    rent = typical(known.rents_of(whole.id))
     if rent is not None:
         bill = rented(cards, rent)
     elif whole.purchase_usd and whole.tdp_w:

@@ -220,8 +220,9 @@ def _notes(
     if not one.comfortable:
         held = one.memory.concurrency(one.memory.setup.length)
         yield (
-            f"tight: only {held:.1f} of the longest requests fit at once; a shorter context or smaller weights "
-            "give room"
+            f"tight: only {held:.1f} of the longest requests fit at once; a shorter context, "
+            f"{'an 8-bit cache (`--kv fp8`)' if one.memory.setup.element_bytes == 2 else 'smaller weights'} "
+            "or another card gives room"
         )
     if short:
         cards = short * one.memory.setup.tp

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gemstead.catalog.catalogue import built_in, overlaid
+from gemstead.catalog.overlay import parse
 from gemstead.operate.doctor import read
 from gemstead.operate.doctor.finding import LEVELS, worst
 from gemstead.operate.doctor.judge import judge
@@ -201,3 +203,16 @@ def test_a_hub_that_is_not_wanted_is_not_missed():
     proxied = Hub("https://hub.example", True, resolves=False, status=200, seconds=0.3)
     assert level(replace(BARE, hub=proxied), "hub") == "ok"
     assert level(replace(BARE, hub=replace(proxied, status=401)), "hub") == "warning"
+
+
+def test_what_the_user_knows_to_be_bad_is_found():
+    """The ledger that is asked is the user's own, laid over the built-in one."""
+    own = parse(
+        "catalogue: 1\nas_of: 2026-11-01\nsource: our tests\nknown_bad:\n"
+        '  - {id: ours-1, engine: vllm, versions: "==0.32.0", symptom: hangs on our cards, remedy: use 0.33, '
+        "severity: stops}\n"
+    )
+    seen = replace(WELL, engines=(Engine("vllm", "0.32.0", "pip"),))
+    found = [one for one in judge(seen, overlaid(built_in(), own)) if "hangs on our cards" in one.cause]
+    assert [one.level for one in found] == ["problem"] and found[0].remedy == "use 0.33"
+    assert not [one for one in judge(seen) if "hangs on our cards" in one.cause]

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from gemstead.catalog.catalogue import Catalogue, built_in
 from gemstead.catalog.engine_versions import engine_facts
 from gemstead.catalog.known_bad import consult
 from gemstead.engines.commands import (
@@ -42,14 +43,18 @@ COMMANDS: dict[str, Callable[[Placement], Command]] = {
 }
 
 
-def launch_command(placement: Placement) -> Command:
+def launch_command(placement: Placement, catalogue: Catalogue | None = None) -> Command:
     """How the replica is started, checked: its flags are known to the version, and nothing certain speaks against it.
+
+    `catalogue` has the engines and the ledger that are asked: whoever has read the user's own facts hands them in;
+    the built-in ones when None.
 
     Raises:
         Refused: UNSUPPORTED, when the version is too old, does not know a flag, or is known not to start like this.
     """
     setup = placement.setup
-    facts = engine_facts(setup.engine)
+    known_here = catalogue or built_in()
+    facts = engine_facts(setup.engine, known_here.engines)
     fault = setup.checkpoint.fault_on(setup.accelerator)
     if fault:
         raise Refused(Reason.UNSUPPORTED, f"{setup.checkpoint.repo} {fault}")
@@ -68,17 +73,17 @@ def launch_command(placement: Placement) -> Command:
             notes.append(
                 f"flags are checked against {facts.title} {known.read}, the nearest version that was read"
             )
-    return replace(line, notes=tuple(notes + _ledger(placement, line)))
+    return replace(line, notes=tuple(notes + _ledger(placement, line, known_here)))
 
 
-def _ledger(placement: Placement, line: Command) -> list[str]:
+def _ledger(placement: Placement, line: Command, catalogue: Catalogue) -> list[str]:
     """What the ledger says that does not stop the launch.
 
     Raises:
         Refused: UNSUPPORTED, for an entry that certainly stops it.
     """
     setup = placement.setup
-    version = setup.version or engine_facts(setup.engine).latest_seen
+    version = setup.version or engine_facts(setup.engine, catalogue.engines).latest_seen
     words = [word for flag in line.flags for word in flag.words]
     met = consult(
         setup.engine,
@@ -88,6 +93,7 @@ def _ledger(placement: Placement, line: Command) -> list[str]:
         words,
         checkpoint=setup.checkpoint,
         env=line.env,
+        among=catalogue.known_bad,
     )
     for entry in met:
         if entry.blocks:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gemstead.catalog.catalogue import Catalogue, built_in
 from gemstead.operate.doctor.finding import LEVELS, Finding
 from gemstead.operate.doctor.judge_cards import cards
 from gemstead.operate.doctor.judge_engines import engines
@@ -26,11 +27,12 @@ DAY_S = 86_400.0
 CERTIFICATE_WARNS_S = 30 * DAY_S
 
 
-def judge(seen: Seen) -> list[Finding]:
-    """Every finding, the worst first."""
+def judge(seen: Seen, catalogue: Catalogue | None = None) -> list[Finding]:
+    """Every finding, the worst first; `catalogue` with the user's own facts, the built-in one when None."""
+    known = catalogue or built_in()
     findings = [
-        *cards(seen),
-        *engines(seen),
+        *cards(seen, known),
+        *engines(seen, known),
         *_memory(seen),
         *_shared_memory(seen),
         *_disk(seen),

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from gemstead.catalog.accelerators import Accelerator, accelerator
+from gemstead.catalog.accelerators import Accelerator
+from gemstead.catalog.catalogue import Catalogue
 from gemstead.operate.doctor.finding import Finding
 from gemstead.operate.doctor.seen import Gpu, Gpus, Seen
 from gemstead.refused import Refused
@@ -58,7 +59,7 @@ XIDS = {  # code: (what happened, whether the card is to blame, what to do)
 }
 
 
-def cards(seen: Seen) -> Iterator[Finding]:
+def cards(seen: Seen, catalogue: Catalogue) -> Iterator[Finding]:
     """Findings on cards; on a machine without any, one that says so."""
     if seen.gpu_trouble:
         yield Finding(
@@ -83,7 +84,7 @@ def cards(seen: Seen) -> Iterator[Finding]:
         yield _inventory(gpus)
         yield from _driver(gpus)
     for card in seen.cards:
-        yield from _card(card)
+        yield from _card(card, catalogue)
     yield from _topology(seen)
     yield from _xids(seen)
 
@@ -117,9 +118,9 @@ def _driver(gpus: Gpus) -> Iterator[Finding]:
         )
 
 
-def _card(card: Gpu) -> Iterator[Finding]:
+def _card(card: Gpu, catalogue: Catalogue) -> Iterator[Finding]:
     name = f"card {card.index} ({card.name})"
-    yield from _known(card, name)
+    yield from _known(card, name, catalogue)
     yield from _heat_and_power(card, name)
     yield from _bus(card, name)
     yield from _errors(card, name)
@@ -150,9 +151,9 @@ def _card(card: Gpu) -> Iterator[Finding]:
         )
 
 
-def _known(card: Gpu, name: str) -> Iterator[Finding]:
+def _known(card: Gpu, name: str, catalogue: Catalogue) -> Iterator[Finding]:
     try:
-        facts: Accelerator = accelerator(card.name)
+        facts: Accelerator = catalogue.accelerator(card.name)
     except Refused:
         yield Finding(
             "gpu",

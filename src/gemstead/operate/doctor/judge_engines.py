@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gemstead.catalog.accelerators import Accelerator, accelerator
+from gemstead.catalog.accelerators import Accelerator
+from gemstead.catalog.catalogue import Catalogue
 from gemstead.catalog.engine_versions import EngineFacts, engine_facts
 from gemstead.catalog.known_bad import KnownBad, consult
 from gemstead.operate.doctor.finding import Finding
@@ -18,14 +19,16 @@ from gemstead.refused import Refused
 LEVELS = {"unsafe": "problem", "stops": "problem", "wrong": "warning", "slow": "note", "note": "note"}
 
 
-def engines(seen: Seen) -> Iterator[Finding]:
+def engines(seen: Seen, catalogue: Catalogue) -> Iterator[Finding]:
     """Findings on engines that are installed here; none installed is well, for one comes with us."""
-    cards = list(_known(seen))
+    cards = list(_known(seen, catalogue))
     for engine in seen.engines:
-        yield from _engine(engine, engine_facts(engine.name), cards)
+        yield from _engine(engine, engine_facts(engine.name, catalogue.engines), cards, catalogue)
 
 
-def _engine(engine: Engine, facts: EngineFacts, cards: list[Accelerator]) -> Iterator[Finding]:
+def _engine(
+    engine: Engine, facts: EngineFacts, cards: list[Accelerator], catalogue: Catalogue
+) -> Iterator[Finding]:
     name = f"{facts.title} {engine.version}"
     if fault := facts.fault_of(engine.version):
         remedy = f"install {facts.title} {facts.latest_seen}"
@@ -41,7 +44,7 @@ def _engine(engine: Engine, facts: EngineFacts, cards: list[Accelerator]) -> Ite
     if later := facts.fault_of(engine.version, features=("mtp",)):
         remedy = f"install {facts.title} {facts.latest_seen} for drafting"
         yield Finding("engine", "note", later, engine.where, remedy)
-    for entry in _ledger(engine, cards):
+    for entry in _ledger(engine, cards, catalogue):
         for_whom = f" (with {', '.join(entry.models)})" if entry.models else ""
         level = LEVELS[entry.severity] if entry.certain and not entry.models else "note"
         yield Finding(
@@ -49,10 +52,14 @@ def _engine(engine: Engine, facts: EngineFacts, cards: list[Accelerator]) -> Ite
         )
 
 
-def _ledger(engine: Engine, cards: list[Accelerator]) -> Iterator[KnownBad]:
+def _ledger(engine: Engine, cards: list[Accelerator], catalogue: Catalogue) -> Iterator[KnownBad]:
     """Entries about this very version, whatever is launched with it. One that holds for all versions is no news."""
     anywhere: list[Accelerator | None] = [*cards] or [None]
-    met = {entry.id: entry for card in anywhere for entry in consult(engine.name, engine.version, None, card)}
+    met = {
+        entry.id: entry
+        for card in anywhere
+        for entry in consult(engine.name, engine.version, None, card, among=catalogue.known_bad)
+    }
     for entry in met.values():
         launch = (
             entry.flags,
@@ -66,9 +73,9 @@ def _ledger(engine: Engine, cards: list[Accelerator]) -> Iterator[KnownBad]:
             yield entry
 
 
-def _known(seen: Seen) -> Iterator[Accelerator]:
+def _known(seen: Seen, catalogue: Catalogue) -> Iterator[Accelerator]:
     for name in dict.fromkeys(card.name for card in seen.cards):
         try:
-            yield accelerator(name)
+            yield catalogue.accelerator(name)
         except Refused:
             continue
