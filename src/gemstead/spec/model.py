@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from gemstead.spec.batch import BatchSpec
 from gemstead.spec.engines import EngineFields
 from gemstead.spec.part import FilePath, Listen, Name, Origin, Part, Seconds, SecretRef
 
@@ -223,6 +224,7 @@ class Spec(Part):
     limits: LimitSpec = Field(LimitSpec(), description="Default limits of every key")
     ledger: LedgerSpec = Field(LedgerSpec(), description="What must survive a restart")
     supervise: SuperviseSpec = Field(SuperviseSpec(), description="How engine processes are watched")
+    batch: BatchSpec = Field(BatchSpec(), description="Offline batches")
     state_dir: FilePath | None = Field(
         None,
         description="Folder of keys, records and logs; default: `$XDG_STATE_HOME/gemstead` or "
