@@ -51,7 +51,7 @@ tsl: 1
         "write host:port, such as 127.0.0.1:4367, :4367 or [::1]:4367",
         "gemstead.yaml:8 gateway.deadlines.connect_s: -1 is too small: it must be more than 0",
         "gemstead.yaml:9 tsl: is not a field here; "
-        "known here: version, models, gateway, admin, limits, ledger, supervise, state_dir, hub",
+        f"known here: {', '.join(Spec.model_fields)}",
     ]
 
 

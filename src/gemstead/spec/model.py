@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from gemstead.spec.batch import BatchSpec
+from gemstead.spec.deploy import DeploySpec
 from gemstead.spec.engines import EngineFields
 from gemstead.spec.part import FilePath, Listen, Name, Origin, Part, Seconds, SecretRef
 
@@ -225,6 +226,9 @@ class Spec(Part):
     ledger: LedgerSpec = Field(LedgerSpec(), description="What must survive a restart")
     supervise: SuperviseSpec = Field(SuperviseSpec(), description="How engine processes are watched")
     batch: BatchSpec = Field(BatchSpec(), description="Offline batches")
+    deploy: DeploySpec = Field(
+        DeploySpec(), description="Where the service is shipped to by `gemstead render` and `gemstead apply`"
+    )
     state_dir: FilePath | None = Field(
         None,
         description="Folder of keys, records and logs; default: `$XDG_STATE_HOME/gemstead` or "

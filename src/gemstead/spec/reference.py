@@ -121,6 +121,8 @@ def _type(node: dict[str, Any], field: FieldInfo) -> str:
         return f"`{node['const']}`"
     if node.get("type") == "array":
         return "list of text"
+    if node.get("type") == "object":
+        return "mapping of text"
     words = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true` or `false`"}
     return words[node["type"]] + _bounds(node)
 
@@ -144,7 +146,7 @@ def _default(field: FieldInfo) -> str:
     value = field.default
     if value is PydanticUndefined:
         return "required"
-    if value is None or value == () or value == "" or section_of(field.annotation):
+    if value is None or value == () or value == "" or value == {} or section_of(field.annotation):
         return ""
     return f"`{json.dumps(value) if not isinstance(value, str) else value}`".replace(".0`", "`")
 
