@@ -1,0 +1,1 @@
+"""Policies compared on traces, in simulation; see `compare.py`."""
