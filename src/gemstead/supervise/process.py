@@ -4,19 +4,29 @@ Every child leads its own session, so a Ctrl-C in the terminal reaches only the 
 gets one end of something we hold open: a pipe (its *leash*), or a socket it already has. When the head
 dies, even by `kill -9`, the kernel closes our end and the child ends itself. After a child's exit the rest
 of its process group is swept away, so what an engine started itself goes too.
+
+An engine in a container is no child of ours: its client is. So the container, which has a name, is removed by that
+name: before a start (one that a power cut left), after every end, and by the leash when we are gone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
+from pathlib import Path
+
+from gemstead.engines.container import removal
+from gemstead.supervise.bounds import Bounds
 
 OUTPUT_CHUNK = 65_536
+LEASH = str(Path(__file__).with_name("leash.py"))
+REMOVAL_S = 20.0  # for a container tool to remove a container
 LAST_WORDS_S = 1.0  # after its exit, what a child wrote may still be on the way
 
 
@@ -31,8 +41,14 @@ class Leash(Enum):
 class Process:
     """A running child. Made by `launch`."""
 
-    def __init__(self, child: asyncio.subprocess.Process, leash: int | None, output: Output) -> None:
-        self._child, self._leash, self._output = child, leash, output
+    def __init__(
+        self,
+        child: asyncio.subprocess.Process,
+        leash: int | None,
+        output: Output,
+        afterwards: Sequence[str] = (),
+    ) -> None:
+        self._child, self._leash, self._output, self._afterwards = child, leash, output, afterwards
         self.pid = child.pid
 
     @property
@@ -52,6 +68,7 @@ class Process:
         """Its exit code once it is gone; negative for a signal. All it printed has been kept by then."""
         code = await self._child.wait()
         self._sweep()
+        await _remove(self._afterwards)
         await self._output.finish()
         self._let_go()
         return code
@@ -104,22 +121,31 @@ async def launch(
     output: Callable[[bytes], None],
     env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
+    inherit: Mapping[str, str] | None = None,
+    bounds: Bounds | None = None,
 ) -> Process:
-    """Start a child. `env` is added to our environment; `output` gets what it prints, in pieces.
+    """Start a child. `output` gets what it prints, in pieces.
+
+    Args:
+        env: variables that it gets besides those that it inherits.
+        inherit: the variables that it inherits; None: all of ours.
+        bounds: what it may take of the machine; None: what we may.
 
     Raises:
         OSError: the program cannot be started.
     """
+    afterwards = removal(argv)
+    await _remove(afterwards)
     theirs, ours = os.pipe() if leash is not Leash.OTHER else (None, None)
     read, write = os.pipe()
-    command = _leashed(argv, leash, theirs)
+    command = _leashed(argv, leash, theirs, bounds, afterwards)
     try:
         child = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=write,
             stderr=write,
-            env={**os.environ, **(env or {})},
+            env={**(os.environ if inherit is None else inherit), **(env or {})},
             pass_fds=(*pass_fds, *(() if theirs is None else (theirs,))),
             start_new_session=True,
         )
@@ -132,12 +158,40 @@ async def launch(
         os.close(write)
         if theirs is not None:
             os.close(theirs)
-    return Process(child, ours, Output(read, output))
+    return Process(child, ours, Output(read, output), afterwards)
 
 
-def _leashed(argv: Sequence[str], leash: Leash, descriptor: int | None) -> list[str]:
-    if leash is Leash.WATCHED:
-        return [*argv, "--leash-fd", str(descriptor)]
-    if leash is Leash.WRAPPED:
-        return [sys.executable, "-m", "gemstead.supervise.leash", "--fd", str(descriptor), "--", *argv]
-    return list(argv)
+def _leashed(
+    argv: Sequence[str],
+    leash: Leash,
+    descriptor: int | None,
+    bounds: Bounds | None,
+    afterwards: Sequence[str],
+) -> list[str]:
+    words = [*argv, "--leash-fd", str(descriptor)] if leash is Leash.WATCHED else list(argv)
+    words = words if bounds is None else bounds.before(words)
+    if leash is not Leash.WRAPPED:
+        return words
+    then = ["--then", json.dumps(afterwards)] if afterwards else []
+    # As a file, and isolated: the environment is the engine's, and need not lead to Gemstead.
+    return [sys.executable, "-I", "-S", LEASH, "--fd", str(descriptor), *then, "--", *words]
+
+
+async def _remove(command: Sequence[str]) -> None:
+    """Remove the container of a name. Whether there was one does not matter, nor does a tool that says nothing."""
+    if not command:
+        return
+    with suppress(OSError, TimeoutError):
+        child = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            await asyncio.wait_for(child.wait(), REMOVAL_S)
+        except BaseException:
+            with suppress(ProcessLookupError):
+                child.kill()
+            raise
