@@ -26,6 +26,7 @@ VERBS = {
     "usage": ("audit", "show tokens and calls by tenant, app, user, key or model"),
     "audit": ("audit", "read the audit log (tail, show)"),
     "plan": ("plan", "work out what to run: memory, replicas, flags, speed and cost"),
+    "engines": ("engines", "install, list and upgrade the engines that run on cards"),
     "doctor": ("doctor", "look at this machine: cards, driver, disk, memory, network, ports"),
     "catalog": ("catalog", "look up models, cards, prices, engines and what is known to break"),
     "check": ("check", "try a dozen real requests against the running service"),
