@@ -2,7 +2,8 @@
 
 It is a step function over three states:
 
-    closed     calls flow. `FAILURES_TO_OPEN` failures in a row open it.
+    closed     calls flow. `FAILURES_TO_OPEN` failures in a row open it, or a share of failures that is far above
+               its neighbours' (`outlier.py`).
     open       no calls until `until`; the back-off doubles with every opening that was not followed by a
                call that ended well. What old calls report is not news, and passed over.
     half open  one call, the probe, finds out. An answer (its first token is enough) closes the breaker,
@@ -39,6 +40,7 @@ class Event(StrEnum):
     FAILED = "failed"  # a call failed that was not the probe
     PROBE_FAILED = "probe_failed"
     PROBE_LEFT = "probe_left"  # the probe ended without a verdict
+    EJECTED = "ejected"  # it fails far more often than its neighbours (outlier.py)
 
 
 class Breaker(NamedTuple):
@@ -67,6 +69,8 @@ def step(breaker: Breaker, event: Event, now: float) -> Breaker:
 def _step_closed(breaker: Breaker, event: Event, now: float) -> Breaker:
     if event is Event.SUCCEEDED:
         return CLOSED
+    if event is Event.EJECTED:
+        return _opened(breaker, now)
     if event is Event.FAILED or event is Event.PROBE_FAILED:
         if breaker.failures + 1 >= FAILURES_TO_OPEN:
             return _opened(breaker, now)

@@ -25,7 +25,17 @@ class Call:
     session: str = ""  # conversation or agent run, where the caller says so; for policies that stick to it
     tried: tuple[str, ...] = ()  # endpoints that already failed this call
     hits: Mapping[str, int] | None = None  # leading blocks that endpoints have seen, by name; for scorers
+    streams: bool = False  # the answer comes in pieces, so an engine's silence means something
     # What the picker found and booked; nobody else writes these.
+    expected_output: float = 0.0  # tokens
     hit_tokens: int = 0  # of the prompt, that the picked endpoint has seen
     charged_to: Endpoint | None = None  # the endpoint that counts this call as in flight
     charged_tokens: int = 0  # prefill tokens booked there and not yet given back
+    charged_kv: int = 0  # KV tokens booked there
+    charged_at: float = 0.0
+    ahead_tokens: float = (
+        -1.0
+    )  # prefill that stood before the first token at that time; below zero: not known
+    due_s: float = 0.0  # the time to the first token that was expected then
+    first_at: float = -1.0  # when the first token came
+    first_calls: int = 0  # in flight at that time

@@ -4,7 +4,7 @@
 what the gateway itself has in flight is counted here, because it is the first and the freshest signal.
 
 The picker looks at every endpoint of a pool for every call, so whatever can be worked out when a figure
-changes is worked out then: `busy`, `open_from` and `well_until` are one comparison each.
+changes is worked out then (`weigh`): a look costs a few comparisons and products. `picker.py` has the theory.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gemstead.traffic.breaker import CLOSED, Breaker
+from gemstead.traffic.prefix import BLOCK_TOKENS
+from gemstead.traffic.rates import Line
 
 if TYPE_CHECKING:
     from gemstead.traffic.call import Call
@@ -22,11 +24,21 @@ if TYPE_CHECKING:
 
 STALE_S = 5.0  # a load older than this says nothing; five missed scrapes at one per second
 KV_FULL = 0.8  # KV share at which GIE's and llm-d's saturation detector call a server full
-# So many tokens of prefill weigh as much as one more call in flight. Dynamo's KV router weighs a token to be
-# prefilled like one of a running sequence (cost = prefill + decode blocks); 512 is a short chat's context.
-CALL_TOKENS = 512
-CALLS_PER_TOKEN = 1 / CALL_TOKENS
-KV_MOST = 0.95  # above this share `kv_pressure` stops growing, so that one figure cannot drown all others
+KV_VETO = 0.97  # above this an engine preempts: no further call while another endpoint has room
+KV_MOST = 0.95  # above this share `kv_pressure_s` stops growing, so that one figure cannot drown all others
+KV_PRESSURE_S = 0.15  # SMG 1.13's least_load: 0.15 * u / (1 - u) seconds
+# Before anything is known or foreseen. A prefill of 15 928 tokens per second is llm-d's default for a 32B model
+# on two H100; half of that is between a card and a CPU. One step of a large model is 10 to 30 ms.
+FIRST_PREFILL_TOKENS_S = 8000.0
+FIRST_BASE_S = 0.02
+FIRST_STEP_S = 0.02
+FIRST_STEP_SLOT_S = 0.0002
+PREFILL_SPAN = 4096.0  # tokens up to which a guess of the prefill rate is taken for good
+DECODE_SPAN = 64.0  # requests up to which a guess of the decode rate is
+FIRST_LIFE_S = 5.0
+LIFE_FORGET = 0.05
+FIRST_PROMPT_TOKENS = 1024.0  # SMG's mean prompt, until it is learned
+NO_ROOM_LIMIT = 1e18
 
 
 class EndpointFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +59,7 @@ class EndpointFacts(msgspec.Struct, frozen=True, kw_only=True):
     slots: int = 0  # requests that the engine runs at once; 0 is unknown
     # What the plan foresees; 0 is unknown. The picker begins with these and learns the real ones.
     kv_tokens: int = 0  # tokens that the KV cache holds
+    cache_tokens: int = 0  # prompt tokens that it can still find afterwards; 0: as many as kv_tokens
     prefill_tokens_s: float = 0.0  # prompt tokens per second while prefilling
     decode_step_s: float = 0.0  # seconds from one token to the next when a request runs alone
     decode_step_slot_s: float = 0.0  # what each further running request adds to that
@@ -79,34 +92,87 @@ class Endpoint:
         "_breaker",
         "_facts",
         "_load",
-        "busy",
-        "elsewhere",
+        "adapters",
+        "alone",
+        "cache_blocks",
+        "calls_elsewhere",
+        "crowd_s",
+        "decode",
+        "failed_share",
         "failures",
+        "handicap",
+        "head_s",
+        "heard_at",
         "in_flight",
+        "kv_booked",
+        "kv_elsewhere",
+        "kv_room",
+        "life_s",
+        "mean_tokens",
         "name",
         "open_from",
+        "patience_s",
+        "prefill",
+        "prefill_elsewhere",
         "prefill_tokens",
         "probe",
+        "progress_at",
+        "ready_since",
         "roster",
         "served",
+        "speaking",
+        "standing_s",
+        "token_s",
+        "waiting",
+        "wedged",
         "well_until",
     )
 
     def __init__(self, facts: EndpointFacts, load: Load | None = None) -> None:
         self.name = facts.name  # the facts may be replaced, the name stays
+        # What is in flight.
         self.in_flight = 0
         self.prefill_tokens = 0  # prompt tokens sent and not yet answered with a first token
+        self.kv_booked = 0  # tokens of KV cache that the calls in flight are expected to take
+        self.waiting: dict[Call, None] = {}  # calls without a first token, the oldest first
+        self.speaking = 0  # calls in flight that stream: a word may be expected of them
+        # What it did.
         self.served = 0
         self.failures = 0
+        self.failed_share = 0.0  # of its calls, lately
+        self.heard_at = -inf  # when it last said anything on any call
+        self.progress_at = -inf  # since when it works on the oldest call without a first token
+        # What it can do: learned.
+        self.prefill = Line(FIRST_BASE_S, 1.0 / FIRST_PREFILL_TOKENS_S, PREFILL_SPAN)
+        self.decode = Line(FIRST_STEP_S, FIRST_STEP_SLOT_S, DECODE_SPAN)
+        self.life_s = FIRST_LIFE_S  # how long a call stays, on average
+        self.mean_tokens = FIRST_PROMPT_TOKENS  # of a prompt that is not in the cache
+        # What its own metrics add to our count.
+        self.calls_elsewhere = 0
+        self.prefill_elsewhere = 0.0
+        self.kv_elsewhere = 0.0  # may be below zero: what is booked and not there
+        self.adapters: frozenset[str] | set[str] = frozenset()
+        # What follows for the picker. Seconds.
+        self.token_s = 0.0  # for a prompt token that is not cached
+        self.standing_s = 0.0  # before a new call's prefill begins, less what has been done of it meanwhile
+        self.head_s = 0.0  # of that, the call that the engine works on now
+        self.crowd_s = 0.0  # for each token of a new call's answer: what it costs it and the others
+        self.kv_room = NO_ROOM_LIMIT  # tokens that are free
+        self.cache_blocks = 0  # blocks of a prefix that its cache can still find; 0 is unknown
+        # Who may be picked.
+        self.alone = False  # the only one of its pool: there is nothing to weigh
         self.roster: Roster | None = None  # told when what may be sent here changes
         self.probe: Call | None = None  # the call that tries whether the engine is back
-        self.elsewhere = 0.0  # what the last load adds to our own count, in calls
-        self.busy = 0.0  # all of it together, in calls: what one more call would find here
         self.open_from = -inf  # calls may be sent from this time on
         self.well_until = inf  # the last load is fresh and good until then; no load was ever bad
+        self.ready_since = -inf  # of a warm-up; -inf: not yet seen by a roster
+        self.handicap = 1.0  # how much slower it is taken for than it is, while it warms up
+        self.patience_s = 0.0  # how long its silence means nothing
+        self.wedged = False
         self._facts = facts
         self._load: Load | None = None
         self._breaker = CLOSED
+        self._foresee(facts)
         self.facts = facts
         if load is not None:
             self.load = load
@@ -120,8 +186,14 @@ class Endpoint:
 
     @facts.setter
     def facts(self, facts: EndpointFacts) -> None:
-        self._facts = facts
+        was, self._facts = self._facts, facts
+        if not (was.ready and not was.draining):
+            self.ready_since = -inf  # it begins anew
+        if self.prefill.count == 0 and self.decode.count == 0:
+            self._foresee(facts)
+        self.cache_blocks = (facts.cache_tokens or facts.kv_tokens) // BLOCK_TOKENS
         self.open_from = self._breaker.shut_until if self.takes_calls else inf
+        self.weigh()
         if self.roster is not None:
             self.roster.revise()
 
@@ -151,11 +223,18 @@ class Endpoint:
         if load is not None and self._load is not None and load.at < self._load.at:
             return
         self._load = load
-        self.elsewhere, self.well_until = 0.0, inf
+        self.calls_elsewhere, self.prefill_elsewhere, self.kv_elsewhere = 0, 0.0, 0.0
+        self.well_until = inf
         if load is not None:
             running, waiting = load.running or 0, load.waiting or 0
-            self.elsewhere = max(0, running + waiting - self.in_flight) + waiting + kv_pressure(load.kv_used)
-            self.well_until = load.at + STALE_S if (load.kv_used or 0.0) < KV_FULL else -inf
+            self.calls_elsewhere = max(0, running + waiting - self.in_flight)
+            unheard = max(0, waiting - len(self.waiting))  # others' calls, or ours that were preempted
+            self.prefill_elsewhere = unheard * self.mean_tokens
+            if load.kv_used is not None:
+                self.kv_elsewhere = load.kv_used * self._facts.kv_tokens - self.kv_booked
+            if load.adapters is not None:
+                self.adapters = frozenset(load.adapters)
+            self.well_until = load.at + STALE_S if (load.kv_used or 0.0) < KV_VETO else -inf
         self.weigh()
         if self.roster is not None:
             self.roster.revise()
@@ -165,17 +244,38 @@ class Endpoint:
         return self._load is not None and now >= self._load.at + STALE_S
 
     def weigh(self) -> None:
-        """Work out `busy` anew, after a counter has moved."""
-        self.busy = self.in_flight + self.prefill_tokens * CALLS_PER_TOKEN + self.elsewhere
+        """Work out anew what a call would find here, after a figure has moved."""
+        if self.alone:
+            return
+        self.token_s = token_s = self.prefill.slope * self.handicap
+        standing_s = (self.prefill_tokens + self.prefill_elsewhere) * token_s
+        self.head_s = next(iter(self.waiting)).charged_tokens * token_s if self.waiting else 0.0
+        calls = self.in_flight + self.calls_elsewhere
+        self.crowd_s = 2.0 * self.decode.slope * self.handicap * calls
+        facts, load = self._facts, self._load
+        if facts.slots and calls >= facts.slots:  # so many must end first
+            standing_s += self.life_s * (calls - facts.slots + 1) / facts.slots
+        if facts.kv_tokens:
+            used = max(0.0, self.kv_booked + self.kv_elsewhere)
+            self.kv_room = facts.kv_tokens - used
+            standing_s += kv_pressure_s(used / facts.kv_tokens)
+        elif load is not None and load.kv_used is not None:
+            standing_s += kv_pressure_s(load.kv_used)
+        self.standing_s = standing_s
+
+    def _foresee(self, facts: EndpointFacts) -> None:
+        """Begin with the plan's figures, where there are any."""
+        rate, step_s, slot_s = facts.prefill_tokens_s, facts.decode_step_s, facts.decode_step_slot_s
+        step_s = step_s or FIRST_STEP_S
+        self.prefill = Line(step_s, 1.0 / (rate or FIRST_PREFILL_TOKENS_S), PREFILL_SPAN)
+        self.decode = Line(step_s, slot_s or step_s * FIRST_STEP_SLOT_S / FIRST_STEP_S, DECODE_SPAN)
 
 
-def kv_pressure(kv_used: float | None) -> float:
-    """How much a filling KV cache weighs, in calls: nothing when empty, 1 at a half, 9 at nine tenths.
+def kv_pressure_s(kv_used: float) -> float:
+    """What a filling KV cache costs, in seconds: nothing when empty, 0.15 at a half, 1.35 at nine tenths.
 
     The shape u/(1-u) is the mean wait of a queue at utilisation u: small until the cache is nearly full,
     where an engine starts to preempt.
     """
-    if kv_used is None:
-        return 0.0
     used = min(max(kv_used, 0.0), KV_MOST)
-    return used / (1.0 - used)
+    return KV_PRESSURE_S * used / (1.0 - used)

@@ -1,50 +1,64 @@
 """Which endpoint of a pool takes this call, and the books that every choice is made from.
 
-Each candidate gets a cost, counted in calls, and the cheapest wins:
+Each candidate gets a cost in seconds, and the cheapest wins:
 
-    in flight + what the engine reports beyond that (`Endpoint.elsewhere`) + prefill on its way
-    - prefill that a prefix hit saves, bounded by the load
+      what stands before it    prompt tokens sent there and not yet read, at the endpoint's own rate, less what
+                               it has read of the oldest since
+    + its own prefill          prompt tokens that the endpoint has not seen, at that rate, times `WORK`
+    + its answer               expected tokens times what one more request costs each step, for this call and
+                               for all that run there, times `ANSWER`
+    + room                     u / (1 - u) of the KV cache; and where the call does not fit, or every slot is
+                               taken, the wait until enough others have ended
+    + the adapter              the time to load it where it is not there
 
-`CALL_TOKENS` turns prefill into calls. There is no threshold below which a hit counts as nothing: saved work
-is the benefit. There is a bound above which it stops counting: a hit is never worth more than `DETOUR_CALLS`
-plus `DETOUR_SHARE` of the least load, so affinity does not pile everything on one replica, which then has
-the prefix on two, and so on. Among the near-equal, chance decides; it is handed in.
+Seconds need rates. They are learned for each endpoint from the calls that it answered (`rates.py`), beginning
+with the plan's figures, or with what its neighbours have shown.
+
+There is no threshold below which a prefix hit counts as nothing: the prefill that it saves is its worth.
+`WORK` is above 1 because prefill that is done twice also delays whoever comes later, which a cost that looks at
+this call alone would not see. Affinity still cannot pile everything on one replica: what waits there costs
+seconds like everything else, and an endpoint with more than twice the calls of the idlest (and `CROWD` more) gets
+no credit at all. Among the near-equal, chance decides; it is handed in.
 
 Before that, endpoints are passed over in three steps. Not ready, draining or already tried by this call:
 never. Breaker open: unless nothing else is left, because a pool whose every endpoint is shut out serves
-nobody, and a call that is sent all the same may find out that the engine is back. Metrics stale or KV cache
-full: unless all are.
+nobody, and a call that is sent all the same may find out that the engine is back. Metrics stale, KV cache full,
+or wedged (`roster.py`): unless all are.
 
 Booking is synchronous with the pick, before dispatch: `charge`, then `first_token`, then `settle`, however
 the call ends. A call knows what is booked for it, so each can be said twice, or left out, and the counters
-stay exact.
-
-Later the unit becomes seconds, with rates learned for each endpoint.
+stay exact. A call that does not stream has no first token to tell us about: its prefill is taken to be done
+when it should be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
 from math import inf
-from operator import attrgetter
 
 from gemstead.refused import Reason, Refused
 from gemstead.traffic.breaker import CLOSED, Event, State, step
 from gemstead.traffic.call import Call
-from gemstead.traffic.endpoint import CALLS_PER_TOKEN, Endpoint
-from gemstead.traffic.prefix import BLOCK_TOKENS, PrefixIndex
-from gemstead.traffic.roster import Roster
+from gemstead.traffic.endpoint import LIFE_FORGET, Endpoint
+from gemstead.traffic.outlier import FAILED_FORGET, is_outlier
+from gemstead.traffic.policy import NO_TIME
+from gemstead.traffic.prefix import PrefixIndex
+from gemstead.traffic.rates import Lengths
+from gemstead.traffic.roster import LEARNED, WEDGED_MOST_S, WEDGED_S, Roster, well
 
-# AIBrix's prefix router falls back to the least loaded at an imbalance of 8 requests, sglang's at a relative
-# one of 1.5: a hit may cost so many calls more than the least loaded endpoint has, plus half of what it has.
-DETOUR_CALLS = 8.0
-DETOUR_SHARE = 0.5
-NEAR_CALLS = 0.25  # costs so close to the best count as equal; half of what one block's hit saves
-BLOCK_CALLS = BLOCK_TOKENS * CALLS_PER_TOKEN  # what one block's hit saves
+WORK = 1.5
+ANSWER = 0.3
+CROWD = 16  # calls more than twice those of the idlest: AIBrix's prefix router gives up at 8 or 16 more
+ADAPTER_S = 0.5  # to load a LoRA adapter; assumed, not measured
+NEAR_S = 0.002  # costs so close to the best count as equal
+LEAST_TOKENS = 16  # an engine reads at least the last block of a prompt again (vLLM: block_size 16)
+MOST_CANDIDATES = 64  # of a larger pool, so many are looked at, and whoever has the prefix
+MOST_SESSIONS = 16_384
+PATIENCE = 4.0  # times the expected time to the first token
+QUIET_DUE = 1.5  # a prompt whose answer does not stream has been read after so many times what was foreseen
+FEW_OUTPUT_TOKENS = 8  # too few for a rate
 RETRY_AFTER_S = 2.0  # an engine that restarts is asked for again soon; long starts are seen in /readyz
-
-
-_BUSY, _NAME = attrgetter("busy"), attrgetter("name")
 
 
 class Picker:
@@ -52,8 +66,12 @@ class Picker:
 
     def __init__(self, index: PrefixIndex, choose: Callable[[int], int]) -> None:
         self.index = index
+        self.lengths = Lengths()
         self._choose = choose
         self._now = -inf  # of the last pick, which a charge follows at once
+        self._sessions: dict[str, str] = {}
+        self._quiet: list[tuple[float, int, Call]] = []  # calls that do not stream, by when they are read
+        self._quiet_count = 0
 
     def pick(self, call: Call, endpoints: Sequence[Endpoint], now: float) -> Endpoint:
         """The endpoint that should take the call; nothing is booked yet.
@@ -68,16 +86,24 @@ class Picker:
             if only.takes_calls and only.name not in call.tried:
                 return only
             raise _nobody(call, endpoints)
+        if self._quiet and self._quiet[0][0] <= now:
+            self._read(now)
         if type(endpoints) is Roster and not call.tried:
             able = endpoints.able if now < endpoints.good_until else endpoints.able_at(now)
+            names = endpoints.names
         else:
             endpoints = [endpoint for endpoint in endpoints if endpoint.name not in call.tried]
-            able = [endpoint for endpoint in endpoints if endpoint.open_from <= now < endpoint.well_until]
+            able, _ = well(endpoints, now)
+            names = [endpoint.name for endpoint in able]
         if not able:
             able = _whoever_is_left(call, endpoints, now)
+            names = [endpoint.name for endpoint in able]
         if len(able) == 1:
+            self._expect(call)
+            if call.prefix:
+                self._hit(call, self.index.match(call.prefix, names)[0])
             return able[0]
-        return self._cheapest(call, able)
+        return self._cheapest(call, able, names, now)
 
     def charge(self, endpoint: Endpoint, call: Call) -> None:
         """Book the call on the endpoint that was just picked for it, and remember the prompt there."""
@@ -87,23 +113,34 @@ class Picker:
         call.charged_tokens = tokens = max(call.prompt_tokens - call.hit_tokens, 0)
         endpoint.in_flight += 1
         endpoint.prefill_tokens += tokens
-        endpoint.weigh()
-        if call.prefix:
-            self.index.insert(endpoint.name, call.prefix)
+        if endpoint.alone:
+            call.charged_at = -1.0
+        else:
+            self._book(endpoint, call, tokens)
         if endpoint.breaker is not CLOSED:
             self._probe(endpoint, call)
 
-    def first_token(self, endpoint: Endpoint, call: Call) -> None:
+    def first_token(self, endpoint: Endpoint, call: Call, now: float = NO_TIME) -> None:
         """The endpoint has begun to answer: its prefill is done, and it is alive."""
         if call.charged_to is not endpoint:
             return
         endpoint.prefill_tokens -= call.charged_tokens
+        if call.charged_at >= 0.0:
+            self._begun(endpoint, call, now)
         call.charged_tokens = 0
         endpoint.weigh()
         if endpoint.breaker is not CLOSED:
             endpoint.breaker = step(endpoint.breaker, Event.ANSWERED, self._now)
 
-    def settle(self, endpoint: Endpoint, call: Call, ok: bool | None, now: float) -> None:
+    def settle(
+        self,
+        endpoint: Endpoint,
+        call: Call,
+        ok: bool | None,
+        now: float,
+        output_tokens: int = -1,
+        cached_tokens: int = -1,
+    ) -> None:
         """Close the books of a call that has ended.
 
         `ok`: False for a 5xx, a refused or reset connection or a missed first token; True for anything that
@@ -114,10 +151,16 @@ class Picker:
         call.charged_to = None
         endpoint.in_flight -= 1
         endpoint.prefill_tokens -= call.charged_tokens
+        if call.charged_at >= 0.0:
+            self._unbook(endpoint, call, now)
+            if ok and output_tokens >= 0:
+                self._learn(endpoint, call, now, output_tokens)
         call.charged_tokens = 0
         endpoint.weigh()
         if ok:
             endpoint.served += 1
+            if endpoint.failed_share:
+                endpoint.failed_share *= 1.0 - FAILED_FORGET
             if endpoint.breaker is not CLOSED:
                 endpoint.breaker = step(endpoint.breaker, Event.SUCCEEDED, now)
         else:
@@ -129,6 +172,180 @@ class Picker:
         """An endpoint is gone or has restarted: its cache is empty."""
         self.index.forget(endpoint_name)
 
+    # -- choosing -----------------------------------------------------------------------------------------
+
+    def _cheapest(self, call: Call, able: Sequence[Endpoint], names: Sequence[str], now: float) -> Endpoint:
+        hits = self.index.match(call.prefix, names) if call.prefix else None
+        if len(able) > MOST_CANDIDATES:
+            able, names, hits = self._sample(able, names, hits)
+        output = self._expect(call)
+        prompt_tokens = call.prompt_tokens
+        work_tokens = max(prompt_tokens, LEAST_TOKENS) * WORK
+        output_tokens, kv_tokens = output * ANSWER, prompt_tokens + output
+        costs: list[float] = []
+        fewest = able[0].in_flight
+        for endpoint in able:
+            cost = endpoint.standing_s + output_tokens * endpoint.crowd_s + work_tokens * endpoint.token_s
+            if endpoint.head_s:
+                cost -= min(now - endpoint.progress_at, endpoint.head_s)
+            if kv_tokens > endpoint.kv_room:
+                cost += _overflow_s(endpoint, kv_tokens)
+            costs.append(cost)
+            if endpoint.in_flight < fewest:
+                fewest = endpoint.in_flight
+        if hits is not None and hits.count(hits[0]) != len(hits):  # what all have makes no difference
+            worth = call.block_tokens * WORK
+            most = max(prompt_tokens - LEAST_TOKENS, 0) * WORK
+            crowded = 2 * fewest + CROWD
+            for place, blocks in enumerate(hits):
+                if blocks and (endpoint := able[place]).in_flight <= crowded:
+                    costs[place] -= min(blocks * worth, most) * endpoint.token_s
+        if call.adapter:
+            _add_adapter(call, able, costs)
+        if call.session and (hits is None or not any(hits)):
+            self._stay(call, able, costs)
+        best = min(costs) + NEAR_S
+        near = [place for place, cost in enumerate(costs) if cost <= best]
+        place = near[0] if len(near) == 1 else near[self._choose(len(near))]
+        if hits is not None:
+            self._hit(call, hits[place])
+        return able[place]
+
+    def _expect(self, call: Call) -> float:
+        """How many tokens the answer will have, by what this tenant's answers had."""
+        output = self.lengths.expect(call.model, call.tenant)
+        if call.most_tokens:
+            output = min(output, max(call.most_tokens - call.prompt_tokens, 0))
+        call.expected_output = output
+        return output
+
+    def _hit(self, call: Call, blocks: int) -> None:
+        call.hit_tokens = min(blocks * call.block_tokens, max(call.prompt_tokens - LEAST_TOKENS, 0))
+
+    def _sample(
+        self, able: Sequence[Endpoint], names: Sequence[str], hits: list[int] | None
+    ) -> tuple[list[Endpoint], list[str], list[int] | None]:
+        """Some of a large pool, evenly drawn, and those that have most of the prompt."""
+        count = len(able)
+        stride = 1 + self._choose(count - 1)
+        place, places = self._choose(count), set[int]()
+        for _ in range(MOST_CANDIDATES):
+            place = (place + stride) % count
+            places.add(place)
+        if hits is not None and (longest := max(hits)):
+            holders = [n for n, blocks in enumerate(hits) if blocks == longest]
+            places.update(holders[: MOST_CANDIDATES // 2])
+        chosen = list(places)
+        few = None if hits is None else [hits[n] for n in chosen]
+        return [able[n] for n in chosen], [names[n] for n in chosen], few
+
+    def _stay(self, call: Call, able: Sequence[Endpoint], costs: list[float]) -> None:
+        """A conversation whose prompt says nothing to us stays where it was, as if all of it were cached."""
+        name = self._sessions.get(call.session)
+        for place, endpoint in enumerate(able):
+            if endpoint.name == name:
+                costs[place] -= max(call.prompt_tokens - LEAST_TOKENS, 0) * WORK * endpoint.token_s + NEAR_S
+
+    # -- books --------------------------------------------------------------------------------------------
+
+    def _book(self, endpoint: Endpoint, call: Call, tokens: int) -> None:
+        """What is booked where there is a choice to be made from it."""
+        now = self._now
+        call.charged_at = now
+        call.first_at = -1.0
+        full = endpoint.facts.slots and endpoint.in_flight > endpoint.facts.slots
+        call.charged_kv = kv = call.prompt_tokens + int(call.expected_output)
+        full = full or kv > endpoint.kv_room
+        endpoint.kv_booked += kv
+        done = 0.0
+        if endpoint.waiting:
+            done = min(max(now - endpoint.progress_at, 0.0), endpoint.head_s) / max(endpoint.token_s, 1e-9)
+        else:
+            endpoint.progress_at = now
+        ahead = max(0.0, endpoint.prefill_tokens + endpoint.prefill_elsewhere - done)
+        call.ahead_tokens = -1.0 if full else ahead
+        call.due_s = endpoint.prefill.at(ahead)
+        endpoint.waiting[call] = None
+        endpoint.mean_tokens += LIFE_FORGET * (tokens - endpoint.mean_tokens)
+        if call.streams:
+            _listen(endpoint, call, now)
+        else:
+            self._quiet_count += 1
+            heappush(self._quiet, (now + QUIET_DUE * call.due_s, self._quiet_count, call))
+        endpoint.weigh()
+        if call.prefix:
+            self.index.insert(endpoint.name, call.prefix, _blocks(endpoint, call))
+        if call.session:
+            self._remember(call.session, endpoint.name)
+        if call.adapter and call.adapter not in endpoint.adapters:
+            endpoint.adapters = {*endpoint.adapters, call.adapter}
+
+    def _begun(self, endpoint: Endpoint, call: Call, now: float) -> None:
+        endpoint.waiting.pop(call, None)
+        if now < 0.0:
+            return
+        if call.first_at < 0.0:
+            call.first_at, call.first_calls = now, endpoint.in_flight
+            if call.ahead_tokens >= 0.0 and now > call.charged_at:
+                endpoint.prefill.learn(call.ahead_tokens, now - call.charged_at)
+                if endpoint.prefill.count <= LEARNED and endpoint.roster is not None:
+                    endpoint.roster.revise()  # others may borrow
+        endpoint.progress_at = endpoint.heard_at = now
+        _heard(endpoint)
+
+    def _unbook(self, endpoint: Endpoint, call: Call, now: float) -> None:
+        if endpoint.waiting.pop(call, 0) is None:  # it was there
+            endpoint.progress_at = now
+        endpoint.kv_booked -= call.charged_kv
+        call.charged_kv = 0
+        if call.streams:
+            endpoint.speaking -= 1
+        endpoint.heard_at = max(endpoint.heard_at, now)
+        _heard(endpoint)
+
+    def _learn(self, endpoint: Endpoint, call: Call, now: float, output_tokens: int) -> None:
+        """What a call that ended well says about answers' lengths and the endpoint's rates."""
+        self.lengths.learn(call.model, call.tenant, output_tokens)
+        life_s = now - call.charged_at
+        endpoint.life_s += LIFE_FORGET * (life_s - endpoint.life_s)
+        if call.prefix:
+            self.index.answered(endpoint.name, output_tokens / call.block_tokens)
+        if output_tokens < FEW_OUTPUT_TOKENS:
+            if not call.streams and call.ahead_tokens >= 0.0 and life_s > 0.0:
+                endpoint.prefill.learn(call.ahead_tokens, life_s)
+            return
+        if call.streams:
+            spent_s = now - call.first_at if call.first_at >= 0.0 else 0.0
+            calls = (call.first_calls + endpoint.in_flight + 1) / 2
+        else:
+            spent_s, calls = (
+                life_s - endpoint.prefill.at(max(call.ahead_tokens, 0.0)),
+                endpoint.in_flight + 1.0,
+            )
+        if spent_s > 0.0:
+            endpoint.decode.learn(calls + endpoint.calls_elsewhere, spent_s / (output_tokens - 1))
+
+    def _read(self, now: float) -> None:
+        """Take the prompts that must have been read by now for read."""
+        quiet = self._quiet
+        while quiet and quiet[0][0] <= now:
+            call = heappop(quiet)[2]
+            endpoint = call.charged_to
+            if endpoint is not None and call.charged_tokens and call in endpoint.waiting:
+                endpoint.prefill_tokens -= call.charged_tokens
+                call.charged_tokens = 0
+                del endpoint.waiting[call]
+                endpoint.progress_at = now
+                endpoint.weigh()
+
+    def _remember(self, session: str, endpoint_name: str) -> None:
+        sessions = self._sessions
+        sessions.pop(session, None)
+        if len(sessions) >= MOST_SESSIONS:
+            for oldest in list(sessions)[: MOST_SESSIONS // 16]:
+                del sessions[oldest]
+        sessions[session] = endpoint_name
+
     def _probe(self, endpoint: Endpoint, call: Call) -> None:
         if endpoint.breaker.state is State.CLOSED:
             return
@@ -136,20 +353,43 @@ class Picker:
             endpoint.breaker = step(endpoint.breaker, Event.TRY, self._now)
             endpoint.probe = call
 
-    def _cheapest(self, call: Call, able: Sequence[Endpoint]) -> Endpoint:
-        costs = list(map(_BUSY, able))
-        hits = self.index.match(call.prefix, list(map(_NAME, able))) if call.prefix else None
-        if hits and hits.count(hits[0]) != len(hits):  # what all have makes no difference
-            saved_most = DETOUR_CALLS + DETOUR_SHARE * min(costs)
-            for place, blocks in enumerate(hits):
-                if blocks:
-                    costs[place] -= min(blocks * BLOCK_CALLS, saved_most)
-        best = min(costs) + NEAR_CALLS
-        near = [place for place, cost in enumerate(costs) if cost <= best]
-        place = near[0] if len(near) == 1 else near[self._choose(len(near))]
-        if hits:
-            call.hit_tokens = hits[place] * BLOCK_TOKENS
-        return able[place]
+
+def _overflow_s(endpoint: Endpoint, kv_tokens: float) -> float:
+    """How long until enough calls have ended for this one to fit: their share of a call's life."""
+    held = max(endpoint.facts.kv_tokens - endpoint.kv_room, kv_tokens)
+    return endpoint.life_s * (kv_tokens - endpoint.kv_room) / held
+
+
+def _add_adapter(call: Call, able: Sequence[Endpoint], costs: list[float]) -> None:
+    for place, endpoint in enumerate(able):
+        if call.adapter not in endpoint.adapters:
+            costs[place] += ADAPTER_S
+
+
+def _blocks(endpoint: Endpoint, call: Call) -> int:
+    facts = endpoint.facts
+    return (facts.cache_tokens or facts.kv_tokens) // call.block_tokens
+
+
+def _listen(endpoint: Endpoint, call: Call, now: float) -> None:
+    """From now on a word is expected of this endpoint."""
+    if not endpoint.speaking:
+        endpoint.heard_at = max(endpoint.heard_at, now)
+    endpoint.speaking += 1
+    patience_s = WEDGED_MOST_S
+    if endpoint.prefill.count >= 2 * LEARNED:
+        patience_s = min(max(PATIENCE * (endpoint.standing_s + call.due_s), WEDGED_S), WEDGED_MOST_S)
+    endpoint.patience_s = max(patience_s, 0.9 * endpoint.patience_s if endpoint.speaking > 1 else 0.0)
+    roster = endpoint.roster
+    if roster is not None and now + endpoint.patience_s < roster.good_until:
+        roster.good_until = now + endpoint.patience_s
+
+
+def _heard(endpoint: Endpoint) -> None:
+    if endpoint.wedged:
+        endpoint.wedged = False
+        if endpoint.roster is not None:
+            endpoint.roster.revise()
 
 
 def _whoever_is_left(call: Call, endpoints: Sequence[Endpoint], now: float) -> list[Endpoint]:
@@ -167,7 +407,11 @@ def _ended_badly(endpoint: Endpoint, call: Call, ok: bool | None, now: float) ->
             endpoint.breaker = step(endpoint.breaker, Event.PROBE_LEFT, now)
         return
     endpoint.failures += 1
+    endpoint.failed_share += FAILED_FORGET * (1.0 - endpoint.failed_share)
     endpoint.breaker = step(endpoint.breaker, Event.PROBE_FAILED if probe else Event.FAILED, now)
+    if endpoint.roster is not None and is_outlier(endpoint, endpoint.roster):
+        endpoint.failed_share = 0.0
+        endpoint.breaker = step(endpoint.breaker, Event.EJECTED, now)
 
 
 def _nobody(call: Call, endpoints: Sequence[Endpoint]) -> Refused:

@@ -5,20 +5,26 @@ hashes mean equal prompts from the first byte on. Strictly contiguous: block n c
 before it do. Hashes are Python's own, keyed per process: they never leave it, and nobody outside can make
 two prompts collide.
 
-The index is one table for all endpoints: block hash to the set of endpoints (bits) that were sent it. It has
-two generations. Blocks are written to the young one; when that is full it becomes the old one, and the old
-one is dropped. So a block is remembered for at least half the table's capacity of later blocks since it was
-last sent, nothing is ever swept, and the memory has a hard bound. Whole prompts are inserted, so that in each
-generation a block is never present without the blocks before it; the set of endpoints can only shrink along
-the prompt, and where it does is found by bisection. A 400 KB prompt costs a few lookups.
+The index follows what an engine does with its cache. For each endpoint it keeps the blocks in the order in
+which they were last sent there, and forgets the oldest when they are more than the engine's cache holds: a
+replica forgets, and a hit on what it has forgotten is no hit. The last block of a prompt counts as older than
+the first, as in vLLM, which frees a request's blocks from its end: so what an endpoint still has of a prompt
+is always its beginning, never a middle. Answers take room in the cache too, and come back as part of the next
+prompt under hashes that nobody can know now: `answered` counts them, and the room left for prompts shrinks.
 
-It does not know what an engine has evicted: a hit is a hint, and the picker bounds what it is worth.
+Beside that there is one table for all endpoints: block hash to the set of endpoints (bits) that have it.
+Because each endpoint has beginnings only, that set can only shrink along the prompt, and where it does is found by
+bisection: a 400 KB prompt in a pool of 256 costs a few lookups.
+
+Memory has a hard bound: when the table is full, the endpoint that holds most forgets its oldest sixteenth.
+Forgetting goes by sixteenths because a dictionary that loses its first entry over and over is slow to say
+which is the first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import repeat
+from itertools import islice
 
 from gemstead.traffic.estimate import BYTES_PER_TOKEN
 
@@ -26,12 +32,10 @@ BLOCK_BYTES = 1024
 BLOCK_TOKENS = BLOCK_BYTES // BYTES_PER_TOKEN
 # Beyond this the prompt is not looked at: 512 KiB, or 131 072 tokens (the bound of llm-d's router).
 MOST_BLOCKS = 512
-# Upper bound of one entry's share of a table: a dict entry at its emptiest (60), the hash (36) and the set of
-# endpoints (36), and the copy that a growing dict makes. Measured with tracemalloc in the tests.
-BYTES_PER_ENTRY = 160
-MOST_SLOTS = (
-    1024  # bit positions before the index starts anew; reached only by a fleet that restarts endlessly
-)
+# Upper bound of one entry, a block at an endpoint: an entry in two dictionaries at their emptiest (60 and 100),
+# the hash (36), the set of endpoints (36), and the copy that a growing dictionary makes. Measured in the tests.
+BYTES_PER_ENTRY = 384
+FORGOTTEN_SHARE = 16  # one in so many is forgotten at a time
 
 
 def chain(
@@ -51,44 +55,84 @@ def chain(
     return tuple(hashes)
 
 
+class Seen:
+    """What one endpoint has been sent, as far as its cache can still hold it."""
+
+    __slots__ = ("answers", "bit", "blocks", "fresh", "most")
+
+    def __init__(self, bit: int) -> None:
+        self.bit = bit
+        self.blocks: dict[int, None] = {}  # the longest unused first
+        self.most = 0  # blocks that the engine's cache holds; 0: unknown
+        self.fresh = 0.0  # blocks that were new here, lately
+        self.answers = 0.0  # blocks of answers, lately
+
+    def room(self) -> int:
+        """How many blocks of prompts the cache holds beside the answers; 0 is unknown."""
+        if not self.answers:
+            return self.most
+        return max(1, int(self.most * self.fresh / (self.fresh + self.answers)))
+
+
 class PrefixIndex:
-    """Block hashes by endpoint, in at most `most_bytes` of memory (16 MiB: 50 to 100 MB of prompts)."""
+    """Block hashes by endpoint, in at most `most_bytes` of memory (16 MiB: 43 000 blocks, 43 MB of prompts)."""
 
     def __init__(self, most_bytes: int = 16 * 1024 * 1024) -> None:
         self.most_bytes = most_bytes
-        self._most_young = max(1, most_bytes // (2 * BYTES_PER_ENTRY))
-        self._young: dict[int, int] = {}
-        self._old: dict[int, int] = {}
-        self._bits: dict[str, int] = {}
+        self._most = max(1, most_bytes // BYTES_PER_ENTRY)
+        self._held = 0  # entries, over all endpoints
+        self._table: dict[int, int] = {}
+        self._seen: dict[str, Seen] = {}
         self._every = 0  # all bits in use
-        self._next_slot = 0
-        self._free_slots: list[int] = []  # no generation holds their bit
-        self._leaving: list[int] = []  # forgotten since the last rotation
-        self._left: list[int] = []  # forgotten before it
 
     def __len__(self) -> int:
         """Entries held, at most `most_bytes / BYTES_PER_ENTRY`."""
-        return len(self._young) + len(self._old)
+        return self._held
 
-    def insert(self, endpoint_name: str, prefix: Sequence[int]) -> None:
-        """Remember that this endpoint is about to be sent these blocks. Call it before dispatch."""
+    def insert(self, endpoint_name: str, prefix: Sequence[int], most: int = 0) -> None:
+        """Remember that this endpoint is about to be sent these blocks. Call it before dispatch.
+
+        `most` blocks are what its cache holds; 0 is unknown.
+        """
         if not prefix:
             return
-        bit = self._bits.get(endpoint_name) or self._new_bit(endpoint_name)
-        if len(self._young) + len(prefix) > self._most_young:
-            self._rotate()
-            prefix = prefix[: self._most_young]
-        young = self._young
-        for block in prefix:
-            young[block] = young.get(block, 0) | bit
+        seen = self._seen.get(endpoint_name) or self._new(endpoint_name)
+        seen.most = most
+        room = min(seen.room() or self._most, self._most)
+        if len(prefix) > room:
+            prefix = prefix[:room]
+        blocks, table, bit = seen.blocks, self._table, seen.bit
+        before = len(blocks)
+        for block in reversed(prefix):
+            if block in blocks:
+                del blocks[block]
+            else:
+                table[block] = table.get(block, 0) | bit
+            blocks[block] = None
+        if fresh := len(blocks) - before:
+            self._held += fresh
+            seen.fresh += fresh
+            if len(blocks) > room:
+                self._drop(
+                    seen, max(len(blocks) - room, min(room // FORGOTTEN_SHARE, len(blocks) - len(prefix)))
+                )
+            if self._held > self._most:
+                self._make_room(seen, len(prefix))
+
+    def answered(self, endpoint_name: str, blocks: float) -> None:
+        """An answer of so many blocks was generated there, and lies in the cache like a prompt."""
+        if (seen := self._seen.get(endpoint_name)) is not None:
+            seen.answers += blocks
+            if seen.answers + seen.fresh > 2 * max(seen.most, 1024):  # what was long ago counts for less
+                seen.answers, seen.fresh = seen.answers / 2, seen.fresh / 2
 
     def match(self, prefix: Sequence[int], names: Sequence[str]) -> list[int]:
-        """How many leading blocks each of `names` has been sent, in their order."""
-        if not prefix or not (holders := self._holders(prefix[0])):
+        """How many leading blocks each of `names` is thought to have, in their order."""
+        if not prefix or not (holders := self._table.get(prefix[0], 0)):
             return [0] * len(names)
-        bits = list(map(self._bits.get, names, repeat(0)))
         every = self._every
-        if holders & every == every and 0 not in bits and self._holders(prefix[-1]) & every == every:
+        bits = [0 if (seen := self._seen.get(name)) is None else seen.bit for name in names]
+        if holders == every and 0 not in bits and self._table.get(prefix[-1], 0) == every:
             return [len(prefix)] * len(bits)  # a prompt that everybody has seen
         if len(prefix) == 1:
             return [1 if bit & holders else 0 for bit in bits]
@@ -100,56 +144,62 @@ class PrefixIndex:
         return lengths
 
     def knows(self, prefix: Sequence[int]) -> bool:
-        """Whether any endpoint has been sent this prompt's first block."""
-        return bool(prefix) and (prefix[0] in self._young or prefix[0] in self._old)
+        """Whether any endpoint is thought to have this prompt's first block."""
+        return bool(prefix) and prefix[0] in self._table
 
     def forget(self, endpoint_name: str) -> None:
         """Drop what is known of an endpoint: it has restarted, and its cache is empty, or it is gone."""
-        if bit := self._bits.pop(endpoint_name, 0):
-            self._leaving.append(bit)
-            self._every &= ~bit
-
-    def _holders(self, block: int) -> int:
-        return self._young.get(block, 0) | self._old.get(block, 0)
+        if (seen := self._seen.pop(endpoint_name, None)) is not None:
+            self._drop(seen, len(seen.blocks))
+            self._every &= ~seen.bit
 
     def _ends(self, prefix: Sequence[int], holders: int) -> Iterator[tuple[int, int]]:
         """(length, endpoints that hold at least so many blocks), shortest first, one for each change."""
-        first, end = 0, len(prefix)
+        table, first, end = self._table, 0, len(prefix)
         while holders:
             low, high = first, end  # block `low` has these holders; block `high` has fewer, or is the end
-            if self._holders(prefix[end - 1]) == holders:
+            if table.get(prefix[end - 1], 0) == holders:
                 low = end - 1
             while low < high - 1:
                 middle = (low + high) // 2
-                if self._holders(prefix[middle]) == holders:
+                if table.get(prefix[middle], 0) == holders:
                     low = middle
                 else:
                     high = middle
             yield high, holders
             if high == end:
                 return
-            first, holders = high, self._holders(prefix[high])
+            first, holders = high, table.get(prefix[high], 0)
 
-    def _rotate(self) -> None:
-        self._young, self._old = {}, self._young
-        self._free_slots += self._left
-        self._left, self._leaving = self._leaving, []
+    def _drop(self, seen: Seen, count: int) -> None:
+        """Forget what has been unused longest."""
+        table, other = self._table, ~seen.bit
+        oldest = list(islice(seen.blocks, count))
+        for block in oldest:
+            del seen.blocks[block]
+            if left := table[block] & other:
+                table[block] = left
+            else:
+                del table[block]
+        self._held -= len(oldest)
 
-    def _new_bit(self, endpoint_name: str) -> int:
-        if self._free_slots:
-            bit = self._free_slots.pop()
-        else:
-            if self._next_slot >= MOST_SLOTS:
-                self._start_anew()
-            bit = 1 << self._next_slot
-            self._next_slot += 1
-        self._bits[endpoint_name] = bit
+    def _make_room(self, writer: Seen, just_sent: int) -> None:
+        """The table is full: whoever holds most forgets, but never what was sent this moment."""
+        while self._held > self._most:
+            largest = max(self._seen.values(), key=_size)
+            spare = len(largest.blocks) - (just_sent if largest is writer else 0)
+            if spare <= 0:
+                largest = max((seen for seen in self._seen.values() if seen is not writer), key=_size)
+                spare = len(largest.blocks)
+            over = self._held - self._most
+            self._drop(largest, min(spare, max(over, len(largest.blocks) // FORGOTTEN_SHARE)))
+
+    def _new(self, endpoint_name: str) -> Seen:
+        bit = ~self._every & (self._every + 1)  # the lowest that is free
+        self._seen[endpoint_name] = seen = Seen(bit)
         self._every |= bit
-        return bit
+        return seen
 
-    def _start_anew(self) -> None:
-        self._young, self._old = {}, {}
-        self._bits.clear()
-        self._every = 0
-        self._free_slots, self._leaving, self._left = [], [], []
-        self._next_slot = 0
+
+def _size(seen: Seen) -> int:
+    return len(seen.blocks)

@@ -2,7 +2,17 @@
 
 What an endpoint may do changes some times a second (a load arrives, a breaker moves); calls come thousands of
 times a second. So the answer is kept until one of them says that it has changed, or until the earliest moment
-at which time alone changes it: a load that grows stale, a breaker that lets a probe through.
+at which time alone changes it: a load that grows stale, a breaker that lets a probe through, an engine whose
+silence becomes suspicious, a new one that is warm now.
+
+**Wedged.** An engine can hang with its port open and its metrics green. It is taken for wedged when it has
+streams in flight and has said no word on any of them for four times as long as the latest should have waited
+(at least `WEDGED_S`, at most `WEDGED_MOST_S`); calls that do not stream say nothing until they end, and do
+not count. One word brings it back. That it is passed over only while others are well is the picker's rule.
+
+**Warming.** A new engine has an empty cache and cold kernels. While others are warm, it is taken for slower
+than it is: `1 / WARM_SHARE` times at first, falling to nothing over `WARM_S`. So it gets about that share of
+what it could take, and no burst.
 """
 
 from __future__ import annotations
@@ -10,7 +20,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import inf
 
-from gemstead.traffic.endpoint import Endpoint
+from gemstead.traffic.endpoint import FIRST_BASE_S, PREFILL_SPAN, Endpoint
+from gemstead.traffic.rates import Line
+
+WEDGED_S = 3.0  # SMG 1.13 takes a worker for wedged after 3 s, stretched with expected prefill up to 120 s
+WEDGED_MOST_S = 120.0
+WARM_S = 30.0
+WARM_SHARE = 0.25  # SMG gives a warming worker a quarter of the misses
+LOOK_AGAIN_S = 1.0  # while anything is warming or wedged
+LEARNED = 4  # observations after which an endpoint's own rates are better than its neighbours'
 
 
 class Roster(list[Endpoint]):
@@ -23,6 +41,8 @@ class Roster(list[Endpoint]):
         self.names: list[str] = []
         for endpoint in self:
             endpoint.roster = self
+            endpoint.alone = len(self) == 1
+            endpoint.weigh()
 
     def revise(self) -> None:
         """One of the endpoints has changed."""
@@ -30,11 +50,58 @@ class Roster(list[Endpoint]):
 
     def able_at(self, now: float) -> list[Endpoint]:
         """The endpoints that are open and well; perhaps none."""
-        self.able = [endpoint for endpoint in self if endpoint.open_from <= now < endpoint.well_until]
-        self.names = [endpoint.name for endpoint in self.able]
-        self.good_until = min(
-            [inf]
-            + [endpoint.open_from for endpoint in self if endpoint.open_from > now]
-            + [endpoint.well_until for endpoint in self if endpoint.well_until > now]
-        )
-        return self.able
+        able, until = well(self, now)
+        self.able, self.names = able, [endpoint.name for endpoint in able]
+        self.good_until = min(until, warm(able, now))
+        borrow(able)
+        return able
+
+
+def well(endpoints: Iterable[Endpoint], now: float) -> tuple[list[Endpoint], float]:
+    """Who is open, heard of lately and not wedged; and until when that holds if nobody says otherwise."""
+    able, until = [], inf
+    for endpoint in endpoints:
+        for moment in (endpoint.open_from, endpoint.well_until):
+            if now < moment < until:
+                until = moment
+        endpoint.wedged = False
+        if endpoint.speaking:
+            silent_until = endpoint.heard_at + endpoint.patience_s
+            endpoint.wedged = now >= silent_until
+            until = min(until, now + LOOK_AGAIN_S if endpoint.wedged else silent_until)
+        if endpoint.open_from <= now < endpoint.well_until and not endpoint.wedged:
+            able.append(endpoint)
+    return able, until
+
+
+def warm(able: Iterable[Endpoint], now: float) -> float:
+    """Set each endpoint's handicap beside the warmest; returns when to look again."""
+    shares = []
+    for endpoint in able:
+        if endpoint.ready_since == -inf:
+            endpoint.ready_since = now
+        age = (now - endpoint.ready_since) / WARM_S
+        shares.append((min(1.0, WARM_SHARE + (1.0 - WARM_SHARE) * age), endpoint))
+    warmest = max([share for share, _ in shares], default=1.0)
+    coldest = 1.0
+    for share, endpoint in shares:
+        coldest = min(coldest, share)
+        handicap = warmest / share
+        if endpoint.handicap != handicap:
+            endpoint.handicap = handicap
+            endpoint.weigh()
+    return now + LOOK_AGAIN_S if coldest < warmest else inf
+
+
+def borrow(able: Iterable[Endpoint]) -> None:
+    """Take an engine that has not shown yet how fast it is for as fast as the median of those that have.
+
+    Not where the plan has foreseen a rate of its own for it.
+    """
+    known = sorted(e.prefill.slope for e in able if e.prefill.count >= LEARNED)
+    if not known:
+        return
+    for endpoint in able:
+        if endpoint.prefill.count == 0 and not endpoint.facts.prefill_tokens_s:
+            endpoint.prefill = Line(FIRST_BASE_S, known[len(known) // 2], PREFILL_SPAN)
+            endpoint.weigh()
