@@ -187,7 +187,7 @@ class Fleet:
             one.tenant,
             one.priority,
             one.prompt_tokens,
-            one.prompt_tokens + one.output_tokens,
+            0,  # what an answer will have nobody knows
             one.blocks,
             self._load.block_tokens,
         )

@@ -25,7 +25,7 @@ class Call:
     session: str = ""  # conversation or agent run, where the caller says so; for policies that stick to it
     tried: tuple[str, ...] = ()  # endpoints that already failed this call
     hits: Mapping[str, int] | None = None  # leading blocks that endpoints have seen, by name; for scorers
-    streams: bool = False  # the answer comes in pieces, so an engine's silence means something
+    streams: bool = True  # the answer comes in pieces, so an engine's silence means something
     # What the picker found and booked; nobody else writes these.
     expected_output: float = 0.0  # tokens
     hit_tokens: int = 0  # of the prompt, that the picked endpoint has seen
