@@ -79,7 +79,7 @@ def test_a_plan_that_does_not_fit_says_what_would(capsys):
         (["--model", "gemma-4-9b", "--gpu", "H100"], "gemma-4-e4b"),
         (["--model", "31B", "--gpu", "H1O0"], "There is no accelerator"),
         (["--model", "31B", "--gpu", "H100", "--engine-version", "0.18.0"], "too old"),
-        (["--model", "31B", "--gpu", "H100", "--plot", "x.png"], ".svg"),
+        (["--model", "31B", "--gpu", "H100", "--plot", "x.jpg"], ".svg or .png"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_line(words, said, capsys):

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ LARGEST_FIRST = ("31B", "26B-A4B", "12B", "E4B", "E2B")
 
 
 def add(subparsers: Any) -> None:
+    from gemstead.cli import plan_forecast
     from gemstead.cli.options import add_common
 
     parser = subparsers.add_parser(
@@ -82,8 +84,13 @@ def add(subparsers: Any) -> None:
         "--explain", action="store_true", help="every number and every flag, with reason and source"
     )
     out.add_argument("--write", action="store_true", help="write the chosen plan into the file's `models`")
-    out.add_argument("--plot", metavar="FILE.svg", help="draw one replica: speed and cost against load")
+    out.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="draw one replica's speed and cost against load, or the forecast (.svg, .png)",
+    )
     out.add_argument("--from-log", metavar="FILE", help="learn from an engine's start-up log on this machine")
+    plan_forecast.add(parser)
     add_common(parser)
     parser.set_defaults(run=show)
 
@@ -94,6 +101,16 @@ def show(args: argparse.Namespace) -> int:
         from gemstead.cli.plan_log import learn
 
         return learn(args)
+    if args.forecast is not None:
+        from gemstead.cli import plan_forecast
+
+        if args.write:
+            raise Trouble("--write: a forecast is not written; write the plan without --forecast", code=USAGE)
+        return plan_forecast.show(args)
+    if args.plot:
+        from gemstead.cli import picture
+
+        picture.check(args.plot)
     proposal, commands = _startable(_dated(propose(args)), args)
     if args.json:
         from gemstead.cli.plan_text import as_json
@@ -112,8 +129,8 @@ def show(args: argparse.Namespace) -> int:
     return 0 if proposal.best.meets else 1
 
 
-def propose(args: argparse.Namespace) -> Proposal:
-    """The proposal for the options.
+def propose(args: argparse.Namespace, instead: Mapping[str, Any] | None = None) -> Proposal:
+    """The proposal for the options; `instead`: arguments of `plan` that take the place of what the options say.
 
     Raises:
         Refused: a name or a number that cannot be.
@@ -123,8 +140,8 @@ def propose(args: argparse.Namespace) -> Proposal:
     from gemstead.plan.placement import Media
 
     catalogue = load(os.environ)
-    card, count = cards(args, catalogue)
-    asked = {
+    card, count = cards(args, catalogue, demand=bool((instead or {}).get("requests_per_s")))
+    asked: dict[str, Any] = {
         "users": args.users,
         "requests_per_s": args.rps,
         "requests_per_user_day": args.per_day,
@@ -147,6 +164,7 @@ def propose(args: argparse.Namespace) -> Proposal:
         "catalogue": catalogue,
         "corrections": _learnt(args),
     }
+    asked |= instead or {}
     if args.model:
         return plan(args.model, card, count, **asked)
     return _largest(card, count, asked, _of_file(args))
@@ -202,12 +220,20 @@ def _quick_enough(found: Proposal) -> bool:
     return found.chosen.alone.tpot_s.likely <= 0.125
 
 
-def cards(args: argparse.Namespace, catalogue: Catalogue) -> tuple[Accelerator, int | None]:
-    """The card and how many: as said, else what is in this machine, else its processor."""
+def cards(
+    args: argparse.Namespace, catalogue: Catalogue, demand: bool = False
+) -> tuple[Accelerator, int | None]:
+    """The card and how many: as said, else what is in this machine, else its processor.
+
+    With a demand and no number said it is as many as are needed.
+    """
     if args.gpu:
-        return catalogue.accelerator(args.gpu), args.count or (None if args.users or args.rps else 1)
+        needed = demand or args.users or args.rps
+        return catalogue.accelerator(
+            args.gpu
+        ), args.count if args.count is not None else None if needed else 1
     card, count = _here(catalogue)
-    return card, args.count or count
+    return card, count if args.count is None else args.count
 
 
 def _here(catalogue: Catalogue) -> tuple[Accelerator, int]:
@@ -310,11 +336,10 @@ def _commands(proposal: Proposal, args: argparse.Namespace) -> list[Any]:
 
 def _plot(proposal: Proposal, name: str) -> None:
     """One replica from one request to twice its limit, drawn."""
+    from gemstead.cli import picture
     from gemstead.plan.chart import load_chart
     from gemstead.plan.throughput import estimate
 
-    if not name.lower().endswith(".svg"):
-        raise Trouble(f"--plot {name}: the picture is SVG; name a file that ends in .svg", code=USAGE)
     best, traffic = proposal.best, proposal.traffic
     layout, setup = best.layout, best.layout.setup
     if not layout.memory.fits or not layout.replicas:
@@ -327,7 +352,7 @@ def _plot(proposal: Proposal, name: str) -> None:
     ]
     each = best.bill.usd_hour / layout.replicas if best.bill else None
     title = f"{setup.model.title} {setup.checkpoint.bits} on {setup.tp} x {setup.accelerator.id}"
-    Path(name).write_text(load_chart(points, each, title), encoding="utf-8")
+    picture.write(name, load_chart(points, each, title))
 
 
 def _tokens(text: str) -> int:

@@ -88,7 +88,7 @@ def plan(
     prompt_tokens: float = 1024,
     output_tokens: float = 256,
     context: int = 0,
-    day: str = "office",
+    day: str | Sequence[float] = "office",
     longest_ttft_s: float | None = None,
     longest_tpot_s: float | None = None,
     engine: str = "",
@@ -116,7 +116,7 @@ def plan(
             Neither: the load is unknown, and all cards are used.
         prompt_tokens, output_tokens: of a usual request.
         context: tokens of the longest request with its answer; 0: taken from the usual one.
-        day: how requests spread over it: a key of `capacity.DAYS`.
+        day: how requests spread over it: a key of `capacity.DAYS`, or 24 weights from midnight.
         longest_ttft_s, longest_tpot_s: aims in seconds, for the first token and for each further one.
         engine, engine_version: empty: what suits the card, and the newest version that is known.
         weights: a repository, a format, or a width (`BF16`, `FP8`, `INT4`, `NVFP4`); empty: the most precise that fits.
@@ -150,7 +150,7 @@ def plan(
             users,
             requests_per_user_day,
             requests_per_s,
-            DAYS[day],
+            DAYS[day] if isinstance(day, str) else tuple(day),
             longest_ttft_s,
             longest_tpot_s,
         )
@@ -347,7 +347,7 @@ def _check(
     headroom: float,
     spares: int,
     tp: int | None,
-    day: str,
+    day: str | Sequence[float],
     media: Media,
 ) -> None:
     if count is not None and count < 1:
@@ -368,8 +368,10 @@ def _check(
         raise _refused(f"{facts.title} reads {facts.context_tokens} tokens, not {int(prompt + output)}")
     if not 0 <= headroom < 1 or spares < 0:
         raise _refused("headroom is a share from 0 to below 1, and spares are 0 or more")
-    if day not in DAYS:
+    if isinstance(day, str) and day not in DAYS:
         raise _refused(f"day is one of {', '.join(DAYS)}, not `{day}`")
+    if not isinstance(day, str) and (len(day) != 24 or min(day) < 0 or max(day) <= 0):
+        raise _refused("a day is 24 weights of zero or more, from midnight")
     kinds = {"image": media.images, "video": media.videos, "audio": media.audios}
     missing = [kind for kind, number in kinds.items() if number and kind not in facts.modalities]
     if missing:
