@@ -5,9 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gemstead.engines.diagnosis import Cause
 from gemstead.engines.lifecycle import (
     Allowance,
     Answered,
+    Checked,
     Command,
     DrainAsked,
     Exited,
@@ -15,8 +17,10 @@ from gemstead.engines.lifecycle import (
     Missed,
     Observed,
     Phase,
+    SleepAsked,
     State,
     Tick,
+    WakeAsked,
     begin,
     pause_s,
     step,
@@ -169,3 +173,92 @@ def test_the_pause_is_bounded(script):
     for _now, state, _ in played(script):
         if state.phase is Phase.BACKING_OFF:
             assert PATIENT.backoff_s <= state.due - state.since <= PATIENT.backoff_most_s
+
+
+CAREFUL = Allowance(start_s=100, hang_s=10, backoff_s=1, backoff_most_s=8, drain_s=20, grace_s=5, check=True)
+
+
+def careful(*events):
+    state, _ = begin(CAREFUL, 0.0)
+    return after(*events, state=state)
+
+
+def test_what_it_answers_is_looked_at_before_it_is_ready():
+    state, _ = careful((1, Listening()), (2, Answered()))
+    assert (state.phase, state.takes_calls) == (Phase.CHECKING, False)
+    assert careful((1, Answered()), (2, Checked()))[0].takes_calls
+    state, commands = careful((1, Answered()), (2, Checked("its answers are no language")))
+    assert (state.phase, state.cause, commands) == (Phase.FAILED, Cause.NONSENSE, [Command.TERMINATE])
+    state, _ = after((3, Exited(0)), state=state)
+    assert (state.phase, state.why) == (Phase.BACKING_OFF, "its answers are no language")
+
+
+def test_a_check_that_never_ends_is_a_slow_start():
+    state, commands = careful((1, Answered()), (101, Tick()))
+    assert (state.phase, state.cause, commands) == (Phase.FAILED, Cause.SLOW_START, [Command.TERMINATE])
+
+
+def test_causes_are_told_apart():
+    hung = [(t, e) for t in range(2, 14) for e in (Observed(2, 6.0), Answered(), Tick())]
+    assert after((1, Answered()), *hung)[0].cause is Cause.HANG
+    silent = [(t, e) for t in range(2, 12) for e in (Missed(), Tick())]
+    assert after((1, Answered()), *silent)[0].cause is Cause.SILENT
+    state, _ = after((1, Exited(-9, "no memory left", Cause.MEMORY)))
+    assert (state.cause, state.why) == (Cause.MEMORY, "no memory left")
+    assert after((2, Tick()), (3, Answered()), state=state)[0].cause is None
+
+
+def test_sleep_waits_for_the_last_call_and_waking_starts_it_again():
+    state, commands = after((1, Answered()), (2, SleepAsked()), (3, Observed(1, 1.0)), (4, Observed(0, 2.0)))
+    assert (state.phase, commands[-1]) == (Phase.DRAINING, Command.TERMINATE)
+    state, commands = after((5, Exited(0)), (50, Tick()), state=state)
+    assert (state.phase, commands) == (Phase.SLEEPING, [])
+    state, commands = after((60, WakeAsked()), (61, Answered()), state=state)
+    assert (state.phase, commands) == (Phase.READY, [Command.START])
+
+
+def test_an_engine_that_can_sleep_keeps_its_process():
+    asleep = [(1, Answered()), (2, SleepAsked(keeps_process=True)), (3, Observed(0, 2.0))]
+    state, commands = after(*asleep)
+    assert (state.phase, state.running, commands[-1]) == (Phase.SLEEPING, True, Command.SLEEP)
+    awake, commands = after((500, Tick()), (501, WakeAsked()), (502, Answered()), state=state)
+    assert (awake.phase, commands) == (Phase.READY, [Command.WAKE])
+    died, commands = after((500, Exited(-9)), (501, WakeAsked()), state=state)
+    assert (died.phase, commands) == (Phase.STARTING, [Command.START])
+    gone, commands = after((500, DrainAsked()), (501, Exited(0)), state=state)
+    assert (gone.phase, commands) == (Phase.STOPPED, [Command.TERMINATE])
+
+
+def test_woken_before_it_slept_it_goes_on():
+    state, commands = after((1, Answered()), (2, SleepAsked()), (3, Observed(1, 1.0)), (4, WakeAsked()))
+    assert (state.phase, commands) == (Phase.READY, [Command.START])
+
+
+ASKED = st.sampled_from(
+    [SleepAsked(), SleepAsked(keeps_process=True), WakeAsked(), Checked(), Checked("odd")]
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, 160).map(lambda n: n / 4), EVENTS | ASKED), max_size=60))
+def test_whatever_is_asked_one_process_at_most_and_waking_brings_it_back(script):
+    alive = 0
+    state, commands = begin(CAREFUL, 0.0)
+    now, event = 0.0, None
+    for wait, event in [(0.0, None), *script]:
+        now += wait
+        if event is not None:
+            state, commands = step(state, event, now)
+        alive = 0 if isinstance(event, Exited) else alive
+        alive += commands.count(Command.START)
+        assert alive <= 1
+        assert state.running == bool(alive)
+        assert state.phase is not Phase.STOPPED
+    state, commands = step(state, WakeAsked(), now)
+    for number in range(60):  # its process obeys, comes up, and answers well
+        now += 10
+        told = Command.TERMINATE in commands or Command.KILL in commands or state.told
+        event = Exited(0) if told and state.running else (Answered(), Checked(), Tick())[number % 3]
+        state, commands = step(state, event, now)
+        if state.phase is Phase.READY:
+            break
+    assert state.phase is Phase.READY
