@@ -8,6 +8,7 @@ from pathlib import PurePath
 
 from gemstead.engines.llamacpp import (
     CAPABILITIES,
+    DIALECT,
     FATAL,
     HEALTH_PATH,
     LOG_PATTERNS,
@@ -22,6 +23,7 @@ from gemstead.plan.values import Launch, Replica
 
 __all__ = [
     "CAPABILITIES",
+    "DIALECT",
     "FATAL",
     "HEALTH_PATH",
     "KEY_VARIABLE",
@@ -38,8 +40,11 @@ __all__ = [
 KEY_VARIABLE = "GEMSTEAD_ENGINE_KEY"  # in the engine's environment: the bearer token that it asks for
 
 
-def launch(replica: Replica, *, python: str = sys.executable, api_key: str = "") -> Launch:
-    """The process that runs a replica. With `api_key` only those who know it get answers."""
+def launch(
+    replica: Replica, *, python: str = sys.executable, installed: object = None, api_key: str = ""
+) -> Launch:
+    """The process that runs a replica. With `api_key` only those who know it get answers. It comes with Gemstead, so
+    `installed` says nothing."""
     model = replica.model
     argv = [python, "-m", "gemstead.embedded", "--model", model.path]
     if model.projector:

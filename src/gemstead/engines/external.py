@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from gemstead.engines import llamacpp, reading, vllm
 from gemstead.engines.reading import LogEvent
+from gemstead.openai.dialect import Dialect
 from gemstead.traffic.endpoint import Load
 
 HEALTH_PATH = "/v1/models"  # the one question that every OpenAI-compatible engine answers
@@ -21,6 +22,8 @@ CAPABILITIES = frozenset(
     }
     | {"/tokenize"}
 )  # unknown until asked: everything is passed on, and the engine's own 404 is the answer
+# Whatever it is: thoughts are looked for under either name, and left marks are taken away, where a call may think.
+DIALECT = Dialect(reasoning="reasoning", thinks=None, marks=True)
 FATAL: tuple[str, ...] = ()
 LOG_PATTERNS: reading.Patterns = ()
 

@@ -118,6 +118,8 @@ def check(command: Command) -> FlagList:
 # Read by libraries beneath the engine, not by the engine itself.
 OUTSIDE = {
     "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
+    "ZE_AFFINITY_MASK",
     "HIP_VISIBLE_DEVICES",
     "ROCR_VISIBLE_DEVICES",
     "HF_HUB_OFFLINE",

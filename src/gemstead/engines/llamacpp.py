@@ -8,10 +8,18 @@ say it per slot, so `kv_used` stays unknown.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from gemstead.engines import reading
 from gemstead.engines.reading import LogEvent
+from gemstead.openai.dialect import Dialect
 from gemstead.traffic.endpoint import Load
+
+if TYPE_CHECKING:
+    from gemstead.engines.installed import Installed
+    from gemstead.engines.launching import Words
+    from gemstead.plan.placement import Placement
+    from gemstead.plan.values import Launch, Replica
 
 HEALTH_PATH = "/health"
 METRICS_PATH = "/metrics"
@@ -38,6 +46,10 @@ CAPABILITIES = frozenset(
         "/tokenize",
     }
 )
+
+# Run with build 11549, 2026-11-21: whole answers that end inside a thought leak its mark, and Responses events lack
+# their indexes. Thinking is on by default; ours are started with it said either way.
+DIALECT = Dialect(thinks=None, marks=True, indexes=False)
 
 # The most telling first: an unknown architecture is also "failed to load".
 FATAL = ("architecture", "corrupt", "missing", "memory", "port", "projector", "load")
@@ -85,6 +97,30 @@ LOG_PATTERNS: reading.Patterns = (
     (re.compile(r"(?:server is )?listening on (\S+)"), "listening", r"listening on \1"),
     (re.compile(r"model loaded"), "loaded", "the model is loaded"),
 )
+
+
+def launch(replica: Replica, *, installed: Installed | None = None, api_key: str = "") -> Launch:
+    """The process that runs a replica: `llama-server`.
+
+    Raises:
+        Refused: UNSUPPORTED, when this version cannot be started like that.
+    """
+    from gemstead.engines.launching import start
+
+    return start(replica, installed, api_key, lambda placement: _words(replica, placement))
+
+
+def _words(replica: Replica, placement: Placement) -> Words:
+    from gemstead.engines.flag import Flag
+    from gemstead.engines.launching import Words
+
+    projector = replica.model.projector
+    more = [Flag("--mmproj", projector, "pictures, by the model's projector", "README")] if projector else []
+    return Words(
+        key_variable="LLAMA_API_KEY",
+        served_model=placement.name or placement.setup.model.name,
+        more=tuple(more),
+    )
 
 
 def read_load(text: str, at: float) -> Load:

@@ -29,9 +29,9 @@ class Card:
     ] = ()  # processors on its side of the machine; empty: it has no sides, or nobody knows
 
     @property
-    def id(self) -> str:
-        """How an engine is told which card is meant: the UUID, which no reordering changes, else the number."""
-        return self.uuid or str(self.index)
+    def is_slice(self) -> bool:
+        """Whether it is a MIG slice, which only its UUID names."""
+        return self.uuid.startswith("MIG-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +86,17 @@ class Replica:
     start_s: float = 1800.0
     log_level: str = "info"
     placement: Placement | None = None  # of an engine that is told in flags; None: the embedded one
+    cards: tuple[
+        Card, ...
+    ] = ()  # that it has to itself, or its share of; empty: none, or whichever there are
     cpus: tuple[int, ...] = ()  # processors to stay on; empty: any
     adapters: tuple[LoraAdapter, ...] = ()
     adapters_on_demand: bool = False
     flags: tuple[str, ...] = ()  # the user's own, each as on a command line
+    sleeps: bool = (
+        False  # whether it can be put to sleep (vLLM), which opens further doors on its loopback port
+    )
+    kv_tokens: int = 0  # that the plan expects its cache to hold; 0: not worked out
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,8 +39,11 @@ def command(placement: Placement) -> Command:
 def _weights(placement: Placement) -> list[Flag]:
     setup = placement.setup
     checkpoint = setup.checkpoint
-    flags = [Flag("--hf-repo", checkpoint.repo, "the weights, fetched once into the hub's cache", README)]
-    if checkpoint.file:
+    if checkpoint.repo.endswith(".gguf"):
+        flags = [Flag("--model", checkpoint.repo, "the weights", README)]
+    else:
+        flags = [Flag("--hf-repo", checkpoint.repo, "the weights, fetched once into the hub's cache", README)]
+    if checkpoint.file and flags[0].name == "--hf-repo":
         flags.append(Flag("--hf-file", checkpoint.file, "this file of the repository", README))
     if not placement.media.any:
         flags.append(Flag("--no-mmproj", None, "text only: the projector is not loaded", README))

@@ -16,6 +16,20 @@ CONFIG = "ollama envconfig/config.go, read 2026-11-21"
 CACHE = {"fp8": "q8_0", "int8": "q8_0", "q8_0": "q8_0", "q4_0": "q4_0"}
 
 
+def tag_of(repo: str) -> str:
+    """What Ollama calls a checkpoint: its own tags as they are, repositories of the hub with `hf.co/` before them.
+
+    Raises:
+        Refused: UNSUPPORTED, for a tag that leaves the machine.
+    """
+    if repo.casefold().endswith("cloud"):
+        raise Refused(
+            Reason.UNSUPPORTED, f"`{repo}` sends prompts to somebody else's machine; use a local tag"
+        )
+    hub = repo.count("/") == 1 and not repo.startswith(("hf.co/", "library/"))
+    return f"hf.co/{repo}" if hub else repo
+
+
 def command(placement: Placement) -> Command:
     """How Ollama is started for a placement, and how it gets the model.
 
@@ -23,13 +37,7 @@ def command(placement: Placement) -> Command:
         Refused: UNSUPPORTED, for a tag that leaves the machine.
     """
     setup = placement.setup
-    tag = setup.checkpoint.repo
-    if tag.endswith("cloud"):
-        raise Refused(
-            Reason.UNSUPPORTED, f"`{tag}` sends prompts to somebody else's machine; use a local tag"
-        )
-    if tag.startswith(("google/", "unsloth/", "ggml-org/")):
-        tag = f"hf.co/{tag}"
+    tag = tag_of(setup.checkpoint.repo)
     variables = [
         Variable("OLLAMA_HOST", f"{placement.host}:{placement.port}", "only the gateway reaches it", FAQ),
         Variable(
