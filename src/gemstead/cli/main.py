@@ -27,6 +27,8 @@ VERBS = {
     "audit": ("audit", "read the audit log (tail, show)"),
     "plan": ("plan", "work out what to run: memory, replicas, flags, speed and cost"),
     "engines": ("engines", "install, list and upgrade the engines that run on cards"),
+    "render": ("render", "write the plan as files: Docker, Compose, Kubernetes, clouds"),
+    "diff": ("render", "say what rendering again would change"),
     "doctor": ("doctor", "look at this machine: cards, driver, disk, memory, network, ports"),
     "catalog": ("catalog", "look up models, cards, prices, engines and what is known to break"),
     "check": ("check", "try a dozen real requests against the running service"),

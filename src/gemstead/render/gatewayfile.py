@@ -1,0 +1,65 @@
+"""The gateway's own `gemstead.yaml` where engines run elsewhere: the user's file with its models as endpoints.
+
+The gateway of a deployment starts no engine. What the file says of the door, limits, ledger and watching stays as it
+was; what it says of where things are shipped to is left out, because the gateway there has no use for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gemstead.render.because import Because
+from gemstead.render.deployment import ADMIN_PORT, GATEWAY_PORT, Deployment, Pool
+from gemstead.render.yamltext import document
+
+DIALECTS = ("vllm", "sglang", "llamacpp", "ollama", "tgi", "tensorrt_llm", "transformers")
+LEFT_OUT = {"models", "deploy", "version", "state_dir"}
+HEAD = "Made by gemstead render from gemstead.yaml; change that file and render again."
+
+
+def gateway_file(deployment: Deployment, urls: Mapping[str, Sequence[str]], *, state_dir: str) -> str:
+    """The file of a gateway whose engines answer at `urls`, by pool name. Listens on every interface."""
+    said = deployment.spec.model_dump(mode="json", exclude_defaults=True, exclude=LEFT_OUT)
+    gateway = said.pop("gateway", {})
+    admin = said.pop("admin", {})
+    gateway["listen"] = Because(
+        f"0.0.0.0:{GATEWAY_PORT}", "a container's only address; who may reach it is the network's rule"
+    )
+    admin["listen"] = Because(
+        f"0.0.0.0:{ADMIN_PORT}", "probes and Prometheus come from outside the container"
+    )
+    content: dict[str, Any] = {
+        "version": 1,
+        "models": [_model(pool, urls[pool.name]) for pool in deployment.pools] + _external(deployment),
+        "gateway": gateway,
+        "admin": admin,
+        **said,
+        "state_dir": state_dir,
+        "hub": Because(False, "engines fetch their models; the gateway needs none"),
+    }
+    return document(content, head=HEAD)
+
+
+def _model(pool: Pool, urls: Sequence[str]) -> dict[str, Any]:
+    setup = pool.setup
+    model: dict[str, Any] = {"name": pool.model.name}
+    if pool.model.aliases:
+        model["aliases"] = list(pool.model.aliases)
+    model["engine"] = "external"
+    model["context"] = Because(setup.length, "the context that the engines are started with")
+    dialect = setup.engine if setup.engine in DIALECTS else "external"
+    model["endpoints"] = [
+        {"url": url, "dialect": dialect, "served_model": pool.placement.name or setup.checkpoint.repo}
+        for url in urls
+    ]
+    return model
+
+
+def _external(deployment: Deployment) -> list[dict[str, Any]]:
+    """Models whose engines someone else runs: as the file says."""
+    return [
+        model.model_dump(mode="json", exclude_defaults=True)
+        for model in deployment.spec.models
+        if model.endpoints or model.engine == "external"
+    ]

@@ -1,0 +1,78 @@
+"""Container images: which one each engine runs in, and how it is pinned.
+
+A tag can be moved by whoever owns it; a digest cannot. Where a digest is known it stands in `DIGESTS` and is used;
+where it is not, the tag of an exact version is, and the reader is told how to pin it. `deploy.images` wins over both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gemstead.catalog.engine_versions import engine_facts
+from gemstead.plan.setup import Setup
+
+GATEWAY = "gemstead/gateway"
+# Repository and tag of each engine's own image, by vendor of the card; `{version}` is the engine's.
+IMAGES: dict[tuple[str, str], str] = {
+    ("vllm", "nvidia"): "vllm/vllm-openai:v{version}",
+    ("vllm", "amd"): "vllm/vllm-openai-rocm:v{version}",
+    ("vllm", "google"): "vllm/vllm-tpu:v{version}",
+    ("vllm", "cpu"): "vllm/vllm-openai-cpu:v{version}",
+    ("sglang", "nvidia"): "lmsysorg/sglang:v{version}",
+    ("sglang", "amd"): "lmsysorg/sglang:v{version}-rocm",
+    ("llamacpp", "nvidia"): "ghcr.io/ggml-org/llama.cpp:server-cuda-{version}",
+    ("llamacpp", "amd"): "ghcr.io/ggml-org/llama.cpp:server-rocm-{version}",
+    ("llamacpp", "cpu"): "ghcr.io/ggml-org/llama.cpp:server-{version}",
+    ("ollama", "nvidia"): "ollama/ollama:{version}",
+    ("ollama", "amd"): "ollama/ollama:{version}-rocm",
+    ("ollama", "cpu"): "ollama/ollama:{version}",
+    ("tgi", "nvidia"): "ghcr.io/huggingface/text-generation-inference:{version}",
+    ("tensorrt_llm", "nvidia"): "nvcr.io/nvidia/tensorrt-llm/release:{version}",
+}
+DIGESTS: dict[str, str] = {}  # "repository:tag" -> "sha256:...", as they become known
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image: how it is written in a file, and why it is this one."""
+
+    reference: str
+    reason: str
+
+    @property
+    def pinned(self) -> bool:
+        """Whether nobody can change what it stands for."""
+        return "@sha256:" in self.reference
+
+
+def engine_image(setup: Setup, own: str = "") -> Image:
+    """The image that a replica runs in; `own` is the user's choice."""
+    if own:
+        return Image(own, "as the file says")
+    facts = engine_facts(setup.engine)
+    version = setup.version or facts.latest_seen
+    form = IMAGES.get((setup.engine, setup.accelerator.vendor))
+    if form is None:
+        return Image(
+            f"gemstead/{setup.engine}:{version}",
+            f"{facts.title} publishes none: build ours, `gemstead render docker`",
+        )
+    return pinned(
+        form.format(version=version),
+        f"{facts.title} {version}, the version that the flags were checked against",
+    )
+
+
+def gateway_image(version: str, registry: str = "", own: str = "") -> Image:
+    """The gateway's image: the user's, or ours under the user's registry."""
+    if own:
+        return Image(own, "as the file says")
+    name = f"{registry.rstrip('/')}/gemstead-gateway" if registry else GATEWAY
+    return pinned(f"{name}:{version}", "built by `gemstead render docker`")
+
+
+def pinned(reference: str, reason: str) -> Image:
+    """The image by its digest where that is known."""
+    if digest := DIGESTS.get(reference):
+        return Image(f"{reference}@{digest}", reason)
+    return Image(reference, f"{reason}; pin it: docker buildx imagetools inspect {reference}")
