@@ -47,6 +47,6 @@ def test_the_schema_refuses_unknown_fields_in_every_section() -> None:
 def test_links_on_the_page_lead_somewhere() -> None:
     page = reference.markdown()
     for path, _ in sections():
-        if path and "models" not in path:
+        if path and "[]" not in reference._shown_path(path):
             assert f"(#{path.replace('.', '')})" in page
             assert f"### `{path}`" in page

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gemstead.operate.hub import HubTrouble
+from gemstead.operate.store.trouble import StoreTrouble
 from gemstead.spec.model import Spec
 from gemstead.wiring.models import Stopped, model_files
 from gemstead.wiring.secrets import CannotRun, resolved
@@ -39,7 +39,7 @@ def test_without_a_network_a_default_becomes_the_demonstration_model_and_says_so
 
 
 def test_a_model_that_the_file_names_is_never_replaced(tmp_path):
-    with pytest.raises(HubTrouble, match="--demo"):
+    with pytest.raises(StoreTrouble, match="--demo"):
         files(spec_of(), tmp_path)
     assert files(spec_of(), tmp_path, demo=True)["gemma-4-e2b"].demonstration
 
@@ -71,4 +71,4 @@ def test_a_secret_that_cannot_be_had_is_a_sentence_without_the_secret(reference,
 
 
 def test_a_stop_during_a_download_is_not_an_error_of_the_hub():
-    assert not issubclass(Stopped, HubTrouble | OSError)
+    assert not issubclass(Stopped, StoreTrouble | OSError)

@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
 
     file = file_of(args)
     overrides = [*args.overrides, *([f"models[0].name={args.model}"] if args.model else [])]
-    order = Order(read=lambda: read(file, overrides), environ=dict(os.environ), demo=args.demo)
+    environ = {**os.environ, "GEMSTEAD_CONFIG": str(file)} if file else dict(os.environ)
+    order = Order(read=lambda: read(file, overrides), environ=environ, demo=args.demo)
     return serve(order, Terminal(keys_flags=_same_service(args)))
 
 

@@ -19,6 +19,7 @@ from gemstead.spec.batch import BatchSpec
 from gemstead.spec.deploy import DeploySpec
 from gemstead.spec.engines import EngineFields
 from gemstead.spec.part import FilePath, Listen, Name, Origin, Part, Seconds, SecretRef
+from gemstead.spec.store import StoreSpec
 
 
 class ExternalEndpoint(Part):
@@ -228,6 +229,9 @@ class Spec(Part):
     batch: BatchSpec = Field(BatchSpec(), description="Offline batches")
     deploy: DeploySpec = Field(
         DeploySpec(), description="Where the service is shipped to by `gemstead render` and `gemstead apply`"
+    )
+    store: StoreSpec = Field(
+        StoreSpec(), description="Where model files are kept, and where they come from"
     )
     state_dir: FilePath | None = Field(
         None,

@@ -7,15 +7,17 @@ the hub cannot be reached: a service whose file names a model never serves anoth
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gemstead.catalog import names
+from gemstead.catalog import names, sources
 from gemstead.catalog.models import ModelFacts
 from gemstead.embedded.demonstration import demonstration
-from gemstead.operate.hub import HubFile, HubTrouble, fetch, files
+from gemstead.operate.store.trouble import StoreTrouble
 from gemstead.plan.values import ModelFile
 from gemstead.spec.model import ModelSpec, Spec
+from gemstead.wiring.library import Library
 from gemstead.wiring.secrets import CannotRun
 
 
@@ -35,24 +37,23 @@ def model_files(
     """The files of every model that runs here, by the model's name in the Spec. Blocks for as long as a download.
 
     Raises:
-        CannotRun, HubTrouble: a file cannot be had; the sentence says what to do.
+        CannotRun, StoreTrouble: a file cannot be had; the sentence says what to do.
         Stopped: `stopped()` became true.
     """
 
-    def fetched(wanted: HubFile) -> Path:
-        def progress(done: int, total: int) -> None:
-            if stopped():
-                raise Stopped
-            fetching(wanted.file, done, total)
+    def progress(name: str, done: int, total: int) -> None:
+        if stopped():
+            raise Stopped
+        if name:
+            fetching(name, done, total)
 
-        return fetch(wanted, progress=progress, offline=not spec.hub, environ=environ)
-
+    library = Library.of(spec, environ, progress, say)
     local = {index: model for index, model in enumerate(spec.models) if not model.endpoints}
     if demo:
         return {model.name: demonstration() for model in local.values()}
     try:
-        return {model.name: _file(index, model, fetched) for index, model in local.items()}
-    except HubTrouble as trouble:
+        return {model.name: _file(index, model, library) for index, model in local.items()}
+    except StoreTrouble as trouble:
         if trouble.kind != "offline" or "models" in spec.model_fields_set:
             raise
         why = str(trouble).partition(";")[0]
@@ -60,17 +61,19 @@ def model_files(
         return {model.name: demonstration() for model in local.values()}
 
 
-def _file(index: int, model: ModelSpec, fetched: Callable[[HubFile], Path]) -> ModelFile:
+def _file(index: int, model: ModelSpec, library: Library) -> ModelFile:
     if model.file:
         path = _given(model.file, f"models[{index}].file")
         projector = _given(model.projector, f"models[{index}].projector") if model.projector else ""
         return ModelFile(str(path), str(projector), bytes=path.stat().st_size)
-    wanted, vision = files(_facts(model).gguf)
-    path = fetched(wanted)
+    facts = _facts(model)
+    want = sources.of_gguf(facts.gguf, facts.licence)
+    pulled = library.get(replace(want, files=want.files[:1]) if model.projector else want)
+    path, vision = pulled.file(facts.gguf.file), facts.gguf.projector_file
     if model.projector:
         projector = _given(model.projector, f"models[{index}].projector")
     else:
-        projector = fetched(vision) if vision else ""
+        projector = pulled.file(vision) if vision else ""
     return ModelFile(str(path), str(projector), bytes=path.stat().st_size)
 
 
