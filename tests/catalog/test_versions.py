@@ -83,7 +83,7 @@ def test_an_engine_is_found_by_its_name(said: str, meant: str) -> None:
 
 
 def test_an_engine_that_is_none_is_refused_with_the_nearest() -> None:
-    with pytest.raises(Refused, match="did you mean `sglang`"):
+    with pytest.raises(Refused, match="Did you mean `sglang`"):
         engine_facts("sgl")
 
 

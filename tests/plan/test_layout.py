@@ -129,7 +129,7 @@ def test_pictures_take_room_and_are_off_unless_wanted():
     ("arguments", "said"),
     [
         ({"model": "27B", "gpu": "H100"}, "gemma-4-26b-a4b"),
-        ({"model": "31B", "gpu": "H1000"}, "did you mean"),
+        ({"model": "31B", "gpu": "H1000"}, "[Dd]id you mean"),
         ({"model": "31B", "gpu": "H100", "count": 0}, "1 or more"),
         ({"model": "31B", "gpu": "H100", "count": 2, "tp": 4}, "tp must be"),
         ({"model": "31B", "gpu": "H100", "context": 300_000}, "262144"),
@@ -138,7 +138,7 @@ def test_pictures_take_room_and_are_off_unless_wanted():
         ({"model": "31B", "gpu": "H100", "headroom": 1.0}, "headroom"),
         ({"model": "31B", "gpu": "H100", "day": "weekend"}, "office"),
         ({"model": "31B", "gpu": "H100", "media": Media(audios=1)}, "takes no audio"),
-        ({"model": "31B", "gpu": "H100", "engine": "vlm"}, "did you mean `vllm`"),
+        ({"model": "31B", "gpu": "H100", "engine": "vlm"}, "Did you mean `vllm`"),
         (
             {"model": "E2B", "gpu": "H100", "engine": "embedded"},
             "does not run on NVIDIA H100.*only on processors",
@@ -232,3 +232,55 @@ def test_more_than_eight_cards_are_several_hosts():
     assert chosen.hosts == 3 and len(places) == 10
     assert places[4].devices == places[0].devices == ("0", "1") and places[4].port == 8000
     assert any("more than one host" in note for note in chosen.notes)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"users": -5}, "users can be 0 to"),
+        ({"users": NAN}, "users can be"),
+        ({"users": INF}, "users can be"),
+        ({"requests_per_s": -1}, "requests a second"),
+        ({"users": 5, "requests_per_user_day": 0}, "who ask nothing"),
+        ({"users": 5, "requests_per_user_day": -3}, "one user a day"),
+        ({"prompt_tokens": 0}, "at least one token"),
+        ({"prompt_tokens": NAN}, "at least one token"),
+        ({"output_tokens": 1e9}, "reads 262144 tokens"),
+        ({"context": 2_000_000}, "context cannot be"),
+        ({"context": 100}, "context cannot be"),
+        ({"context": 512}, "longer than the context"),
+        ({"longest_ttft_s": -1}, "first token must be above 0"),
+        ({"longest_tpot_s": 0}, "further token must be above 0"),
+        ({"usd_month": 0}, "the budget must be above 0"),
+        ({"count": 0}, "how many cards"),
+        ({"count": 10**9}, "up to 100000 cards"),
+        ({"tp": 0}, "tp must be"),
+        ({"tp": 2}, "number of cards"),
+        ({"tp": 3, "count": 8}, "split over 1, 2, 4, 8"),
+        ({"drafting": -1}, "0 switches it off"),
+        ({"drafting": 99}, "0 switches it off"),
+        ({"headroom": 2}, "headroom"),
+        ({"headroom": NAN}, "headroom"),
+        ({"spares": -1}, "spares"),
+        ({"day": "mars"}, "day is one of"),
+        ({"day": (1.0, 2.0)}, "24 weights"),
+        ({"kv_dtype": "foo"}, "no format `foo`"),
+        ({"engine_version": "newest"}, "is no version"),
+        ({"media": Media(images=-1)}, "below 0"),
+        ({"media": Media(images=100_000)}, "pictures"),
+        ({"media": Media(audios=1)}, "takes no audio"),
+    ],
+)
+def test_a_question_that_cannot_be_is_refused_with_what_to_write(asked, said):
+    with pytest.raises(Refused, match=said):
+        plan("31B", "H100", **asked)
+
+
+def test_when_all_is_too_dear_the_cheapest_is_shown_with_its_price():
+    found = plan("31B", "H100", None, users=100, usd_month=1)
+    bills = [one.bill.usd_month for one in found.options if one.layout.memory.fits]
+    assert found.best.bill.usd_month == min(bills) and not found.best.meets
+    assert any(f"the least is ${min(bills):,.0f} a month" in note for note in found.notes)

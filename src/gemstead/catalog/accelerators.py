@@ -221,7 +221,7 @@ def _unknown(name: str, card: str, known: Sequence[Accelerator]) -> Refused:
         )
     spellings = {spelling: one for one in known for spelling in (one.id, one.name, *one.aliases)}
     close = nearest(card[:128], spellings)
-    meant = f"did you mean `{spellings[close].id}`? " if close else ""
+    meant = f"Did you mean `{spellings[close].id}`? " if close else ""
     shown = name if len(name) <= 80 else name[:77] + "..."
     return _refused(
         f"There is no accelerator `{shown}` in the catalogue. {meant}See `gemstead catalog list gpus`."

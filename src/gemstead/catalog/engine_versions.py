@@ -77,7 +77,7 @@ def engine_facts(engine: str, among: Sequence[EngineFacts] | None = None) -> Eng
     if found := by_name.get(said) or by_name.get(engine.strip().casefold()):
         return found
     close = nearest(said[:64], by_name)
-    hint = f"did you mean `{by_name[close].engine}`?" if close else ""
+    hint = f" Did you mean `{by_name[close].engine}`?" if close else ""
     known = ", ".join(one.engine for one in there)
-    message = f"There is no engine `{engine[:64]}`{'; ' + hint if hint else ''} Known: {known}."
+    message = f"There is no engine `{engine[:64]}`.{hint} Known: {known}."
     raise Refused(Reason.BAD_REQUEST, message, param="engine", code="unknown_engine")

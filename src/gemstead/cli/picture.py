@@ -41,6 +41,8 @@ def check(name: str, option: str = "--plot") -> None:
     ending = Path(name).suffix.lower()
     if ending not in KINDS:
         raise Trouble(f"{option} {name}: name a file that ends in .svg or .png", code=USAGE)
+    if not Path(name).expanduser().absolute().parent.is_dir():
+        raise Trouble(f"{option} {name}: there is no such folder", code=USAGE)
     if ending == ".png":
         _renderer(option, name)
 

@@ -150,7 +150,7 @@ def propose(args: argparse.Namespace, instead: Mapping[str, Any] | None = None) 
         "context": args.context,
         "day": args.day,
         "longest_ttft_s": args.ttft,
-        "longest_tpot_s": args.tpot / 1000 if args.tpot else None,
+        "longest_tpot_s": None if args.tpot is None else args.tpot / 1000,
         "engine": args.engine,
         "engine_version": args.engine_version,
         "weights": args.weights,
@@ -329,7 +329,9 @@ def _commands(proposal: Proposal, args: argparse.Namespace) -> list[Any]:
     from gemstead.engines.commands import launch_command
     from gemstead.operate.catalogue import load
 
-    placements = proposal.chosen.placements(proposal.traffic.media, thinking=args.thinking)
+    chosen = proposal.chosen
+    # Every host is started alike, so the lines of one are all.
+    placements = chosen.placements(proposal.traffic.media, thinking=args.thinking, most=chosen.on_host)
     catalogue = load(os.environ)
     return [launch_command(placement, catalogue) for placement in placements]
 

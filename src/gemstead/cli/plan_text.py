@@ -61,6 +61,8 @@ def show_text(proposal: Proposal, commands: Sequence[Command], *, explain: bool)
     if commands:
         print()
         _launch(commands)
+        if chosen.hosts > 1:
+            print(f"the same on each of {chosen.hosts} hosts")
         for said in dict.fromkeys(note for command in commands for note in command.notes):
             print(f"- known: {said}")
         if explain:
@@ -88,6 +90,7 @@ def as_json(proposal: Proposal, commands: Sequence[Command]) -> dict[str, Any]:
         "model": proposal.model.name,
         "meets": proposal.best.meets,
         "count": proposal.count,
+        "hosts": chosen.hosts,  # `launch` is for each of them
         "chosen": _option_json(proposal.best),
         "alternatives": [_option_json(one) for one in proposal.others],
         "against_api": asdict(proposal.against_api) if proposal.against_api else None,

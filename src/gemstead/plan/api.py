@@ -25,13 +25,14 @@ from gemstead.catalog.checkpoints import Checkpoint, checkpoints
 from gemstead.catalog.engine_versions import engine_facts
 from gemstead.catalog.models import ModelFacts, models
 from gemstead.catalog.prices import typical
+from gemstead.plan.asked import check_choices, check_lengths, check_numbers, refused
 from gemstead.plan.capacity import DAYS, HEADROOM, SPARES, Demand
 from gemstead.plan.fitted import CACHELESS, Choice, Traffic
 from gemstead.plan.from_log import Correction
 from gemstead.plan.layout import Layout, lay_out
 from gemstead.plan.money import HOURS_A_MONTH, Bill, BreakEven, Cost, break_even, cost, owned, rented
 from gemstead.plan.placement import Media
-from gemstead.refused import Reason, Refused
+from gemstead.refused import Refused
 
 WIDTH_ORDER = ("bf16", "fp8", "int8", "nvfp4", "int4")  # from the most precise to the smallest
 TEXT_ONLY = Media()
@@ -139,7 +140,16 @@ def plan(
     facts = model if isinstance(model, ModelFacts) else model_named(model)
     known = catalogue or built_in()
     card = gpu if isinstance(gpu, Accelerator) else known.accelerator(gpu)
-    _check(facts, count, context, prompt_tokens, output_tokens, headroom, spares, tp, day, media)
+    check_numbers(
+        users=users,
+        requests_per_s=requests_per_s,
+        requests_per_user_day=requests_per_user_day,
+        longest_ttft_s=longest_ttft_s,
+        longest_tpot_s=longest_tpot_s,
+        usd_month=usd_month,
+    )
+    check_lengths(facts, context, prompt_tokens, output_tokens, media)
+    check_choices(facts, count, tp, drafting, headroom, spares, day, kv_dtype, engine_version)
     if context == 0 and prompt_tokens + output_tokens > facts.context_tokens:
         context = facts.context_tokens
     demand = None
@@ -183,7 +193,7 @@ def plan(
     ]
     options.sort(key=_rank)  # a stable sort: among equals the order of preference stands
     if not options:
-        raise _refused(f"no checkpoint of {facts.title} loads on {card.name}")
+        raise refused(f"no checkpoint of {facts.title} loads on {card.name}")
     best = options[0]
     against = _against(best, facts, traffic, known)
     return Proposal(facts, traffic, counted, best, tuple(options[1:]), against, tuple(_notes(options)))
@@ -201,8 +211,9 @@ def _against(best: Option, facts: ModelFacts, traffic: Traffic, known: Catalogue
     return break_even(best.bill, offers[0], traffic.prompt_tokens / traffic.output_tokens, able)
 
 
-def _rank(option: Option) -> tuple[bool, bool, bool, bool]:
-    """What meets everything first, then what fits at all; of those what has room for the longest requests.
+def _rank(option: Option) -> tuple[bool, bool, float, bool, bool]:
+    """What meets everything first, then what fits at all, and of what is over the budget the cheapest first; of those
+    what has room for the longest requests.
 
     An engine whose slots are laid out when it starts comes after one that shares a pool, even where the pool is tight:
     the longest requests are few, and for all others the pool holds many times as many.
@@ -210,7 +221,8 @@ def _rank(option: Option) -> tuple[bool, bool, bool, bool]:
     layout = option.layout
     fits = layout.memory.fits and layout.replicas > 0
     slots = layout.setup.engine in CACHELESS and layout.setup.accelerator.vendor != "cpu"
-    return not (fits and option.meets), not fits, slots, not layout.comfortable
+    dear = option.bill.usd_hour if option.over_budget and option.bill else 0.0
+    return not (fits and option.meets), not fits, dear, slots, not layout.comfortable
 
 
 def _choices(
@@ -218,7 +230,7 @@ def _choices(
 ) -> Iterator[tuple[Choice, int | None]]:
     """Choices to lay out, in the order of preference, with the number of cards or slices for each."""
     engines = [engine_facts(engine, known.engines).engine] if engine else _engines(own.card)
-    refused: Refused | None = None
+    against: Refused | None = None
     found = False
     if own.version:
         engines = engines[:1]  # a version is one engine's
@@ -227,22 +239,22 @@ def _choices(
         runs_on = there.vendors
         if runs_on and own.card.vendor not in runs_on:
             where = " and ".join(VENDORS[vendor] for vendor in runs_on)
-            refused = refused or _refused(f"{there.title} does not run on {own.card.name}: only on {where}")
+            against = against or refused(f"{there.title} does not run on {own.card.name}: only on {where}")
             continue
         try:
             forms = _forms(own, name, weights, known)
         except Refused as no:
-            refused = refused or no
+            against = against or no
             continue
         for form in forms:
             found = True
             yield _with(own, form, name, own.card), count
-    if refused and not found:
-        raise refused
+    if against and not found:
+        raise against
     if not compare or own.tp or own.card.is_slice or not own.card.mig:
         return
     name = engines[0]
-    if refused:
+    if against:
         return
     for piece in slices(own.card):
         if own.card.slice_count(piece.id.rpartition("/")[2]) < 2:
@@ -320,7 +332,11 @@ def _notes(options: Sequence[Option]) -> Iterator[str]:
     if not best.layout.memory.fits:
         yield "nothing fits as asked: the line that comes nearest says what to change"
     elif best.over_budget:
-        yield "everything that fits costs more than the budget"
+        assert best.bill is not None
+        yield (
+            f"everything that fits costs more than the budget: the least is ${best.bill.usd_month:,.0f} a month. "
+            "Smaller weights or a smaller model, fewer spares, less headroom or cheaper cards cost less"
+        )
     if best.bill is None:
         yield "no price of this card is known: name yours with `gemstead catalog refresh FILE`"
 
@@ -336,47 +352,3 @@ def model_named(name: str) -> ModelFacts:
             return facts
     size_alone = re.fullmatch(r"\s*[a-z]?\d+b(-a\d+b)?\s*", name, re.IGNORECASE)
     return names.find(f"gemma-4-{name.strip()}" if size_alone else name)
-
-
-def _check(
-    facts: ModelFacts,
-    count: int | None,
-    context: int,
-    prompt: float,
-    output: float,
-    headroom: float,
-    spares: int,
-    tp: int | None,
-    day: str | Sequence[float],
-    media: Media,
-) -> None:
-    if count is not None and count < 1:
-        raise _refused("count must be 1 or more: how many cards are there?")
-    if tp is not None and (tp < 1 or (count is not None and tp > count)):
-        raise _refused(f"tp must be from 1 to the number of cards ({count}), not {tp}")
-    if context and not 256 <= context <= facts.context_tokens:
-        raise _refused(
-            f"{facts.title} reads 256 to {facts.context_tokens} tokens: context cannot be {context}"
-        )
-    if prompt < 1 or output < 1:
-        raise _refused("a usual request has at least one token in and one out")
-    if context and prompt + output > context:
-        raise _refused(
-            f"a usual request of {int(prompt + output)} tokens is longer than the context of {context}"
-        )
-    if prompt + output > facts.context_tokens:
-        raise _refused(f"{facts.title} reads {facts.context_tokens} tokens, not {int(prompt + output)}")
-    if not 0 <= headroom < 1 or spares < 0:
-        raise _refused("headroom is a share from 0 to below 1, and spares are 0 or more")
-    if isinstance(day, str) and day not in DAYS:
-        raise _refused(f"day is one of {', '.join(DAYS)}, not `{day}`")
-    if not isinstance(day, str) and (len(day) != 24 or min(day) < 0 or max(day) <= 0):
-        raise _refused("a day is 24 weights of zero or more, from midnight")
-    kinds = {"image": media.images, "video": media.videos, "audio": media.audios}
-    missing = [kind for kind, number in kinds.items() if number and kind not in facts.modalities]
-    if missing:
-        raise _refused(f"{facts.title} takes no {' and no '.join(missing)}")
-
-
-def _refused(message: str) -> Refused:
-    return Refused(Reason.BAD_REQUEST, message, code="bad_plan")

@@ -64,6 +64,11 @@ class Layout:
         return 1 if card.is_slice or card.vendor == "cpu" else -(-self.cards // HOST)
 
     @property
+    def on_host(self) -> int:
+        """Replicas that one server holds."""
+        return max(1, HOST // self.setup.tp) if self.hosts > 1 else max(1, self.replicas)
+
+    @property
     def serving(self) -> int:
         """Replicas that carry load: all but the spares."""
         return max(1, self.replicas - self.spares)
@@ -73,10 +78,15 @@ class Layout:
         """Likely output tokens a second of all replicas at full load."""
         return self.full.tokens_per_s.likely * self.replicas
 
-    def placements(self, media: Media, first_port: int = 8000, thinking: bool = False) -> list[Placement]:
-        """Every replica in its place: neighbouring cards, one port after the other, anew on each host of eight."""
+    def placements(
+        self, media: Media, first_port: int = 8000, thinking: bool = False, most: int | None = None
+    ) -> list[Placement]:
+        """Every replica in its place: neighbouring cards, one port after the other, anew on each host of eight.
+
+        `most`: only so many of them, such as those of the first host (`on_host`).
+        """
         tp, card = self.setup.tp, self.setup.accelerator
-        on_host = max(1, HOST // tp) if self.hosts > 1 else max(1, self.replicas)
+        on_host = self.on_host
         pinned = card.vendor in ("nvidia", "amd") and not card.is_slice
         return [
             Placement(
@@ -87,7 +97,7 @@ class Layout:
                 media=media,
                 thinking=thinking,
             )
-            for number in range(self.replicas)
+            for number in range(self.replicas if most is None else min(most, self.replicas))
         ]
 
 
