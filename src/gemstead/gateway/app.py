@@ -25,7 +25,7 @@ from gemstead.gateway.exchange import Exchange
 from gemstead.gateway.figures import Figures
 from gemstead.gateway.heads import Heads
 from gemstead.gateway.keyring import Keyring
-from gemstead.gateway.settings import GatewaySettings, Pool
+from gemstead.gateway.settings import Aside, GatewaySettings, Pool
 from gemstead.gateway.upstream import Line
 from gemstead.ledger.audit import AuditRecord, PromptHasher
 from gemstead.openai import errors, models
@@ -97,6 +97,7 @@ class Gateway:
         self.hasher = PromptHasher(bytes.fromhex(settings.hash_key))
         self.limits.set_default(settings.limit, 1.0 / settings.workers)
         self.cors = settings.cors_origins
+        self.aside: Line | None = aside_line(settings.aside)
         self.set_fleet(settings.endpoints)
 
     def set_fleet(self, fleet: tuple[EndpointFacts, ...]) -> None:
@@ -239,7 +240,7 @@ class Gateway:
         if allowed:
             asked = exchange.headers.get(b"access-control-request-headers", b"authorization, content-type")
             allowed += (
-                b"\r\naccess-control-allow-methods: GET, POST, OPTIONS\r\naccess-control-max-age: 600"
+                b"\r\naccess-control-allow-methods: GET, POST, DELETE, OPTIONS\r\naccess-control-max-age: 600"
                 b"\r\naccess-control-allow-headers: " + asked
             )
         exchange.send_empty(204, allowed)
@@ -286,6 +287,14 @@ class Gateway:
     def busy(self) -> list[ClientConnection]:
         """Connections with a request that was accepted and is not answered."""
         return [connection for connection in self.connections if connection.busy()]
+
+
+def aside_line(aside: Aside | None) -> Line | None:
+    """The way to the process beside the gateway. Its connections are never kept: bodies cannot be sent twice."""
+    if aside is None:
+        return None
+    facts = EndpointFacts(name="batch", pool="", host=aside.host, port=aside.port, api_key=aside.secret)
+    return Line(facts, 0.0, 0)
 
 
 def date_line(now: float) -> bytes:

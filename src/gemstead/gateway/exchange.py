@@ -78,6 +78,7 @@ class Exchange(Reply):
     whole: list[bytes] | None = None
     raw = False  # the engine's chunk framing goes to the client as it is
     done = False
+    passing = False  # to the process beside the gateway (passage.py)
     first_at = 0.0
     last_at = 0.0
     overdue_at = inf
@@ -120,7 +121,7 @@ class Exchange(Reply):
             if self.gate.settings.ledger_on_error == "refuse" and not self.gate.ledger_healthy():
                 raise Refused(Reason.LEDGER_UNAVAILABLE, LEDGER_AWAY, retry_after_s=2.0)
             length = headers.get(b"content-length")
-            if length is not None and int(length) > self.gate.settings.bounds.body_bytes:
+            if length is not None and int(length) > self.gate.settings.bounds.body_bytes and not self.passing:
                 limit = self.gate.settings.bounds.body_bytes
                 raise Refused(Reason.BODY_TOO_LARGE, f"The request's body is larger than {limit} bytes.")
         except Refused as refusal:
@@ -443,6 +444,20 @@ class Exchange(Reply):
         elif self.meter is not None and self.at_boundary():
             self.say(self.framed(COMMENT))
         return True
+
+    # -- what only a passage does -------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """It is this request's turn to be answered, and its body may still be coming."""
+
+    def pass_on(self, data: bytes) -> None:
+        """A piece of the body."""
+
+    def upstream_blocked(self) -> None:
+        """The other side takes nothing. A request to an engine waits in memory: the client has sent it whole."""
+
+    def upstream_took(self) -> None:
+        """It takes again."""
 
     # -- time -------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ import httptools
 
 from gemstead.gateway.exchange import Exchange
 from gemstead.gateway.heads import Head, split
+from gemstead.gateway.passage import Passage, passes
 from gemstead.refused import Reason, Refused
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ KEPT = frozenset(
         b"authorization",
         b"content-encoding",
         b"content-length",
+        b"content-type",
         b"expect",
         b"host",
         b"openai-beta",
@@ -315,7 +317,12 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
             return
         if parser.should_upgrade():
             return  # see `feed`
-        exchange = Exchange(gate, self, parser.get_method(), self.url, self.headers, http11)
+        method = parser.get_method()
+        if gate.aside is not None and passes(method, self.url):
+            exchange: Exchange = Passage(gate, self, method, self.url, self.headers, http11)
+            self.new_head = b""
+        else:
+            exchange = Exchange(gate, self, method, self.url, self.headers, http11)
         exchange.keep_alive = parser.should_keep_alive()
         if self.new_head:
             self.remember(exchange)
@@ -341,7 +348,10 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
         """It is the turn of a request whose body is still to come."""
         if exchange.refusal is not None:
             self.maybe_refuse_early(exchange)
-        elif b"expect" in exchange.headers and exchange.http11 and not exchange.body_bytes:
+            return
+        if exchange.passing:
+            exchange.turn()
+        if b"expect" in exchange.headers and exchange.http11 and not exchange.body_bytes:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, data: bytes) -> None:
@@ -350,7 +360,9 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
             return
         exchange.body_bytes += len(data)
         if exchange.refusal is None:
-            if exchange.body_bytes > self.gate.settings.bounds.body_bytes:
+            if exchange.passing:
+                exchange.pass_on(data)
+            elif exchange.body_bytes > self.gate.settings.bounds.body_bytes:
                 exchange.parts.clear()
                 exchange.refusal = too_large_body(self.gate.settings.bounds.body_bytes)
             elif exchange.caller is not None:  # what nobody identified has sent is not kept
@@ -478,12 +490,27 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
             return
         if length is None and b"transfer-encoding" not in headers:
             return
+        self.answer_early(exchange)
+        self.start(exchange)
+
+    def answer_early(self, exchange: Exchange) -> None:
+        """The answer to a request comes before the whole of its body, which nobody reads any more."""
         exchange.keep_alive = False
         self.arriving = None
         self.lingering = 1
         self.until = inf
         self.exchange = exchange
-        self.start(exchange)
+
+    def hold_body(self, hold: bool) -> None:
+        """Read no more of a body for now, or read on. While we do not read, the client is not slow."""
+        if self.left or self.transport.is_closing():
+            return
+        if hold:
+            self.transport.pause_reading()
+            self.until = inf
+        else:
+            self.transport.resume_reading()
+            self.until = monotonic() + self.gate.settings.deadlines.client_body_s
 
     def refuse_unparsed(self, refusal: Refused) -> None:
         """Refuse bytes that never became a request, and listen no more. What came before is answered first."""

@@ -55,6 +55,19 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     sticky: bool = False  # while a rollout divides the calls, a caller stays with one release
 
 
+class Aside(msgspec.Struct, frozen=True, kw_only=True):
+    """The process beside the gateway that keeps files and batches (passage.py), and its way back in."""
+
+    host: str
+    port: int
+    secret: str  # both ways
+    body_bytes: int = 201 << 20  # of an upload, with its form around it
+    inner_port: int = 0  # on loopback, without TLS, where that process calls; 0: it calls at the usual port
+
+    def __repr__(self) -> str:  # holds a secret
+        return f"Aside({self.host}:{self.port})"
+
+
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 4367
@@ -71,6 +84,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     deadlines: Deadlines = Deadlines()
     bounds: Bounds = Bounds()
     tls: Tls | None = None
+    aside: Aside | None = None
     cors_origins: tuple[str, ...] = ()
     retries: int = 2  # further endpoints tried before the first byte
 

@@ -70,10 +70,12 @@ class UpstreamConnection:  # an asyncio.Protocol in all but name: a plain class 
         return False
 
     def pause_writing(self) -> None:
-        """A large request waits in memory: the client has sent it whole."""
+        if self.exchange is not None:
+            self.exchange.upstream_blocked()
 
     def resume_writing(self) -> None:
-        pass
+        if self.exchange is not None:
+            self.exchange.upstream_took()
 
     def send(self, exchange: Exchange, head: bytes, body: bytes) -> None:
         """Give this idle connection to an exchange and write its request."""

@@ -80,6 +80,7 @@ class Worker:
         if (writer := self.writer) is not None:
             self.gate.ledger_healthy = lambda: writer.healthy
         self.server: asyncio.Server | None = None
+        self.inner: asyncio.Server | None = None  # where the batch process calls
         self.context: ssl.SSLContext | None = None
         self.certificate_at: tuple[int, ...] = ()
         self.head: asyncio.StreamWriter | None = None
@@ -102,6 +103,14 @@ class Worker:
             ssl=self.context,
             ssl_handshake_timeout=settings.deadlines.client_header_s if self.context is not None else None,
         )
+        if settings.aside is not None and settings.aside.inner_port:
+            self.inner = await self.loop.create_server(
+                lambda: ClientConnection(self.gate),  # type: ignore[arg-type, return-value]
+                "127.0.0.1",
+                settings.aside.inner_port,
+                reuse_port=True,
+                backlog=BACKLOG,
+            )
         host, port = self.server.sockets[0].getsockname()[:2]
         return Listening(host=host, port=port, pid=os.getpid())
 
@@ -120,8 +129,9 @@ class Worker:
         ticking.cancel()
 
     async def stop(self) -> None:
-        if self.server is not None:
-            self.server.close()
+        for server in (self.server, self.inner):
+            if server is not None:
+                server.close()
         unfinished = await self.gate.drain(self.settings.deadlines.drain_s)
         await self.remember_use()
         if self.writer is not None:
@@ -239,14 +249,15 @@ class Worker:
         Raises:
             ValueError: keys are required and none can be known. Letting everybody in is never the way out.
         """
+        secret = settings.aside.secret.encode() if settings.aside is not None else b""
         if not settings.keys_required:
-            return Keyring(None)
+            return Keyring(None, secret)
         if self.book is None:
             if not settings.keys_path:
                 raise ValueError("keys are required, but the settings name no file of keys")
             path, pepper = Path(settings.keys_path), bytes.fromhex(settings.pepper)
             self.book = KeyBook(path, pepper, on_trouble=self.trouble)
-        return Keyring(self.book)
+        return Keyring(self.book, secret)
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext:

@@ -88,6 +88,22 @@ class KeyBook:
         known.used = now
         return known.caller
 
+    def check(self, key_id: str, now: float) -> None:
+        """Whether a key that was found earlier still counts; one that is not in the book is not judged.
+
+        Raises:
+            Refused: UNAUTHENTICATED, it was revoked or has expired.
+        """
+        if self._counter[0] != self._seen or not 0.0 <= now - self._polled < POLL_S:
+            self._refresh(now)
+        known = self._keys.get(key_id)
+        if known is None:
+            return
+        if known.key.revoked_at is not None:
+            raise _no(f"the API key {key_id} was revoked on {date(known.key.revoked_at)}: ask for a new one")
+        if now >= known.until:
+            raise _no(_over(known.key))
+
     def used(self) -> dict[str, float]:
         """When each key was last found, for keys found since the last ask (for `KeyStore.touch`)."""
         self._gather_used()
