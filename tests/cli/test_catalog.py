@@ -91,7 +91,7 @@ def test_one_thing_is_shown_by_any_of_its_names(
     ("name", "why"),
     [
         ("gemma-4-9b", "There is no Gemma 4 9B. The nearest sizes are E4B and 12B"),
-        ("H1000", "did you mean `h100"),
+        ("H1000", "Did you mean `h100"),
         ("h100/1g.99gb", "has no MIG profile"),
         ("vlm", "did you mean `vllm`?"),
         ("zzz", "`gemstead catalog list` shows what there is"),
