@@ -12,19 +12,21 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gemstead.plan.values import Machine
 
 UNKNOWN_MEMORY_BYTES = 4 << 30
 _NO_LIMIT = 1 << 60  # cgroup v1 writes "no limit" as almost 2**63
-_GPU_QUERY = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
 
 
 def machine(cache: Path | None = None, root: Path = Path("/")) -> Machine:
     """This machine. `cache` is the folder whose disk matters: where models are kept."""
+    from gemstead.operate.cards import cards
+
     memory, free = _memory(root)
+    found = cards(_output, os.environ, root)
     return Machine(
         cpus=cpus(root),
         memory_bytes=memory,
@@ -32,7 +34,8 @@ def machine(cache: Path | None = None, root: Path = Path("/")) -> Machine:
         disk_free_bytes=disk_free(cache or Path.home()),
         os=sys.platform,
         arch=platform.machine(),
-        gpus=_gpus(),
+        gpus=tuple(card.name for card in found),
+        cards=found,
     )
 
 
@@ -137,13 +140,9 @@ def _number(path: Path) -> int | None:
         return None
 
 
-def _gpus() -> tuple[str, ...]:
-    if shutil.which("nvidia-smi") is None:
-        return ()
-    return tuple(name.strip() for name in _output(_GPU_QUERY).splitlines() if name.strip())
-
-
-def _output(command: list[str]) -> str:
+def _output(command: Sequence[str]) -> str:
+    if shutil.which(command[0]) is None:
+        return ""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
