@@ -62,6 +62,21 @@ class HealthProbe:
     async def answers(self, within_s: float) -> str:
         return await self.healthy()
 
+    async def warm(self, within_s: float) -> str:
+        return ""
+
+    async def prove(self, knows: bool, within_s: float) -> str:
+        return ""
+
+    async def can_sleep(self) -> bool:
+        return False
+
+    async def sleep(self) -> bool:
+        return False
+
+    async def wake(self) -> bool:
+        return False
+
     async def look(self) -> Sight:
         return Sight()
 

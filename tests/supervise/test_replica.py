@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from gemstead.engines.lifecycle import Allowance, Phase
+from gemstead.engines.reading import LogEvent
 from gemstead.plan.values import Launch
 from gemstead.supervise.logs import RotatedLog, last_lines
 from gemstead.supervise.replica import Replica, Sight
@@ -66,6 +67,21 @@ class LineProbe:
     async def healthy(self) -> str:
         return await self.answers(1.0)
 
+    async def warm(self, within_s: float) -> str:
+        return ""
+
+    async def prove(self, knows: bool, within_s: float) -> str:
+        return ""
+
+    async def can_sleep(self) -> bool:
+        return False
+
+    async def sleep(self) -> bool:
+        return False
+
+    async def wake(self) -> bool:
+        return False
+
     async def look(self) -> Sight:
         answer = await self._ask()
         return Sight(Load(at=0.0, running=0), progress=float(answer)) if answer else Sight()
@@ -113,7 +129,9 @@ async def until(holds, seconds=10.0):
 
 
 async def test_it_comes_up_comes_back_and_drains(build, tmp_path):
-    replica, phases = build(read_log=lambda line: "model loaded" if line == "loaded" else None)
+    replica, phases = build(
+        read_log=lambda line: LogEvent("loaded", "model loaded") if line == "loaded" else None
+    )
     running = asyncio.create_task(replica.run())
     await until(lambda: replica.facts.ready)
     assert [phase for phase, _ in phases if phase is Phase.WARMING]

@@ -25,6 +25,7 @@ class Cause(StrEnum):
     HANG = "hang"
     SILENT = "silent"  # does not answer its health path
     SLOW_START = "slow_start"
+    ERRORS = "errors"  # it says that it is well, and answers every call with a 5xx
     NONSENSE = "nonsense"  # it answers, and what it answers is no language or plainly wrong
     FILES = "files"  # the model's files are missing, damaged, or not for this engine
     PORT = "port"
@@ -34,7 +35,7 @@ class Cause(StrEnum):
 
 # A restart with the same settings meets the same end, so a rollout need not try again.
 HOPELESS = frozenset(
-    {Cause.MEMORY, Cause.SLOW_START, Cause.NONSENSE, Cause.FILES, Cause.PROCESSOR, Cause.PROGRAM}
+    {Cause.MEMORY, Cause.SLOW_START, Cause.ERRORS, Cause.NONSENSE, Cause.FILES, Cause.PROCESSOR, Cause.PROGRAM}
 )
 KINDS = {
     "memory": Cause.MEMORY,

@@ -33,6 +33,9 @@ from enum import StrEnum
 from gemstead.engines.diagnosis import Cause, Diagnosis
 
 
+ERRORS_MOST = 5  # answers with a 5xx in a row; a model that loads says 503 on its health path, and is not counted
+
+
 class Phase(StrEnum):
     STARTING = "starting"
     WARMING = "warming"
@@ -87,9 +90,10 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """A probe got no good answer."""
+    """A probe got no good answer. `error`: the engine says that it is well, and answered a call with a 5xx."""
 
     why: str = ""
+    error: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,7 @@ class State:
     progress: float | None = None
     why: str = ""  # in plain words: why it last failed
     cause: Cause | None = None  # of that
+    errors: int = 0  # answers with a 5xx in a row, before it was ready
     nap: bool = False  # drains to sleep, not to stop
     keeps_process: bool = False  # when it sleeps
 
@@ -187,6 +192,11 @@ def step(state: State, event: Event, now: float) -> Step:
         return _tick(state, now)
     if isinstance(event, Observed):
         return _observed(state, event, now)
+    if isinstance(event, Missed) and event.error and state.phase in (Phase.WARMING, Phase.CHECKING):
+        state = replace(state, errors=state.errors + 1, why=event.why)
+        if state.errors >= ERRORS_MOST:
+            return _fail(state, Diagnosis(Cause.ERRORS, event.why), now)
+        return state, ()
     return _probed(state, event, now), ()
 
 
@@ -253,7 +263,7 @@ def _wake(state: State, now: float) -> Step:
         if state.running:
             awake = replace(_enter(state, Phase.WARMING, now), nap=False, began=now, well_at=now)
             return awake, (Command.WAKE,)
-        return _start(replace(state, nap=False), now)
+        return _start(replace(state, nap=False), now, restarts=0)
     if state.phase is Phase.DRAINING and not state.told:
         return replace(_enter(state, Phase.READY, now), nap=False, well_at=now, moved_at=now), ()
     return replace(state, nap=False, due=now, phase=Phase.FAILED, why="woken on its way to sleep"), ()
@@ -305,7 +315,7 @@ def _tick(state: State, now: float) -> Step:
     return state, ()
 
 
-def _start(state: State, now: float) -> Step:
+def _start(state: State, now: float, restarts: int = 1) -> Step:
     """Another process, with nothing left of the last one's signs of life."""
     fresh = replace(
         _enter(state, Phase.STARTING, now),
@@ -315,7 +325,8 @@ def _start(state: State, now: float) -> Step:
         moved_at=now,
         progress=None,
         busy=False,
-        restarts=state.restarts + 1,
+        errors=0,
+        restarts=state.restarts + restarts,
     )
     return fresh, (Command.START,)
 

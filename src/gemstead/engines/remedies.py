@@ -37,6 +37,7 @@ USUAL = {
     Cause.HANG: "it is started again; if it comes again, use another version of the engine",
     Cause.SILENT: "it is started again; see that the machine is not starved of processor or memory",
     Cause.SLOW_START: "raise `supervise.start_s`, or see in `gemstead logs` what it waits for (a download, a compiler)",
+    Cause.ERRORS: "see its last lines with `gemstead logs`; another checkpoint, chat template or version may help",
     Cause.NONSENSE: "use another checkpoint or quantisation of the model; if its answers are as they should be, "
     "set `supervise.check: warn`",
     Cause.FILES: "see that the model's files are whole and made for this engine; fetch them again, or choose others",

@@ -1,4 +1,4 @@
-"""One engine asked over HTTP: does it listen, does its model answer, is it well, what is it doing.
+"""One engine asked over HTTP: does it listen, does its model answer, does it make sense, what is it doing.
 
 What to ask and how to read the answer is the engine's adapter's (`engines/`); this file waits for it. Every
 question has a bound and comes back as a value: an engine that is broken in whatever way is an answer too.
@@ -12,20 +12,28 @@ import httpx2
 
 from gemstead.engines import ENGINES
 from gemstead.engines.progress import progress
+from gemstead.engines.proving import QUESTIONS, body, judged, lengths, warming
 from gemstead.plan.values import Launch
-from gemstead.supervise.replica import Sight
+from gemstead.supervise.watched import ANSWERED_ERROR, CANNOT_ASK, Sight
 from gemstead.traffic.endpoint import EndpointFacts
 
 CONNECT_S = 2.0
 ANSWER_S = 5.0  # llama.cpp gives its metrics between two steps, which may take seconds on a busy machine
+QUESTION_S = 120.0  # a big model on a processor takes its time
+SLEEP_S = 120.0  # weights go to the host's memory
 LIMITS = httpx2.Limits(max_connections=4, max_keepalive_connections=0)  # a fresh connection proves more
+CHAT = "/v1/chat/completions"
+COMPILES = frozenset({"vllm", "sglang", "tensorrt_llm", "tgi"})  # kernels or graphs for each shape
+# vLLM's sleep mode, level 1: weights to the host's memory, cache dropped (vllm 0.32, entrypoints/serve/sleep).
+IS_SLEEPING, SLEEP, WAKE = "/is_sleeping", "/sleep?level=1", "/wake_up"
 
 
 class HttpProbe:
     """Asks the engine at one address."""
 
-    def __init__(self, facts: EndpointFacts) -> None:
-        self._facts, self._adapter = facts, ENGINES[facts.engine]
+    def __init__(self, facts: EndpointFacts, loads: tuple[tuple[str, dict[str, object]], ...] = ()) -> None:
+        """`loads`: requests that the engine wants once it is up, such as for its adapters."""
+        self._facts, self._adapter, self._loads = facts, ENGINES[facts.engine], loads
         host = f"[{facts.host}]" if ":" in facts.host else facts.host
         self._http = httpx2.AsyncClient(
             base_url=f"{'https' if facts.tls else 'http'}://{host}:{facts.port}{facts.base_path}",
@@ -57,20 +65,59 @@ class HttpProbe:
         """Nothing once the model has given a real answer, else why not."""
         if why := await self.healthy():
             return why
-        path, body = self._adapter.readiness(self._facts.served_model)
+        path, content = self._adapter.readiness(self._facts.served_model)
         try:
-            response = await self._http.post(
-                path, json=body, timeout=httpx2.Timeout(within_s, connect=CONNECT_S)
-            )
+            response = await self._post(path, content, within_s)
             if response.status_code != 200:
-                return f"the first request was answered {response.status_code}: {response.text[:200]}"
+                refused = ANSWERED_ERROR if response.status_code >= 500 else "the first request was answered"
+                return f"{refused} {response.status_code}: {response.text[:200]}"
             said = response.json()
         except (httpx2.HTTPError, ValueError) as error:
             return _why(error)
         return "" if isinstance(said, dict) and said.get("choices") else "the first answer holds no choice"
 
+    async def warm(self, within_s: float) -> str:
+        """Send what the engine wants, then real prompts of several lengths; "" or what the engine refused.
+
+        A warm-up that does not end in time is no fault: the caller who comes first waits for the rest.
+        """
+        ends = time.monotonic() + within_s
+        try:
+            for path, content in self._loads:
+                response = await self._post(path, content, max(ends - time.monotonic(), 1.0))
+                if response.status_code >= 400:
+                    return f"{path} was answered {response.status_code}: {response.text[:200]}"
+            for tokens in lengths(self._facts.context_tokens, self._facts.engine in COMPILES):
+                if (left_s := ends - time.monotonic()) <= 0:
+                    break
+                await self._post(CHAT, warming(tokens, self._facts.served_model), left_s)
+        except httpx2.HTTPError as error:
+            return "" if isinstance(error, httpx2.TimeoutException) else _why(error)
+        return ""
+
+    async def prove(self, knows: bool, within_s: float) -> str:
+        """What is wrong with its answers to known questions; "" when nothing is.
+
+        Begins with ANSWERED_ERROR or CANNOT_ASK when there are no answers to judge.
+        """
+        answers = []
+        for question in QUESTIONS:
+            try:
+                asked = body(question, self._facts.served_model)
+                response = await self._post(CHAT, asked, min(within_s, QUESTION_S))
+                if response.status_code >= 500:
+                    return f"{ANSWERED_ERROR} {response.status_code}: {response.text[:200]}"
+                if response.status_code >= 400:
+                    return f"{CANNOT_ASK}: {response.status_code}: {response.text[:200]}"
+                answers.append(_text(response.json()))
+            except (httpx2.HTTPError, ValueError) as error:
+                return f"{CANNOT_ASK}: {_why(error)}"
+        return judged(answers, knows=knows)
+
     async def look(self) -> Sight:
         """Its load and progress as its metrics say."""
+        if not self._adapter.METRICS_PATH:
+            return Sight()
         try:
             response = await self._http.get(self._adapter.METRICS_PATH)
         except httpx2.HTTPError:
@@ -79,6 +126,31 @@ class HttpProbe:
             return Sight()
         text = response.text
         return Sight(self._adapter.read_load(text, time.monotonic()), progress(text))
+
+    async def can_sleep(self) -> bool:
+        """Whether the engine itself can sleep: it offers the endpoints of vLLM's sleep mode."""
+        try:
+            return (await self._http.get(IS_SLEEPING)).status_code == 200
+        except httpx2.HTTPError:
+            return False
+
+    async def sleep(self) -> bool:
+        """Have it give its memory back; False when it does not."""
+        return await self._done(SLEEP)
+
+    async def wake(self) -> bool:
+        """Have it take its memory again; False when it does not."""
+        return await self._done(WAKE)
+
+    async def _done(self, path: str) -> bool:
+        try:
+            return (await self._post(path, {}, SLEEP_S)).status_code == 200
+        except httpx2.HTTPError:
+            return False
+
+    async def _post(self, path: str, content: dict[str, object], within_s: float) -> httpx2.Response:
+        patience = httpx2.Timeout(within_s, connect=CONNECT_S)
+        return await self._http.post(path, json=content, timeout=patience)
 
 
 def probe_of(launch: Launch) -> HttpProbe:
@@ -91,9 +163,20 @@ def probe_of(launch: Launch) -> HttpProbe:
             port=launch.port,
             engine=launch.engine,
             served_model=launch.served_model,
+            context_tokens=launch.context_tokens,
             api_key=launch.api_key,
-        )
+        ),
+        launch.loads,
     )
+
+
+def _text(said: object) -> str:
+    """The first choice's text; "" when there is none. Thoughts are not the answer."""
+    if isinstance(said, dict) and isinstance(choices := said.get("choices"), list) and choices:
+        message = choices[0].get("message") if isinstance(choices[0], dict) else None
+        if isinstance(message, dict):
+            return str(message.get("content") or "")
+    return ""
 
 
 def _why(error: Exception) -> str:

@@ -13,10 +13,11 @@ from collections.abc import Callable
 import msgspec
 
 from gemstead.engines.lifecycle import Phase
-from gemstead.supervise.replica import PROBE_READY_S, Probe, Sight
+from gemstead.supervise.watched import CANNOT_ASK, PROBE_READY_S, Probe, Sight, Standing
 from gemstead.traffic.endpoint import EndpointFacts
 
 MISSES = 2
+PROVE_S = 120.0
 
 
 class External:
@@ -33,12 +34,17 @@ class External:
         self.sight = Sight()
         self._facts, self._probe, self._changed, self._in_flight = facts, probe, changed, in_flight
         self._misses, self._why, self._since = MISSES, "not asked yet", time.monotonic()
+        self._ready_at = 0.0
+        self._asleep = False
+        self._naps: set[asyncio.Task[bool]] = set()
         self._done = asyncio.Event()
 
     @property
     def phase(self) -> Phase:
         if self._done.is_set():
             return Phase.STOPPED
+        if self._asleep:
+            return Phase.SLEEPING
         return Phase.READY if self._misses < MISSES else Phase.FAILED
 
     @property
@@ -63,6 +69,35 @@ class External:
             "version": self._facts.version,
         }
 
+    @property
+    def standing(self) -> Standing:
+        ready = self.phase is Phase.READY
+        return Standing(time.monotonic() - self._since if ready else 0.0, 0, self._ready_at > 0)
+
+    async def prove(self) -> str:
+        why = await self._probe.prove(False, PROVE_S)
+        return "" if why.startswith(CANNOT_ASK) else why
+
+    async def sleep(self) -> str:
+        """Have it sleep, if whoever runs it lets us."""
+        if not await self._probe.can_sleep():
+            return "someone else runs it, and it offers no sleep: it stays awake"
+        self._asleep = True
+        self._changed()
+        if not await self._probe.sleep():
+            self._asleep = False
+            self._changed()
+            return "it did not obey"
+        return "its engine sleeps"
+
+    def wake(self) -> None:
+        if self._asleep:
+            self._asleep, self._misses = False, MISSES
+            task = asyncio.create_task(self._probe.wake())
+            self._naps.add(task)
+            task.add_done_callback(self._naps.discard)
+            self._changed()
+
     def drain(self) -> None:
         self._done.set()
 
@@ -74,6 +109,8 @@ class External:
             why, self.sight = await asyncio.gather(self._probe.healthy(), self._probe.look())
             before = self.phase
             self._misses, self._why = (self._misses + 1 if why else 0), why
+            if self.phase is Phase.READY and not self._ready_at:
+                self._ready_at = time.monotonic()
             if self.phase is not before:
                 self._since = time.monotonic()
                 self._changed()

@@ -1,9 +1,9 @@
 """One replica, kept alive: the lifecycle's commands carried out, its events gathered.
 
-`engines/lifecycle.py` decides; this file starts and ends the process, asks the engine how it is, and
-reports every change of phase at once. Three things go on side by side and each only ever calls
-`_on(event)`: the process is waited for, the engine is probed, and time passes. A slow probe therefore never
-delays a restart, and an answer that arrives after its process has died is dropped.
+`engines/lifecycle.py` decides; this file starts and ends the process, warms the engine and looks at what it answers
+before callers do, asks how it is, and reports every change of phase at once. Three things go on side by side and each
+only ever calls `_on(event)`: the process is waited for, the engine is probed, and time passes. A slow probe therefore
+never delays a restart, and an answer that arrives after its process has died is dropped.
 """
 
 from __future__ import annotations
@@ -12,56 +12,43 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 from gemstead.engines import lifecycle
+from gemstead.engines.diagnosis import HOPELESS, Cause, diagnose
 from gemstead.engines.lifecycle import Allowance, Command, Phase, State
+from gemstead.engines.reading import LogEvent
+from gemstead.engines.remedies import remedy
+from gemstead.engines.surroundings import inherited
 from gemstead.plan.values import Launch
+from gemstead.supervise.bounds import Bounds
 from gemstead.supervise.logs import RotatedLog
+from gemstead.supervise.memory import memory_kills
 from gemstead.supervise.process import Leash, Process, launch
-from gemstead.traffic.endpoint import EndpointFacts, Load
+from gemstead.supervise.watched import (
+    ANSWERED_ERROR,
+    CANNOT_ASK,
+    PROBE_READY_S,
+    Care,
+    Probe,
+    Sight,
+    Standing,
+    Watched,
+)
+from gemstead.traffic.endpoint import EndpointFacts
+
+__all__ = ["PROBE_READY_S", "Care", "Probe", "Replica", "Sight", "Standing", "Watched"]
 
 TICK_S = 0.2
 PROBE_STARTING_S = 0.1
 PROBE_WARMING_S = 0.5
-PROBE_READY_S = 1.0
+WARM_UP_S = 180.0  # a compiler may take that long for one shape; what is left then, callers wait for
+COMING = (Phase.STARTING, Phase.WARMING, Phase.CHECKING)
+GIVEN_UP = (Phase.FAILED, Phase.BACKING_OFF)
+STARTUP_LINES = 5000  # of a start's log, kept to learn from
+OURS = ("PYTHONPATH", "VIRTUAL_ENV")  # what our own engine needs besides, when the package is not installed
+NO_CARE = Care()
 log = logging.getLogger("gemstead")
-
-
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """What an engine said about itself. None: it did not say."""
-
-    load: Load | None = None
-    progress: float | None = None  # grows with every token and every completion
-
-
-class Probe(Protocol):
-    """How an engine is asked. Each question answers within a bound of its own, and never raises."""
-
-    async def listening(self) -> bool: ...
-    async def answers(self, within_s: float) -> str:
-        """A real answer from the model: "" when it came, else what went wrong."""
-
-    async def healthy(self) -> str: ...
-    async def look(self) -> Sight: ...
-
-
-class Watched(Protocol):
-    """An endpoint that somebody watches: a replica of ours, or an engine that someone else runs."""
-
-    sight: Sight
-
-    @property
-    def facts(self) -> EndpointFacts: ...
-    @property
-    def phase(self) -> Phase: ...
-    def describe(self) -> dict[str, object]: ...
-    async def run(self) -> None: ...
-    def drain(self) -> None: ...
-    def kill(self) -> None: ...
 
 
 class Replica:
@@ -76,17 +63,27 @@ class Replica:
         log: Callable[[Callable[[str], None]], RotatedLog],
         changed: Callable[[], None],
         in_flight: Callable[[str], int],
-        read_log: Callable[[str], str | None] = lambda _line: None,
+        read_log: Callable[[str], LogEvent | None] = lambda _line: None,
+        care: Care = NO_CARE,
+        learned: Callable[[Launch, Sequence[str]], None] = lambda _launch, _lines: None,
     ) -> None:
         """Args:
         plan: how to start it; called with True when another port should be tried.
         changed: called after every change of phase, and when there is news of the load's progress.
         in_flight: the calls that the gateway has on the endpoint of that name.
-        read_log: an engine's log line in words for the user, such as "loading 40 %".
+        read_log: what an engine's log line means, such as "loading 40 %".
+        care: what is done before it is ready.
+        learned: called with the log of a start that ended well.
         """
         self.launch = plan(False)
         self.sight = Sight()
         self.stage = ""  # what it is doing while it starts, in the engine's words
+        self.progress: float | None = None  # of loading, a share
+        self.warning = ""  # what is odd about a ready one
+        self.remedy = ""
+        self.told: list[LogEvent] = []  # by this start's log
+        self._startup: list[str] = []
+        self._care, self._learned = care, learned
         self.state: State | None = None
         self.log = log(self._read_line)
         self._plan, self._allowance, self._probe_of = plan, allowance, probe
@@ -95,7 +92,7 @@ class Replica:
         self._probe = probe(self.launch)
         self._nudged = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._was_ready = False
+        self._was_ready = self._ever_ready = self._prepared = self._planned = False
 
     @property
     def phase(self) -> Phase:
@@ -131,8 +128,11 @@ class Replica:
             "pid": self._process.pid if self._process else None,
             "for_s": round(now - state.since, 1) if state else 0.0,
             "restarts": state.restarts if state else 0,
-            "why": state.why if state else "",
+            "why": (state.why if state else "") or self.warning,
+            "cause": state.cause.value if state and state.cause else "",
+            "remedy": self.remedy,
             "stage": self.stage,
+            "progress": self.progress,
             "in_flight": self._in_flight(self.launch.name),
             "running": load.running if load else None,
             "waiting": load.waiting if load else None,
@@ -140,6 +140,40 @@ class Replica:
             "slots": self.launch.slots,
             "version": self.launch.version,
             "demonstration": self.launch.demonstration,
+            **self._cache(),
+        }
+
+    @property
+    def standing(self) -> Standing:
+        state = self.state
+        if state is None:
+            return Standing()
+        failing = state.phase in GIVEN_UP
+        hopeless = state.why if failing and state.cause in HOPELESS else ""
+        ready_s = time.monotonic() - state.since if state.takes_calls else 0.0
+        return Standing(ready_s, state.restarts + failing, self._ever_ready, hopeless)
+
+    async def prove(self) -> str:
+        why = await self._probe.prove(self._care.knows, WARM_UP_S)
+        return "" if why.startswith(CANNOT_ASK) else why
+
+    async def sleep(self) -> str:
+        """Finish what runs, then sleep: the engine itself where it can, else without a process."""
+        keeps = self.phase is Phase.READY and await self._probe.can_sleep()
+        self._on(lifecycle.SleepAsked(keeps))
+        return "its engine sleeps" if keeps else "its process ends, and is started again when it is needed"
+
+    def wake(self) -> None:
+        self._on(lifecycle.WakeAsked())
+
+    def _cache(self) -> dict[str, object]:
+        """What the engine reported of its cache, beside what was planned."""
+        tokens = next((e.kv_tokens for e in reversed(self.told) if e.kv_tokens), None)
+        at_once = next((e.concurrency for e in reversed(self.told) if e.concurrency), None)
+        return {
+            "kv_tokens": tokens,
+            "kv_tokens_planned": self.launch.kv_tokens or None,
+            "concurrency": at_once,
         }
 
     def drain(self) -> None:
@@ -180,6 +214,8 @@ class Replica:
         for command in commands:
             if command is Command.START:
                 self._start()
+            elif command in (Command.SLEEP, Command.WAKE):
+                self._later(self._nap(command is Command.SLEEP))
             elif self._process is not None:
                 self._process.terminate() if command is Command.TERMINATE else self._process.kill()
         if before is None or before.phase is not self.state.phase:
@@ -187,55 +223,107 @@ class Replica:
 
     def _entered(self, state: State) -> None:
         if state.phase is Phase.READY:
-            self._was_ready, self.stage = True, ""
-        if state.phase in (Phase.FAILED, Phase.BACKING_OFF):
-            pause = f"; next start in {state.due - state.since:.1f} s" if not state.running else ""
-            self.log.say(f"{self.launch.name} {state.phase.value.replace('_', ' ')}: {state.why}{pause}")
+            self._entered_ready()
+        elif state.phase in (Phase.CHECKING, Phase.SLEEPING):
+            self.stage = "asking it what is known" if state.phase is Phase.CHECKING else ""
+        if state.phase in GIVEN_UP:
+            self._entered_failure(state)
         if not state.takes_calls:
             self.sight = Sight()
         self._nudged.set()
         self._changed()
 
+    def _entered_ready(self) -> None:
+        first = not self._was_ready
+        self._was_ready = self._ever_ready = True
+        self.stage, self.remedy, self.progress = "", "", None
+        if first:
+            try:
+                self._learned(self.launch, self._startup)
+            except Exception:  # what a log teaches is never worth an endpoint
+                log.exception("the start-up log of %s could not be learnt from", self.launch.name)
+            self._startup = []
+
+    def _entered_failure(self, state: State) -> None:
+        suggested = next((e.remedy for e in self.told if e.fatal and e.remedy), "")
+        spec, cause = self.launch, state.cause or Cause.CRASH
+        said = suggested if cause in (Cause.MEMORY, Cause.FILES, Cause.PORT, Cause.CRASH) else ""
+        self.remedy = remedy(cause, spec.engine, spec.engine_version, spec.argv, suggested=said)
+        pause = f"; next start in {state.due - state.since:.1f} s" if not state.running else ""
+        phase = state.phase.value.replace("_", " ")
+        self.log.say(f"{spec.name} {phase} ({cause.value}): {state.why}{pause}. To do: {self.remedy}")
+
     def _start(self) -> None:
-        if self.state is not None and self.state.restarts:
+        if self._planned:
             self.launch = self._plan(not self._was_ready)
-        self._was_ready, self.stage = False, ""
+        self._planned = True
+        self._was_ready = self._prepared = False
+        self.stage, self.progress, self.warning, self.told, self._startup = "", None, "", [], []
         self._probe = self._probe_of(self.launch)
-        task = asyncio.create_task(self._live())
+        self._later(self._live())
+
+    def _later(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _nap(self, sleep: bool) -> None:
+        """The engine's own sleep. One that does not obey is ended, and started again when it is woken."""
+        done = await (self._probe.sleep() if sleep else self._probe.wake())
+        if not done and self._process is not None:
+            self.log.say(f"{self.launch.name} did not {'sleep' if sleep else 'wake'}; its process is ended")
+            self._process.terminate()
 
     async def _live(self) -> None:
         """One process, from start to exit."""
         spec = self.launch
         leash = Leash.WATCHED if spec.engine == "embedded" else Leash.WRAPPED
         self.log.say(f"{spec.name} starting on {spec.host}:{spec.port}")
+        kills = memory_kills()
         try:
-            self._process = await launch(spec.argv, leash=leash, output=self.log.write, env=spec.env)
+            self._process = await launch(
+                spec.argv,
+                leash=leash,
+                output=self.log.write,
+                env=spec.env,
+                inherit=_inherited(os.environ),
+                bounds=Bounds(cpus=spec.cpus),
+            )
         except OSError as error:
-            self._on(lifecycle.Exited(127, f"cannot start {spec.argv[0]}: {os.strerror(error.errno or 0)}"))
+            why = f"cannot start {spec.argv[0]}: {os.strerror(error.errno or 0)}"
+            self._on(lifecycle.Exited(127, why, Cause.PROGRAM))
             return
         if self.state is not None and self.state.told:  # drained while it was being started
             self._process.terminate()
         code = await self._process.wait()
         self._process = None
-        self._on(lifecycle.Exited(code, self._last_words(code)))
+        self._on(self._ended(code, memory_kills() - kills, leash is Leash.WRAPPED))
 
-    def _last_words(self, code: int) -> str:
-        how = f"ended by signal {-code}" if code < 0 else f"exited with code {code}"
-        if code <= 0:
-            return how
-        said = [line for line in self.log.recent if line.strip() and not line.startswith("[gemstead ")]
-        last = said[-1].strip()[:300] if said else ""
-        if last.startswith("gemstead: "):  # our own engine says in one sentence why it ends
-            return last.removeprefix("gemstead: ")
-        return f"{how}; last line: {last}" if last else how
+    def _ended(self, code: int, kills: int, wrapped: bool) -> lifecycle.Exited:
+        """What its end means: from its exit, the kernel's count, and its last words."""
+        found = diagnose(code, self.told, memory_kills=kills, wrapped=wrapped)
+        why = found.why
+        if code > 0 and not any(event.fatal for event in self.told):
+            said = [line for line in self.log.recent if line.strip() and not line.startswith("[gemstead ")]
+            last = said[-1].strip()[:300] if said else ""
+            if last.startswith("gemstead: "):  # our own engine says in one sentence why it ends
+                why = last.removeprefix("gemstead: ")
+            elif last:
+                why = f"{why}; last line: {last}"
+        return lifecycle.Exited(code, why, found.cause)
 
     def _read_line(self, line: str) -> None:
-        if self.phase not in (Phase.STARTING, Phase.WARMING):
+        event = self._read_log(line)
+        if event is not None and (event.fatal or event.kv_tokens or event.concurrency):
+            self.told.append(event)
+            del self.told[:-50]
+        if self.phase not in COMING:
             return
-        if (stage := self._read_log(line)) is not None and stage != self.stage:
-            self.stage = stage
+        if len(self._startup) < STARTUP_LINES:
+            self._startup.append(line)
+        if event is not None and event.sentence != self.stage:
+            self.stage = event.sentence
+            self.progress = event.done if event.done is not None else self.progress
             self._changed()
 
     async def _probing(self) -> None:
@@ -257,9 +345,13 @@ class Replica:
         """What the engine says now, as events, and how soon to ask again."""
         if state.phase is Phase.STARTING:
             return ([lifecycle.Listening()] if await self._probe.listening() else []), PROBE_STARTING_S
+        left_s = max(state.began + state.allowance.start_s - time.monotonic(), 1.0)
         if state.phase is Phase.WARMING:
-            left_s = state.began + state.allowance.start_s - time.monotonic()
-            return [_verdict(await self._probe.answers(max(left_s, 1.0)))], PROBE_WARMING_S
+            return [_verdict(await self._warmed(left_s))], PROBE_WARMING_S
+        if state.phase is Phase.CHECKING:
+            return [await self._proved(left_s)], PROBE_WARMING_S
+        if state.phase is Phase.SLEEPING:
+            return [], PROBE_READY_S
         probe = self._probe
         why, sight = await asyncio.gather(probe.healthy(), probe.look())
         if probe is self._probe:
@@ -267,6 +359,55 @@ class Replica:
         observed = lifecycle.Observed(self._in_flight(self.launch.name), sight.progress)
         return [_verdict(why), observed], PROBE_READY_S
 
+    async def _warmed(self, left_s: float) -> str:
+        """Nothing once it has answered and is warm, else why not."""
+        if not self._prepared:
+            if why := await self._afterwards(left_s):
+                return why
+            self._prepared = True
+        if why := await self._probe.answers(left_s):
+            return why
+        if not self._care.warm_up:
+            return ""
+        self.stage = "warming it up with real requests"
+        self._changed()
+        return await self._probe.warm(min(left_s, WARM_UP_S))
+
+    async def _afterwards(self, left_s: float) -> str:
+        """Run what the engine wants to be run once it listens."""
+        for argv in self.launch.afterwards:
+            self.stage = f"running {os.path.basename(argv[0])}"  # noqa: PTH119
+            try:
+                async with asyncio.timeout(left_s):
+                    process = await launch(
+                        argv,
+                        leash=Leash.WRAPPED,
+                        output=self.log.write,
+                        env=self.launch.env,
+                        inherit=_inherited(os.environ),
+                    )
+                    code = await process.wait()
+            except (OSError, TimeoutError) as error:
+                return f"{argv[0]}: {error or 'took too long'}"
+            if code:
+                return f"`{' '.join(argv[:3])}` exited with code {code}"
+        return ""
+
+    async def _proved(self, left_s: float) -> lifecycle.Event:
+        """What it answers, looked at."""
+        why = await self._probe.prove(self._care.knows, left_s)
+        if why.startswith(ANSWERED_ERROR):
+            return lifecycle.Missed(why, error=True)
+        if why and (self._care.check == "warn" or why.startswith(CANNOT_ASK)):
+            self.warning = why
+            self.log.say(f"{self.launch.name}: {why}")
+            return lifecycle.Checked()
+        return lifecycle.Checked(why)
+
 
 def _verdict(why: str) -> lifecycle.Event:
-    return lifecycle.Missed(why) if why else lifecycle.Answered()
+    return lifecycle.Missed(why, why.startswith(ANSWERED_ERROR)) if why else lifecycle.Answered()
+
+
+def _inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    return {**inherited(environ), **{name: environ[name] for name in OURS if name in environ}}

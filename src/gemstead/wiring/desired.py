@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -231,7 +230,7 @@ def _local_seat(planned: Replica, spec: Spec, around: Surroundings) -> Seat:
             log=lambda seen: around.log_of(name, seen),
             changed=around.changed,
             in_flight=around.in_flight,
-            read_log=_sentence_of(adapter),
+            read_log=adapter.read_log,
         )
 
     return Seat(planned.name, (replace(planned, port=0), allowance), start)
@@ -242,14 +241,6 @@ def free_port(host: str) -> int:
     with socket.socket() as sock:
         sock.bind((host, 0))
         return int(sock.getsockname()[1])
-
-
-def _sentence_of(adapter: ModuleType) -> Callable[[str], str | None]:
-    def read(line: str) -> str | None:
-        event = adapter.read_log(line)
-        return None if event is None else str(event.sentence)
-
-    return read
 
 
 def _existing(path: str, where: str) -> Path:
