@@ -52,7 +52,8 @@ def summary(
         tenants: only theirs.
     """
     named = None if tenants is None else set(tenants)
-    counted = run.outcomes[int(len(run.outcomes) * warm) :]
+    arrived = sorted(run.outcomes, key=lambda one: one.arrived_s)
+    counted = arrived[int(len(arrived) * warm) :]
     counted = [one for one in counted if one.end_s >= 0 and (named is None or one.tenant in named)]
     served = [one for one in counted if one.status == SERVED]
     ttft = sorted(one.ttft_s for one in served)

@@ -44,10 +44,8 @@ def read(lines: Iterable[str], name: str = "trace") -> Workload:
     first = next(iter(lines), "")
     every = chain([first], lines)
     try:
-        if first.lstrip().startswith("{"):
-            requests = _json(json.loads(first), every)
-        else:
-            requests = _csv(first, every)
+        is_json = first.lstrip().startswith("{")
+        requests = _json(json.loads(first), every) if is_json else _csv(first, every)
     except (KeyError, ValueError, TypeError) as error:
         raise _bad(name, f"a line does not keep to the form ({error!r})") from error
     if not requests:

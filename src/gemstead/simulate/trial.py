@@ -1,8 +1,10 @@
 """One cell of a comparison: a workload at a share of the fleet's capacity, under one policy.
 
 *Capacity* of a fleet for a workload is what it gets done when more comes than it can do: requests a second that end in
-the middle of a run at 1.3 times that rate, picked by the oracle. It is found in two rounds, the first far above. So a load
-of 0.8 means the same for every policy, and a policy that wastes work meets it with less to spare.
+the middle of a run at 1.3 times that rate, picked by the oracle. It is found in two rounds, the first far above. So a
+load of 0.8 means the same for every policy, and a policy that wastes work meets it with less to spare. Of sessions that
+wait for their answers (a closed loop) too many would only push each other out of the caches: there the number of
+sessions is doubled until it brings no more, and capacity is the most that got done.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from gemstead.traffic.prefix import PrefixIndex
 OURS, ORACLE = "ours", "oracle"
 NAMES = (OURS, *POLICIES, ORACLE)
 OVERLOAD = 1.3
+GROWS = 1.05
 FLOODED = 8.0  # times what reading all prompts without any hit would allow
 SCRAPE_S = {"score-blend": BLEND_SCRAPE_S}  # where a policy publishes its own
 
@@ -75,11 +78,23 @@ def capacity(load: Workload, engines: Sequence[Engine], requests: int = 0) -> fl
         requests: how many to play; 0: 250 for each engine.
     """
     count = requests or 250 * len(engines)
+    if load.is_closed:
+        return _closed_capacity(load, engines, count)
     rate = FLOODED * _rough(load, engines)
     for factor in (1.0, OVERLOAD):
         played = Fleet(scaled(load, rate * factor, count), engines, policies(ORACLE, int)).run()
         rate = _middle_rate(played)
     return rate
+
+
+def _closed_capacity(load: Workload, engines: Sequence[Engine], count: int) -> float:
+    best, rate = 0.0, len(engines) / 8
+    while True:
+        played = Fleet(scaled(load, rate, count), engines, policies(ORACLE, int)).run()
+        done = _middle_rate(played)
+        if done < GROWS * best:
+            return best
+        best, rate = done, rate * 2
 
 
 def _rough(load: Workload, engines: Sequence[Engine]) -> float:

@@ -1,7 +1,7 @@
 """Policies that others publish, by the names that people know them by: for comparison and for those who want them.
 
-Each file holds one, with its constants and where they come from. `POLICIES[name](choose)` makes one; `choose(n)` returns
-a random number in range(n). The product's own is `picker.py`.
+Each file holds one, with its constants and where they come from. `POLICIES[name](choose)` makes one; `choose(n)`
+returns a random number in range(n). The product's own is `picker.py`.
 """
 
 from __future__ import annotations

@@ -58,10 +58,9 @@ class Named:
         endpoint.prefill_tokens += call.charged_tokens
         self.sent(endpoint, call)
         breaker = endpoint.breaker
-        if breaker is not CLOSED and breaker.state is not State.CLOSED:
-            if endpoint.probe is None or breaker.shut_until <= self._now:
-                endpoint.breaker = step(breaker, Event.TRY, self._now)
-                endpoint.probe = call
+        if breaker.state is not State.CLOSED and (endpoint.probe is None or breaker.shut_until <= self._now):
+            endpoint.breaker = step(breaker, Event.TRY, self._now)
+            endpoint.probe = call
 
     def first_token(self, endpoint: Endpoint, call: Call, now: float = NO_TIME) -> None:
         """The endpoint has begun to answer: the prompt has been read."""

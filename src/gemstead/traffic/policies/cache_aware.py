@@ -5,8 +5,8 @@
     else                                                           ->  the smallest tree
 
 The smallest tree is the endpoint that has been sent the fewest different tokens. It ignores what is in flight, which is
-how one endpoint can be loaded without end (sglang pull requests #14305 and #14532); its newer code sends a miss to where
-the fewest are in flight. The tree of an endpoint forgets its least recently used blocks above
+how one endpoint can be loaded without end (sglang pull requests #14305 and #14532); its newer code sends a miss to
+where the fewest are in flight. The tree of an endpoint forgets its least recently used blocks above
 2^26 characters.
 
 Source: sglang-router 0.3.2, policy `cache_aware`: command-line defaults cache threshold 0.3, balance 64 and 1.5, tree

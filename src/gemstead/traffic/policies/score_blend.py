@@ -6,8 +6,8 @@
 
 The highest sum wins, among equals any. A figure that an engine has not given counts as the worst that is known.
 
-Source: llm-d-router and Gateway API Inference Extension, defaults of the chart (queue 2, KV utilisation 2, prefix 3), the
-"3:2:2" of llm-d's predicted-latency posts. Its figures are scraped every 50 ms (`SCRAPE_S`).
+Source: llm-d-router and Gateway API Inference Extension, defaults of the chart (queue 2, KV utilisation 2, prefix 3),
+the "3:2:2" of llm-d's predicted-latency posts. Its figures are scraped every 50 ms (`SCRAPE_S`).
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ It is not the product's own index (`prefix.py`), because the policies that are b
 published: a table from hash to endpoints, a list of hashes by age for each endpoint, and a walk that ends at the first
 block nobody has and counts for an endpoint every block that it has on the way, also after one that it lacks.
 
-Source: llm-d-router pkg/epp, approximateprefix, 2026-08: 31,250 hashes of 64 tokens for each endpoint, or as many as its
-cache has blocks (`cache_config_info`).
+Source: llm-d-router pkg/epp, approximateprefix, 2026-08: 31,250 hashes of 64 tokens for each endpoint, or as many as
+its cache has blocks (`cache_config_info`).
 """
 
 from __future__ import annotations
