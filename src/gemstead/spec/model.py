@@ -19,6 +19,7 @@ from gemstead.spec.batch import BatchSpec
 from gemstead.spec.deploy import DeploySpec
 from gemstead.spec.engines import EngineFields
 from gemstead.spec.part import FilePath, Listen, Name, Origin, Part, Seconds, SecretRef
+from gemstead.spec.rollout import ModelRolloutSpec, RolloutSpec
 from gemstead.spec.store import StoreSpec
 
 
@@ -86,6 +87,9 @@ class ModelSpec(EngineFields):
         None, ge=1, le=512, description="CPU threads of one replica; default: the machine's, shared"
     )
     thinking: bool = Field(False, description="Whether the model thinks when a request does not say")
+    rollout: ModelRolloutSpec | None = Field(
+        None, description="How its engines are changed; default: the file's `rollout`"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -210,6 +214,18 @@ class SuperviseSpec(Part):
     )
     backoff_s: Seconds = Field(1.0, description="First pause before a restart; doubles each time")
     backoff_most_s: Seconds = Field(60.0, description="Longest pause before a restart")
+    warm_up: bool = Field(
+        True,
+        description="Send an engine real requests before it is ready, so that no caller waits for a compiler",
+    )
+    check: Literal["refuse", "warn", "off"] = Field(
+        "refuse",
+        description="Before an engine is ready it is asked known questions: nonsense is never ready (`refuse`), is "
+        "reported (`warn`), or is not looked for",
+    )
+    wake_s: Seconds = Field(
+        120.0, description="Longest time that a call waits for a model that sleeps or is being started"
+    )
     log_mib: int = Field(10, ge=1, le=10_240, description="An engine log is rotated at this size")
     log_files: int = Field(5, ge=1, le=100, description="Rotated logs kept for each engine")
 
@@ -226,13 +242,14 @@ class Spec(Part):
     limits: LimitSpec = Field(LimitSpec(), description="Default limits of every key")
     ledger: LedgerSpec = Field(LedgerSpec(), description="What must survive a restart")
     supervise: SuperviseSpec = Field(SuperviseSpec(), description="How engine processes are watched")
+    rollout: RolloutSpec = Field(
+        RolloutSpec(), description="How a changed engine takes the place of the one that runs"
+    )
     batch: BatchSpec = Field(BatchSpec(), description="Offline batches")
     deploy: DeploySpec = Field(
         DeploySpec(), description="Where the service is shipped to by `gemstead render` and `gemstead apply`"
     )
-    store: StoreSpec = Field(
-        StoreSpec(), description="Where model files are kept, and where they come from"
-    )
+    store: StoreSpec = Field(StoreSpec(), description="Where model files are kept, and where they come from")
     state_dir: FilePath | None = Field(
         None,
         description="Folder of keys, records and logs; default: `$XDG_STATE_HOME/gemstead` or "
