@@ -61,7 +61,7 @@ class BatchProcess:
             log_config=None,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=2,
+            timeout_graceful_shutdown=1,
         )
         self._server, self._socket = Server(config), sock
 

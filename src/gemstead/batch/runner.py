@@ -67,6 +67,7 @@ class Runner:
         self._turns: deque[Run] = deque()
         self._paces: dict[str, Pace] = {}
         self._running: Counter[str] = Counter()  # lines on their way, by pool
+        self._peak: Counter[str] = Counter()  # most of them since the head last said how many calls there are
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -120,7 +121,9 @@ class Runner:
         """What the head says of the pools' slots and of the calls there, ours among them."""
         for pool, pace in self._paces.items():
             slots, in_flight = pools.get(pool, (0, 0))
-            self._paces[pool] = pace.with_room(room_of(slots, in_flight, self._running[pool]))
+            # Its figure is up to a second old. Of ours the most is counted, so that none is taken for another's.
+            self._paces[pool] = pace.with_room(room_of(slots, in_flight, self._peak[pool]))
+            self._peak[pool] = self._running[pool]
         self._wake.set()
 
     async def stop(self, within_s: float) -> None:
@@ -310,6 +313,7 @@ class Runner:
                 continue
             misses = 0
             self._running[run.pool] += 1
+            self._peak[run.pool] = max(self._peak[run.pool], self._running[run.pool])
             task = asyncio.create_task(self._line(run, place))
             run.tasks.add(task)
 

@@ -36,16 +36,19 @@ class Worker:
         joined: Callable[[Worker], None],
         said: Callable[[Worker, bytes], None],
         left: Callable[[Worker, str], None],
+        pass_fds: Sequence[int] = (),
     ) -> None:
         """Args:
         joined: a fresh process is there and has been told nothing yet.
         said: one line from it, without the newline.
         left: it is gone; the sentence says how. Unless it was told to stop, another follows.
+        pass_fds: descriptors of ours that each process gets under the same numbers.
         """
         self.name, self.log = name, log
         self.pid: int | None = None
         self.restarts = -1
         self._argv, self._joined, self._said, self._left = list(argv), joined, said, left
+        self._pass_fds = tuple(pass_fds)
         self._process: Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._stopping = asyncio.Event()
@@ -96,7 +99,10 @@ class Worker:
         try:
             argv = [*self._argv, "--control-fd", str(theirs.fileno())]
             self._process = await launch(
-                argv, leash=Leash.OTHER, output=self.log.write, pass_fds=[theirs.fileno()]
+                argv,
+                leash=Leash.OTHER,
+                output=self.log.write,
+                pass_fds=[theirs.fileno(), *self._pass_fds],
             )
         except OSError as error:
             ours.close()

@@ -22,6 +22,7 @@ from gemstead import __version__
 from gemstead.engines.lifecycle import Phase
 from gemstead.supervise.replica import Watched
 from gemstead.traffic.endpoint import EndpointFacts, Load
+from gemstead.wiring.batch import BatchProcess
 from gemstead.wiring.gateway import GatewayWorkers
 from gemstead.wiring.measures import exposed
 from gemstead.wiring.wanted import Seat, Wanted, compare, needs_restart, next_name
@@ -51,14 +52,16 @@ class Head:
         reread: Callable[[], Awaitable[Wanted]],
         *,
         addresses: tuple[str, str] = ("", ""),
+        batch: BatchProcess | None = None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         """Args:
         addresses: of the gateway and of the admin port, to be shown.
+        batch: the process of files and batches, not started yet.
         reread: the file as it is now, planned. Raises SpecError or another sentence for the user.
         changed: called when there may be something new to show.
         """
-        self.wanted, self.gateway = wanted, gateway
+        self.wanted, self.gateway, self.batch = wanted, gateway, batch
         gateway.on_listening = lambda: self._shown()
         self.began = time.time()
         self.lives: list[Live] = []
@@ -93,6 +96,7 @@ class Head:
             "models": self.ready(),
             "endpoints": [live.watched.describe() for live in self.lives],
             "workers": self.gateway.describe(),
+            "batch": self.batch.describe() if self.batch is not None else None,
             "notes": list(self.wanted.notes),
             "troubles": self.troubles[-20:],
         }
@@ -134,6 +138,8 @@ class Head:
             self._start(seat, seat.name)
         self.gateway.endpoints = self._facts()
         self.gateway.start()
+        if self.batch is not None:
+            self.batch.start()
         telling = asyncio.create_task(self._tell_loads())
         try:
             await self._stop.wait()
@@ -145,6 +151,8 @@ class Head:
     async def _end(self) -> None:
         """Gateway first, so that every call that runs keeps its engine; then the engines."""
         drain_s = self.wanted.settings.deadlines.drain_s
+        if self.batch is not None:
+            self.batch.stop(drain_s)
         draining = asyncio.create_task(self.gateway.drain(drain_s + 5))
         hurry = asyncio.create_task(self._stop_now.wait())
         await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
@@ -155,6 +163,8 @@ class Head:
 
     async def _kill(self) -> None:
         self.gateway.kill()
+        if self.batch is not None:
+            await self.batch.end()
         for task in self._background:
             task.cancel()
         for live in self.lives:
@@ -198,6 +208,8 @@ class Head:
         told: dict[str, Load] = {}
         while True:
             await asyncio.sleep(LOADS_S)
+            if self.batch is not None:
+                self.batch.tell_room(self._facts(), self.gateway.in_flight)
             loads = {
                 live.watched.facts.name: load
                 for live in self.lives
@@ -213,7 +225,11 @@ class Head:
         old, new = self.wanted, wanted.settings
         restart = needs_restart(old, wanted)
         settings = msgspec.structs.replace(
-            new, host=old.settings.host, port=old.settings.port, tls=old.settings.tls
+            new,
+            host=old.settings.host,
+            port=old.settings.port,
+            tls=old.settings.tls,
+            aside=old.settings.aside,
         )
         self.wanted = Wanted(settings, wanted.seats, wanted.notes, old.admin)
         change = compare({live.seat.name: live.seat for live in self._staying()}, wanted.seats)

@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 import time
@@ -25,12 +26,14 @@ import msgspec
 
 from gemstead import __version__
 from gemstead.console.app import console, server
+from gemstead.gateway.settings import Aside
 from gemstead.ledger.keys import Grant, open_keys
 from gemstead.ledger.secrets import secret_at
 from gemstead.spec.model import Spec
 from gemstead.supervise.logs import RotatedLog
 from gemstead.wiring import desired
 from gemstead.wiring.addresses import base_url, listener, named, reserve, split, warnings
+from gemstead.wiring.batch import BatchProcess, aside, batch_settings
 from gemstead.wiring.desired import Surroundings
 from gemstead.wiring.files import Card, StateDir, hold, running, state_dir, write_card
 from gemstead.wiring.gateway import GatewayWorkers
@@ -130,6 +133,8 @@ class Service:
         self.signals = 0
         self._stopped = threading.Event()  # seen by the thread that fetches models
         self._preparing: asyncio.Task[Wanted] | None = None
+        self.batch_socket: socket.socket | None = None
+        self.aside: Aside | None = None
         self._reloads: set[asyncio.Task[Any]] = set()
 
     def take_ports(self, held: ExitStack) -> None:
@@ -145,6 +150,7 @@ class Service:
             self.admin_socket = listener(host, port)
         held.callback(self.admin_socket.close)
         self.admin_at = (host, self.admin_socket.getsockname()[1])
+        self._take_batch_ports(held)
         scheme = "https" if self.spec.gateway.tls else "http"
         self.gateway_url, self.admin_url = (
             base_url(scheme, *self.gateway_at),
@@ -152,6 +158,23 @@ class Service:
         )
         self.warnings = warnings(self.spec)
         self.screen.listening(self.gateway_url, self.admin_url, self.warnings)
+
+    def _take_batch_ports(self, held: ExitStack) -> None:
+        """Two ports on loopback, for the gateway and the batch process to reach each other."""
+        if not self.spec.batch.enabled:
+            return
+        self.batch_socket = listener("127.0.0.1", 0)
+        inner = reserve("127.0.0.1", 0)
+        for sock in (self.batch_socket, *inner):
+            held.callback(sock.close)
+        at = ("127.0.0.1", self.batch_socket.getsockname()[1])
+        self.aside = aside(self.spec, at, inner[0].getsockname()[1])
+
+    def _batch(self) -> BatchProcess | None:
+        if self.batch_socket is None or self.aside is None:
+            return None
+        settings = batch_settings(self.spec, self.folder, self.aside)
+        return BatchProcess(settings, self.batch_socket, self._log_of, self._trouble)
 
     async def prepare(self) -> bool:
         """Models on this machine and a plan for them; False when Ctrl-C came first."""
@@ -173,6 +196,7 @@ class Service:
             gateway,
             self._reread,
             addresses=(self.gateway_url, self.admin_url),
+            batch=self._batch(),
             changed=self._show,
         )
         token = secrets.token_urlsafe(32)
@@ -235,11 +259,11 @@ class Service:
             stopped=self._stopped.is_set,
         )
         wanted = await desired.desired(spec, around)
-        port = self.gateway_at[1]
-        settings = (
-            wanted.settings if wanted.settings.port else msgspec.structs.replace(wanted.settings, port=port)
-        )
-        return Wanted(settings, wanted.seats, wanted.notes, spec.admin.listen)
+        port = wanted.settings.port or self.gateway_at[1]
+        settings = msgspec.structs.replace(wanted.settings, port=port, aside=self.aside)
+        stays = ("batch: the present settings stay until the service is restarted",)
+        notes = wanted.notes + (stays if spec.batch != self.spec.batch else ())
+        return Wanted(settings, wanted.seats, notes, spec.admin.listen)
 
     def _in_flight(self, endpoint: str) -> int:
         return self.head.gateway.in_flight(endpoint) if self.head is not None else 0
