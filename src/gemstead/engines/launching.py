@@ -54,12 +54,14 @@ def start(
     Raises:
         Refused: UNSUPPORTED, when the engine's version does not know a flag or is known not to start like this.
     """
-    from gemstead.engines.commands import launch_command
+    from gemstead.engines.commands import COMMANDS, launch_command
     from gemstead.engines.flaglist import FILES, check
 
-    placement = _placed(replica, installed)
+    published = _placed(replica, installed)
+    launch_command(published)  # known faults are told by a checkpoint's published name
+    placement = _with_path(published, replica.model.path)
     said = own(placement)
-    command = launch_command(placement)
+    command = COMMANDS[replica.engine](placement)
     flags = [*command.flags, *said.more]
     variables = [*command.variables, *said.variables]
     if api_key and said.key_variable:
@@ -89,7 +91,7 @@ def start(
         health_path=said.health_path,
         metrics_path=said.metrics_path,
         served_model=said.served_model,
-        version=setup.checkpoint.repo,
+        version=published.setup.checkpoint.repo,
         context_tokens=setup.length,
         slots=setup.at_once,
         api_key=api_key if said.key_variable or said.key_flag else "",
@@ -103,20 +105,26 @@ def start(
 
 
 def _placed(replica: Replica, installed: Installed | None) -> Placement:
-    """The placement with what only a start knows: the version that runs, the port, where the files are."""
+    """The placement with what only a start knows: the version that runs, the port, how its cards are named."""
     placement = replica.placement
     if placement is None:
         raise Refused(Reason.UNSUPPORTED, f"{replica.name} was not planned for {replica.engine}")
     setup = placement.setup
     if installed is not None:
         setup = setup.with_(version=installed.version)
-    if replica.model.path:
-        setup = setup.with_(checkpoint=replace(setup.checkpoint, repo=replica.model.path))
     host = ANYWHERE if _boxed(installed) else replica.host
     devices = (
         tuple(device(card, replica.engine, setup.version) for card in replica.cards) or placement.devices
     )
     return replace(placement, setup=setup, port=replica.port, host=host, devices=devices)
+
+
+def _with_path(placement: Placement, path: str) -> Placement:
+    """The same with its weights where they lie on this machine."""
+    setup = placement.setup
+    if not path:
+        return placement
+    return replace(placement, setup=setup.with_(checkpoint=replace(setup.checkpoint, repo=path)))
 
 
 def device(card: Card, engine: str, version: str) -> str:

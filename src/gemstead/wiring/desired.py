@@ -25,9 +25,7 @@ from gemstead.engines import ENGINES
 from gemstead.engines.lifecycle import Allowance
 from gemstead.gateway.settings import Bounds, Deadlines, GatewaySettings, Pool, Tls
 from gemstead.ledger.secrets import secret_at
-from gemstead.operate.hub import Hub
-from gemstead.operate.probe import machine
-from gemstead.plan.deploy import plan, pool_name
+from gemstead.plan.deploy import pool_name
 from gemstead.plan.values import Launch, Plan, Replica
 from gemstead.spec.model import ExternalEndpoint, ModelSpec, Spec
 from gemstead.supervise.ask import HttpProbe, probe_of
@@ -39,7 +37,8 @@ from gemstead.traffic.caller import RateLimit
 from gemstead.traffic.endpoint import EndpointFacts
 from gemstead.wiring.addresses import split
 from gemstead.wiring.files import StateDir
-from gemstead.wiring.models import model_files
+from gemstead.wiring.hosted import launches
+from gemstead.wiring.hosted import planned as planned_here
 from gemstead.wiring.secrets import CannotRun, resolved
 from gemstead.wiring.wanted import Seat, Wanted
 
@@ -69,7 +68,7 @@ async def desired(spec: Spec, around: Surroundings) -> Wanted:
     """
     around.folder.make()
     local = [model for model in spec.models if not model.endpoints]
-    planned = await aside(lambda: _planned(spec, around)) if local else Plan(())
+    planned = await aside(lambda: planned_here(spec, around)) if local else Plan(())
     seats = [seat for model in spec.models for seat in _external_seats(model, spec, around)]
     seats += [_local_seat(replica, spec, around) for replica in planned.replicas]
     return Wanted(gateway_settings(spec, around), tuple(seats), planned.notes)
@@ -96,19 +95,6 @@ async def aside(work: Callable[[], Result]) -> Result:
 
     threading.Thread(target=run, name="models", daemon=True).start()
     return await done
-
-
-def _planned(spec: Spec, around: Surroundings) -> Plan:
-    """Models fetched, the machine looked at, and how they run on it. Blocks."""
-    files = model_files(
-        spec,
-        demo=around.demo,
-        fetching=around.fetching,
-        say=around.say,
-        stopped=around.stopped,
-        environ=around.environ,
-    )
-    return plan(spec, machine(Hub.of(around.environ).cache), files)
 
 
 def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
@@ -213,6 +199,8 @@ def _local_seat(planned: Replica, spec: Spec, around: Surroundings) -> Seat:
         drain_s=spec.gateway.deadlines.drain_s,
     )
     adapter = ENGINES[planned.engine]
+    model = next(one for one in spec.models if not one.endpoints and pool_name(one) == planned.pool)
+    made = launches(planned, model, around)
 
     def start(name: str) -> Watched:
         port, engine_key = free_port(planned.host), secrets.token_urlsafe(24)
@@ -220,8 +208,7 @@ def _local_seat(planned: Replica, spec: Spec, around: Surroundings) -> Seat:
         def launch(other_port: bool) -> Launch:
             nonlocal port
             port = free_port(planned.host) if other_port else port
-            made: Launch = adapter.launch(replace(planned, name=name, port=port), api_key=engine_key)
-            return made
+            return made(name, port, engine_key)
 
         return Watching(
             launch,
