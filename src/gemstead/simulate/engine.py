@@ -39,9 +39,10 @@ class Engine:
     deeper_window_s: float  # the same within the window
     step_tokens: int  # most in one step: --max-num-batched-tokens
     most_running: int  # --max-num-seqs
-    kv_units: int  # size of the cache: bytes, or tokens where all layers keep everything
-    kv_full_units: float = 1.0  # of one token in the layers that keep all
-    kv_window_units: float = 0.0  # of one token in the layers that keep a window
+    kv_tokens: int  # size of the cache, in tokens of the layers that keep everything
+    kv_window_tokens: float = (
+        0.0  # room of one request's sliding windows, counted in the same; 0: there are none
+    )
     experts_s: float = 0.0  # for reading all experts; a step reads those that its tokens chose
     expert_chosen: float = 0.0  # share of the experts that one token runs through
     kept: float = 1.0  # tokens that a step yields for each request; above 1 with a drafter
@@ -94,9 +95,8 @@ def planned(setup: Setup) -> Engine:
         deeper_window_s=job.capped_flops / (job.attention_peak * job.known.attention_share),
         step_tokens=setup.in_steps_of,
         most_running=setup.at_once,
-        kv_units=pool.safe_pool_bytes,
-        kv_full_units=full,
-        kv_window_units=windowed,
+        kv_tokens=int(pool.safe_pool_bytes / full),
+        kv_window_tokens=made.window * windowed / full,
         experts_s=job.expert_bytes / bandwidth,
         expert_chosen=job.expert_chosen,
         kept=kept_tokens(setup.draft_tokens, ACCEPTED["mixed"]),

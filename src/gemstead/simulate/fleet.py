@@ -77,7 +77,7 @@ def facts(engine: Engine, place: int) -> EndpointFacts:
         engine="vllm",
         context_tokens=0,
         slots=engine.most_running,
-        kv_tokens=int(engine.kv_units),
+        kv_tokens=engine.kv_tokens,
         prefill_tokens_s=engine.prefill_tokens_per_s,
         decode_step_s=(engine.weights_s(1) + engine.draft_s + engine.each_s) / engine.kept,
         decode_step_slot_s=engine.each_s / engine.kept,

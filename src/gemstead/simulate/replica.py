@@ -57,7 +57,7 @@ class Replica:
 
     def __init__(self, engine: Engine, block_tokens: int) -> None:
         self.engine = engine
-        self.cache = Cache(engine.kv_units, block_tokens)
+        self.cache = Cache(engine.kv_tokens, block_tokens, engine.kv_window_tokens)
         self.waiting: deque[Sequence] = deque()
         self.running: dict[int, Sequence] = {}  # in the order of their begin
         self.prefilling: list[Sequence] = []
@@ -95,7 +95,8 @@ class Replica:
 
     def fits(self, sequence: Sequence) -> bool:
         """Whether the engine could ever hold the request with its answer."""
-        return sequence.prompt_tokens + sequence.output_tokens + 2 * self.engine.kept <= self.cache.most
+        tokens = sequence.prompt_tokens + sequence.output_tokens + 2 * self.engine.kept
+        return tokens + self.engine.kv_window_tokens <= self.cache.most
 
     def add(self, sequence: Sequence, now: float) -> float | None:
         """A request has arrived. When the step under way ends, if that is new; None: as told before."""
@@ -199,10 +200,11 @@ class Replica:
         blocks = min(cache.match(sequence.blocks), (sequence.target - 1) // size)  # one token is always read
         hit = sequence.blocks[:blocks]
         rest = sequence.target - blocks * size
-        if rest + cache.pins(hit) > cache.free_tokens:
+        taken = rest + cache.window_tokens
+        if taken + cache.pins(hit) > cache.free_tokens:
             return False
         cache.pin(hit)
-        cache.take(rest)
+        cache.take(taken)
         sequence.pinned, sequence.private = blocks, float(rest)
         sequence.done = blocks * size
         if not sequence.preempted:
@@ -266,6 +268,7 @@ class Replica:
     def _leave(self, sequence: Sequence) -> None:
         cache = self.cache
         cache.leave(sequence.private)
+        cache.end(sequence.blocks[: sequence.pinned])
         cache.release(sequence.blocks[: sequence.pinned])
         del self.running[sequence.number]
         self.ended.append(sequence)
@@ -283,7 +286,7 @@ class Replica:
                 self.ends = [one for one in self.ends if one[2] is not sequence]
                 heapify(self.ends)
                 self._stop(sequence)
-            cache.take(-sequence.private)
+            cache.take(-sequence.private - cache.window_tokens)
             cache.release(sequence.blocks[: sequence.pinned])
             sequence.pinned, sequence.private, sequence.done = 0, 0.0, 0
             sequence.target = sequence.prompt_tokens + int(sequence.emitted)
