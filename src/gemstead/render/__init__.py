@@ -24,7 +24,9 @@ class Target(Protocol):
 
 
 # Name as people type it -> module in this package. Imported when asked for.
-TARGETS: dict[str, str] = {}
+TARGETS: dict[str, str] = {
+    "docker": "docker",
+}
 
 
 def target(name: str) -> Target:

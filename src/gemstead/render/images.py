@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from gemstead.catalog.engine_versions import engine_facts
 from gemstead.plan.setup import Setup
+from gemstead.refused import Reason, Refused
 
 GATEWAY = "gemstead/gateway"
 # Repository and tag of each engine's own image, by vendor of the card; `{version}` is the engine's.
@@ -46,11 +47,20 @@ class Image:
 
 
 def engine_image(setup: Setup, own: str = "") -> Image:
-    """The image that a replica runs in; `own` is the user's choice."""
+    """The image that a replica runs in; `own` is the user's choice.
+
+    Raises:
+        Refused: nobody has said which, and no version is known that serves Gemma 4.
+    """
     if own:
         return Image(own, "as the file says")
     facts = engine_facts(setup.engine)
     version = setup.version or facts.latest_seen
+    if not version:
+        raise Refused(
+            Reason.BAD_REQUEST,
+            f"no version of {facts.title} is known to serve it: name one that does, `deploy.images.{setup.engine}`",
+        )
     form = IMAGES.get((setup.engine, setup.accelerator.vendor))
     if form is None:
         return Image(

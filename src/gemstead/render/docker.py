@@ -1,0 +1,109 @@
+"""Docker images: the gateway (slim and distroless), and one for each pool's engine.
+
+All of them run as a user without rights, on a root file system that may be read-only: what is written goes to `/cache`
+(weights, compiled kernels), `/var/lib/gemstead` (keys, records) and `/tmp`. `docker-bake.hcl` builds them all, with a
+list of what is in them (SBOM) and how they came about (provenance).
+"""
+
+from __future__ import annotations
+
+import json
+
+from gemstead.render.bundle import Bundle
+from gemstead.render.deployment import ENGINE_PORT, GATEWAY_PORT, Deployment, Pool
+from gemstead.render.docker_engine import CACHE, baked, engine_dockerfile
+from gemstead.render.docker_gateway import STATE, distroless, slim
+
+SUMMARY = "images: the gateway, and each pool's engine, as Dockerfiles and one docker-bake.hcl"
+IGNORED = "*\n!wheels/*.whl\n"
+
+
+def render(deployment: Deployment) -> Bundle:
+    """The images of a deployment."""
+    files = {
+        "README.md": _readme(deployment),
+        "docker-bake.hcl": _bake(deployment),
+        "gateway/Dockerfile": slim(deployment),
+        "gateway/Dockerfile.distroless": distroless(deployment),
+        "gateway/.dockerignore": IGNORED,
+    }
+    for pool in deployment.pools:
+        files[f"engine-{pool.name}/Dockerfile"] = engine_dockerfile(deployment, pool)
+        files[f"engine-{pool.name}/.dockerignore"] = "*\n"
+    unpinned = [pool.image.reference for pool in deployment.pools if not pool.image.pinned]
+    notes = tuple(
+        f"{one} is pinned by tag only: docker buildx imagetools inspect {one}"
+        for one in dict.fromkeys(unpinned)
+    )
+    return Bundle("docker", files, notes)
+
+
+def image_names(deployment: Deployment) -> dict[str, str]:
+    """Tags of the images that are built, by the folder of their Dockerfile."""
+    registry = deployment.deploy.registry.rstrip("/")
+    lead = f"{registry}/" if registry else ""
+    names = {"gateway": f"{lead}gemstead-gateway:{deployment.version}"}
+    for pool in deployment.pools:
+        names[f"engine-{pool.name}"] = f"{lead}gemstead-{pool.name}:{deployment.version}"
+    return names
+
+
+def _bake(deployment: Deployment) -> str:
+    blocks = []
+    names = image_names(deployment)
+    targets = [(folder, folder, "Dockerfile", tag) for folder, tag in names.items()]
+    gateway = names["gateway"]
+    targets.insert(1, ("gateway-distroless", "gateway", "Dockerfile.distroless", f"{gateway}-distroless"))
+    group = ", ".join(json.dumps(name) for name, *_ in targets)
+    blocks.append(
+        "# Made by gemstead render docker. Build all: docker buildx bake\n"
+        f'group "default" {{\n  targets = [{group}]\n}}\n'
+    )
+    for name, folder, file, tag in targets:
+        weights = any(f"engine-{pool.name}" == name and baked(deployment, pool) for pool in deployment.pools)
+        secret = '  secret     = ["id=hf_token,env=HF_TOKEN"]\n' if weights else ""
+        blocks.append(
+            f'target "{name}" {{\n  context    = "{folder}"\n  dockerfile = "{file}"\n  tags       = ["{tag}"]\n'
+            f"{secret}"
+            "  # what is in the image, and how it came about, travel with it\n"
+            '  attest     = ["type=sbom", "type=provenance,mode=max"]\n}\n'
+        )
+    return "\n".join(blocks)
+
+
+def _readme(deployment: Deployment) -> str:
+    names = image_names(deployment)
+    rows = "\n".join(f"| `{folder}/` | `{tag}` |" for folder, tag in names.items())
+    pools = "\n".join(_run_line(names, pool) for pool in deployment.pools)
+    return f"""# Images
+
+Made by `gemstead render docker`.
+
+| folder | image |
+|---|---|
+{rows}
+
+Build them all with what is in them and how they came about (SBOM, provenance): `docker buildx bake`. One of them:
+`docker build gateway`. The gateway is installed from a release; to build it from a checkout, first
+`pip wheel . --no-deps -w gateway/wheels` there.
+
+Run, on a read-only root file system, as a user without rights:
+
+```console
+{pools}
+$ docker run --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \\
+    -p 127.0.0.1:{GATEWAY_PORT}:{GATEWAY_PORT} -v gemstead:{STATE} -v ./gemstead.yaml:/etc/gemstead/gemstead.yaml:ro \\
+    {names["gateway"]}
+```
+
+`gemstead render compose` writes all of that, with networks and monitoring, as one file.
+"""
+
+
+def _run_line(names: dict[str, str], pool: Pool) -> str:
+    gpus = f" --gpus {pool.needs.gpus}" if pool.needs.gpus else ""
+    shm = f" --shm-size {pool.needs.shm_gib.value}g" if pool.needs.gpus else ""
+    return (
+        f"$ docker run --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges{gpus}{shm} \\\n"
+        f"    -p 127.0.0.1:{ENGINE_PORT}:{ENGINE_PORT} -v gemstead-cache:{CACHE} {names[f'engine-{pool.name}']}"
+    )
