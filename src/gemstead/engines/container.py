@@ -93,25 +93,22 @@ def prefix(
 
     Args:
         tool: docker or podman.
-        user: `UID:GID` that it runs as; empty: the one that the image says (Podman: the user who starts it).
+        user: `UID:GID` of the caller, as whom it runs; empty for root: then the image says as whom.
         memory_bytes: the most memory it may take; 0: no bound.
     """
-    words = [tool, "run", "--rm", "--init", "--pull=never", "--name", NAME]
+    words = [tool, "run", "--rm", "--pull=never", "--name", NAME]
+    if tool != "podman":  # for which it is a package that may be missing, and then nothing starts
+        words.append("--init")
     words += ["--label", "gemstead.replica={name}"]
     words += ["--publish", "127.0.0.1:{port}:{port}"]
-    words += [
-        "--shm-size",
-        shm,
-        "--ulimit",
-        "core=0",
-        "--ulimit",
-        "memlock=-1",
-        "--ulimit",
-        "nofile=65536:65536",
-    ]
+    words += ["--shm-size", shm]
+    if (
+        tool != "podman"
+    ):  # its containers inherit ours, and one word of `--ulimit` brings in others that may be refused
+        words += ["--ulimit", "core=0", "--ulimit", "memlock=-1", "--ulimit", "nofile=65536:65536"]
     words += ["--security-opt", "no-new-privileges", "--cap-drop", "ALL"]
     if tool == "podman":
-        words += ["--userns", "keep-id"]
+        words += ["--userns", "keep-id"] if user else []  # Podman refuses it to root
         if vendor in ("nvidia", "amd", "intel"):
             words += [
                 "--security-opt",
@@ -194,7 +191,12 @@ def removal(argv: Sequence[str]) -> tuple[str, ...]:
     if len(words) < 3 or words[0].rpartition("/")[2] not in ("docker", "podman") or words[1] != "run":
         return ()
     at = words.index("--name") if "--name" in words else len(words)
-    return (words[0], "rm", "--force", words[at + 1]) if at + 1 < len(words) else ()
+    if at + 1 >= len(words):
+        return ()
+    at_once = (
+        ("--time", "0") if words[0].endswith("podman") else ()
+    )  # it was asked before; Podman waits 10 s by itself
+    return (words[0], "rm", "--force", *at_once, words[at + 1])
 
 
 def visible(env: Mapping[str, str]) -> tuple[str, ...]:

@@ -108,7 +108,7 @@ def _steps(engine: str, installed: str, target: str) -> tuple[str, ...]:
     return (
         f"gemstead engines install {engine}=={target}      # beside the old one; nothing that runs changes",
         f"gemstead plan --engine {engine}                  # its launch line is held against the new version's flags",
-        f"write the version into gemstead.yaml (models: engine: {engine}, version: {target})",
+        f"in gemstead.yaml: `engine: {engine}` with `engine_version: {target}`",
         "gemstead validate && gemstead reload              # replicas change one at a time; running calls end first",
         "gemstead check                                    # a dozen real requests; the old version is the way back",
         f"gemstead engines rm {engine}=={installed}        # when the new one has proven itself",
