@@ -52,9 +52,9 @@ GEMMA = Engine(
     kv_window_tokens=10_240.0,
     first_s=0.019,
 )
-# Qwen3-32B, BF16, on the same cards: every layer keeps everything, so its cache is small and any shared beginning can
-be # taken up. It is what llm-d tunes with; its peak of 15,928 prompt tokens a second (guide, 2026-08-17) sets
-`prefill_s`, the # rest is the planner's arithmetic for 64 layers of 64 heads, 8 of them with a cache, of 128.
+# Qwen3-32B, BF16, on the same cards: every layer keeps everything, so its cache is small, and any shared beginning can
+# be taken up. It is what llm-d tunes with; its peak of 15,928 prompt tokens a second (guide, 2026-08-17) sets
+# `prefill_s`, the rest is the planner's arithmetic for 64 layers of 64 heads, 8 of them with a cache, of 128.
 DENSE = Engine(
     base_s=0.0151,
     each_s=5.5e-05,
@@ -151,8 +151,8 @@ def overall(cells: Sequence[dict[str, object]]) -> str:
     ratios = [one["ratios"] for one in cells]
     lines = []
     for key, worst in (("p50_over_best", max), ("p99_over_best", max), ("goodput_over_best", min)):
-        values = [(r[key], c["cell"]) for r, c in zip(ratios, cells, strict=True) if key in r]  # type:
-        ignore[operator,index] if values:
+        values = [(r[key], c["cell"]) for r, c in zip(ratios, cells, strict=True) if key in r]  # type: ignore
+        if values:
             value, where = worst(values)
             lines.append(
                 f"worst {key}: {value:.3f} ({where}); geometric mean {_geometric(v for v, _ in values):.3f}"

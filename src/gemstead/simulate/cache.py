@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-
 END = 1 << 60  # added to a block's id: the window at its end
 
 

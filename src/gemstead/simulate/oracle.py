@@ -100,8 +100,9 @@ class Oracle(Named):
     def _blocked(self, call: Call, replica: Replica, step: float) -> float:
         """Seconds until the cache and the places have room for those that wait and for this call."""
         window = replica.engine.kv_window_tokens
-        short = sum(one.target + window for one in replica.waiting) + call.prompt_tokens + window -
-        replica.cache.free_tokens places = len(replica.waiting) + 1 + len(replica.running) - replica.engine.most_running
+        short = sum(one.target + window for one in replica.waiting)
+        short += call.prompt_tokens + window - replica.cache.free_tokens
+        places = len(replica.waiting) + 1 + len(replica.running) - replica.engine.most_running
         if short <= 0 and places <= 0:
             return 0.0
         for end, _, one in sorted(replica.ends):
