@@ -92,9 +92,10 @@ def cell(
     replicas: int,
     load: float,
     names: Sequence[str],
-    seeds: int,
-    requests: int,
-    **more: float,
+    seeds: int = 1,
+    requests: int = 0,
+    gateways: int = 1,
+    engine: Engine = GEMMA,
 ) -> dict[str, list[Summary]]:
     """What each policy made of it, once for each seed."""
     engines = (engine,) * replicas
