@@ -25,6 +25,7 @@ VERBS = {
     "keys": ("keys", "create, list, revoke, rotate and show API keys"),
     "usage": ("audit", "show tokens and calls by tenant, app, user, key or model"),
     "audit": ("audit", "read the audit log (tail, show)"),
+    "models": ("models", "fetch, list, verify, pin, remove, export and import models"),
     "plan": ("plan", "work out what to run: memory, replicas, flags, speed and cost"),
     "engines": ("engines", "install, list and upgrade the engines that run on cards"),
     "render": ("render", "write the plan as files: Docker, Compose, Kubernetes, clouds"),

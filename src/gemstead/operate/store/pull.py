@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from gemstead.catalog.addresses import Address
 from gemstead.catalog.manifest import LOCK_FILE, Lock, Manifest, ManifestFile
 from gemstead.catalog.sources import Want, chosen, redirect
 from gemstead.operate.store import locks
+from gemstead.operate.store.adopt import Progress, adopted, adopted_whole, now_text, summed
 from gemstead.operate.store.hub import HubSource
 from gemstead.operate.store.local import LocalSource
 from gemstead.operate.store.part import Part, begun
@@ -27,8 +27,6 @@ from gemstead.operate.store.source import Found, Listing, Source, checked
 from gemstead.operate.store.transfer import Bounds, Job, transfer
 from gemstead.operate.store.trouble import ELSE, Passing, StoreTrouble, of_disk, size
 from gemstead.operate.store.verify import damaged, git_sha1_of, held_to, sha256_of
-
-Progress = Callable[[str, int, int], None]  # what, bytes done, bytes in all; what it raises ends the transfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +80,32 @@ def pull(
         return found
     _allowed(want, place)
     try:
-        source, listing = _listed(want, place)
-        wanted = _agreed(want, listing, lock)
-        telling.say(_heading(want, listing, wanted))
-        with locks.alone(
-            shelf, "pull", lambda by: telling.say(_waiting(want, by)), lambda: telling.progress("", 0, 0)
-        ):
-            now = replace(want, address=address.at(listing.revision))
-            if found := _there(now, shelf, place, lock, False, telling):
-                return found
-            return _fetched(want, listing, wanted, source, shelf, place, telling)
+        _room_for_known(want, place)
+        return take(want, source_of(want, place), place, lock=lock, telling=telling)
     except Passing as passing:
         raise passing.last or StoreTrouble("failed", str(passing)) from None
     except OSError as error:
         raise of_disk(error, place.path) or error from None
+
+
+def take(want: Want, source: Source, place: Place, *, lock: Lock, telling: Telling) -> Pulled:
+    """What a source has, into the store under the address of `want`.
+
+    Raises:
+        StoreTrouble, Refused, Passing, OSError: as `pull`, some of them not yet in words.
+    """
+    listing = checked(source.listing(), want.address.text)
+    wanted = _agreed(want, listing, lock)
+    telling.say(_heading(want, listing, wanted))
+    shelf = Shelf.of(place.path, want.address)
+    with locks.alone(
+        shelf, "pull", lambda by: telling.say(_waiting(want, by)), lambda: telling.progress("", 0, 0)
+    ):
+        now = replace(want, address=want.address.at(listing.revision))
+        if found := _there(now, shelf, place, lock, False, telling):
+            shelf.remember(want.address.revision or "main", listing.revision)
+            return found
+        return _fetched(want, listing, wanted, source, shelf, place, telling)
 
 
 def source_of(want: Want, place: Place) -> Source:
@@ -123,10 +133,10 @@ def _there(
     manifest, off = shelf.manifest(known), place.offline or place.hub.offline
     paths = tuple(file.path for file in want.files)
     if any(manifest is None or manifest.file(path) is None for path in paths):
-        manifest = _adopted(want, shelf, known, manifest, telling)
+        manifest = adopted(want, shelf, known, manifest, telling.progress)
     elif manifest is None and off:
-        manifest = _adopted_whole(want, shelf, known, telling)
-    if manifest is None or (want.include and not off) or not (paths or off or _is_whole(shelf, known)):
+        manifest = adopted_whole(want.address.key, want.licence, shelf, known, telling.progress)
+    if manifest is None or (want.include and not off) or not (paths or off or shelf.is_whole(known)):
         return None
     if place.verify != "off":
         damage = damaged(shelf, manifest, whole=place.verify == "full", only=paths, look=telling.progress)
@@ -140,73 +150,16 @@ def _there(
     return Pulled(want.address.at(known), shelf.snapshot(known), manifest, 0)
 
 
-def _adopted(
-    want: Want, shelf: Shelf, revision: str, before: Manifest | None, telling: Telling
-) -> Manifest | None:
-    """The manifest with files that another program fetched into the hub's cache, when their sums are the known ones."""
-    files = []
-    for known in want.files:
-        if before and before.file(known.path):
-            continue
-        path = shelf.snapshot(revision) / known.path
-        seen = stamp(path)
-        if seen is None or not known.sha256 or (known.bytes and seen[0] != known.bytes):
-            return None
-        if _summed(path, known.path, seen[0], telling) != known.sha256:
-            return None
-        files.append(ManifestFile(known.path, seen[0], known.sha256, known.sha256))
-    manifest = before or Manifest(want.address.key, revision, want.licence, _now(), ())
-    return _kept(shelf, manifest.with_files(files), files)
-
-
-def _adopted_whole(want: Want, shelf: Shelf, revision: str, telling: Telling) -> Manifest | None:
-    """A manifest for a snapshot of another program where nobody can be asked: as the hub's cache names a file's content
-    by its sum, every file can be held to its own name."""
-    files, root = [], shelf.snapshot(revision)
-    for path in sorted(root.rglob("*")):
-        if path.is_dir():
-            continue
-        seen, blob, name = stamp(path), path.resolve().name, path.relative_to(root).as_posix()
-        if seen is None:
-            return None
-        digest = _summed(path, name, seen[0], telling)
-        if blob != digest and blob != git_sha1_of(path, seen[0]):
-            return None
-        files.append(ManifestFile(name, seen[0], digest, blob))
-    if not files:
-        return None
-    manifest = Manifest(want.address.key, revision, want.licence, _now(), ()).with_files(files)
-    return _kept(shelf, manifest, files)
-
-
-def _kept(shelf: Shelf, manifest: Manifest, files: list[ManifestFile]) -> Manifest:
-    try:
-        shelf.keep(manifest, sealed(shelf, manifest, files))
-    except OSError:
-        pass  # a store that others share and we only read
-    return manifest
-
-
-def _summed(path: Path, name: str, whole: int, telling: Telling) -> str:
-    return sha256_of(path, lambda done: telling.progress(name, done, whole))
-
-
-def _is_whole(shelf: Shelf, revision: str) -> bool:
-    """Whether everything that belongs to the model was fetched, and not only single files of it."""
-    return (shelf.path / "gemstead" / f"{revision}.whole").exists()
-
-
 def _allowed(want: Want, place: Place) -> None:
     if place.offline or (want.address.scheme == "hf" and place.hub.offline):
         what = want.address.place + (f"/{want.files[0].path}" if want.files else "")
         raise StoreTrouble("offline", f"{what} is not in {place.path} and fetching is switched off{ELSE}")
 
 
-def _listed(want: Want, place: Place) -> tuple[Source, Listing]:
-    if want.address.scheme == "hf" and want.files and all(file.bytes for file in want.files):
-        _room(place, want.address, sum(file.bytes for file in want.files), _begun(want, place))
-    source = source_of(want, place)
-    return source, checked(source.listing(), want.address.text)
+def _room_for_known(want: Want, place: Place) -> None:
+    """Refuse before anything is asked where sizes are known beforehand."""
+    if want.files and all(file.bytes for file in want.files):
+        room(place, want.address, sum(file.bytes for file in want.files), _begun(want, place))
 
 
 def _agreed(want: Want, listing: Listing, lock: Lock) -> tuple[Found, ...]:
@@ -245,19 +198,19 @@ def _fetched(
     total = sum(file.bytes for file in wanted)
     done: dict[str, ManifestFile] = {}
     parts = {file.path: Part(shelf.blobs / f"{_part_name(file)}{PART}", file.bytes) for file in wanted}
-    present = {file.path: _present(file, shelf, listing.revision, telling) for file in wanted}
+    had = {file.path: present(file, shelf, listing.revision, telling) for file in wanted}
     for file in wanted:
-        if found := present[file.path]:
+        if found := had[file.path]:
             done[file.path] = found
     left = [file for file in wanted if file.path not in done]
-    _room(
+    room(
         place, want.address, sum(f.bytes for f in left), sum(begun(parts[f.path].path, f.bytes) for f in left)
     )
     have = sum(done[path].bytes for path in done)
 
     def job(file: Found) -> Job:
         def finish() -> None:
-            done[file.path] = _placed(file, parts[file.path], shelf, listing.revision, want)
+            done[file.path] = placed(file, parts[file.path], shelf, want.address)
 
         return Job(file.path, parts[file.path], lambda begin, end: source.read(file, begin, end), finish)
 
@@ -267,15 +220,15 @@ def _fetched(
         transfer(
             [job(file) for file in left], bounds, lambda came: telling.progress(title, have + came, total)
         )
-    manifest = Manifest(want.address.key, listing.revision, listing.licence or want.licence, _now(), ())
+    manifest = Manifest(want.address.key, listing.revision, listing.licence or want.licence, now_text(), ())
     if before := shelf.manifest(listing.revision):
         manifest = manifest.with_files(before.files)
     manifest = manifest.with_files(done.values())
-    for path, placed in done.items():
-        shelf.link(listing.revision, path, shelf.blobs / placed.blob)
+    for path, kept in done.items():
+        shelf.link(listing.revision, path, shelf.blobs / kept.blob)
     shelf.keep(manifest, sealed(shelf, manifest, list(done.values())))
     if not want.files and not want.include:
-        (shelf.path / "gemstead" / f"{listing.revision}.whole").touch()
+        shelf.mark_whole(listing.revision)
     shelf.remember(want.address.revision or "main", listing.revision)
     return Pulled(
         want.address.at(listing.revision),
@@ -285,7 +238,7 @@ def _fetched(
     )
 
 
-def _present(file: Found, shelf: Shelf, revision: str, telling: Telling) -> ManifestFile | None:
+def present(file: Found, shelf: Shelf, revision: str, telling: Telling) -> ManifestFile | None:
     """A file whose content is in the store already, of this revision or another, and right."""
     blobs = [shelf.blobs / name for name in (file.sha256, file.git_sha1) if name]
     before = shelf.manifest(revision)
@@ -295,14 +248,14 @@ def _present(file: Found, shelf: Shelf, revision: str, telling: Telling) -> Mani
         seen = stamp(blob)
         if seen is None or seen[0] != file.bytes:
             continue
-        digest = _summed(blob, file.path, file.bytes, telling)
+        digest = summed(blob, file.path, file.bytes, telling.progress)
         right = digest == file.sha256 if file.sha256 else blob.name in (digest, git_sha1_of(blob, file.bytes))
         if right:
             return ManifestFile(file.path, file.bytes, digest, blob.name)
     return None
 
 
-def _placed(file: Found, part: Part, shelf: Shelf, revision: str, want: Want) -> ManifestFile:
+def placed(file: Found, part: Part, shelf: Shelf, address: Address) -> ManifestFile:
     """The file checked and moved to its blob."""
     digest = sha256_of(part.path) if part.size else sha256_of(_touched(part.path))
     problem = ""
@@ -312,7 +265,7 @@ def _placed(file: Found, part: Part, shelf: Shelf, revision: str, want: Want) ->
         problem = "its sum is not the hub's"
     if problem:
         part.discard()
-        where = f"{want.address.place}/{file.path}"
+        where = f"{address.place}/{file.path}"
         raise StoreTrouble(
             "corrupt", f"{where} came damaged ({problem}) and was deleted; run it again to fetch it anew"
         )
@@ -338,7 +291,7 @@ def _begun(want: Want, place: Place) -> int:
     )
 
 
-def _room(place: Place, address: Address, total: int, have: int) -> None:
+def room(place: Place, address: Address, total: int, have: int) -> None:
     need, free = total - have, place.free(place.path)
     if need > 0 and need + place.min_free_bytes > free:
         keep = (
@@ -374,7 +327,3 @@ def _unlike_lock(want: Want, clause: str) -> str:
 
 def _unlike_catalogue(want: Want, clause: str) -> str:
     return f"{want.address.key} is not what the catalogue knows: {clause}. Nothing was fetched"
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

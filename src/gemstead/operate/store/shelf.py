@@ -99,6 +99,13 @@ class Shelf:
     def keep_seal(self, revision: str, sealed: Seal) -> None:
         _write(self.path / "gemstead" / f"{revision}.seal", json.dumps(sealed, sort_keys=True))
 
+    def is_whole(self, revision: str) -> bool:
+        """Whether everything that belongs to the model was fetched, and not only single files of it."""
+        return (self.path / "gemstead" / f"{revision}.whole").exists()
+
+    def mark_whole(self, revision: str) -> None:
+        (self.path / "gemstead" / f"{revision}.whole").touch()
+
     def link(self, revision: str, path: str, blob: Path) -> Path:
         """The file's place in the snapshot, leading to its content."""
         link = self.snapshot(revision) / path
