@@ -61,7 +61,8 @@ KEPT = frozenset(
 ONCE = frozenset({b"authorization", b"content-length", b"expect", b"host", b"origin", b"x-api-key"})
 PIPELINED = 16  # complete requests that may wait behind a running one
 LINGER_BYTES = 4 << 20  # read and thrown away after an early refusal, so that the client sees it
-LINGER_S = 2.0
+LINGER_UPLOAD = 1 << 30  # of a file that a known caller uploads
+LINGER_S = 2.0  # for an upload: without a byte
 SMALL_BODY = 1 << 20  # a refused call's body is read to its end up to this size, and the connection kept
 HEAD_SLACK = 4096  # request line and spaces, which are not counted in an unfinished head
 PARTS = 256  # pieces of a body kept apart; see `keep`
@@ -85,6 +86,7 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
         "head_raw",
         "headers",
         "left",
+        "linger_most",
         "lingering",
         "new_head",
         "parser",
@@ -115,6 +117,7 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
         self.reading_head = False
         self.fault: Refused | None = None
         self.lingering = 0
+        self.linger_most = LINGER_BYTES
         self.blocked_at = 0.0  # since when the client takes nothing; 0: it takes
         self.left = False
         self.probes = 0
@@ -150,8 +153,10 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
     def data_received(self, data: bytes) -> None:
         if self.lingering:
             self.lingering += len(data)
-            if self.lingering > LINGER_BYTES:
+            if self.lingering > self.linger_most:
                 self.transport.abort()
+            elif self.linger_most > LINGER_BYTES and self.until < inf:
+                self.until = monotonic() + LINGER_S
             return
         if self.exchange is None and not (
             self.reading_head or self.blocked_at or self.waiting or self.arriving is not None
@@ -498,6 +503,9 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
         exchange.keep_alive = False
         self.arriving = None
         self.lingering = 1
+        if exchange.passing and exchange.caller is not None:
+            # Most clients send all of a file before they look for an answer; a reset would take it from them.
+            self.linger_most = LINGER_UPLOAD
         self.until = inf
         self.exchange = exchange
 
