@@ -31,6 +31,7 @@ class Call:
     hit_tokens: int = 0  # of the prompt, that the picked endpoint has seen
     charged_to: Endpoint | None = None  # the endpoint that counts this call as in flight
     charged_tokens: int = 0  # prefill tokens booked there and not yet given back
+    booked: bool = False  # more than its tokens: what the picker needs where there is a choice
     charged_kv: int = 0  # KV tokens booked there
     charged_at: float = 0.0
     ahead_tokens: float = (
@@ -39,3 +40,4 @@ class Call:
     due_s: float = 0.0  # the time to the first token that was expected then
     first_at: float = -1.0  # when the first token came
     first_calls: int = 0  # in flight at that time
+    first_read: int = 0  # prompt tokens that the endpoint had read by then

@@ -16,7 +16,7 @@ import msgspec
 
 from gemstead.traffic.breaker import CLOSED, Breaker
 from gemstead.traffic.prefix import BLOCK_TOKENS
-from gemstead.traffic.rates import Line
+from gemstead.traffic.rates import Line, Pace, Rates
 
 if TYPE_CHECKING:
     from gemstead.traffic.call import Call
@@ -30,7 +30,6 @@ KV_PRESSURE_S = 0.15  # SMG 1.13's least_load: 0.15 * u / (1 - u) seconds
 # Before anything is known or foreseen. A prefill of 15 928 tokens per second is llm-d's default for a 32B model
 # on two H100; half of that is between a card and a CPU. One step of a large model is 10 to 30 ms.
 FIRST_PREFILL_TOKENS_S = 8000.0
-FIRST_BASE_S = 0.02
 FIRST_STEP_S = 0.02
 FIRST_STEP_SLOT_S = 0.0002
 PREFILL_SPAN = 4096.0  # tokens up to which a guess of the prefill rate is taken for good
@@ -97,7 +96,6 @@ class Endpoint:
         "cache_blocks",
         "calls_elsewhere",
         "crowd_s",
-        "decode",
         "failed_share",
         "failures",
         "handicap",
@@ -111,12 +109,14 @@ class Endpoint:
         "mean_tokens",
         "name",
         "open_from",
+        "pace",
         "patience_s",
-        "prefill",
         "prefill_elsewhere",
         "prefill_tokens",
         "probe",
         "progress_at",
+        "rates",
+        "read_tokens",
         "ready_since",
         "roster",
         "served",
@@ -140,11 +140,12 @@ class Endpoint:
         self.served = 0
         self.failures = 0
         self.failed_share = 0.0  # of its calls, lately
+        self.read_tokens = 0  # prompt tokens that were not cached, since ever
         self.heard_at = -inf  # when it last said anything on any call
         self.progress_at = -inf  # since when it works on the oldest call without a first token
         # What it can do: learned.
-        self.prefill = Line(FIRST_BASE_S, 1.0 / FIRST_PREFILL_TOKENS_S, PREFILL_SPAN)
-        self.decode = Line(FIRST_STEP_S, FIRST_STEP_SLOT_S, DECODE_SPAN)
+        self.rates = foreseen(facts)  # shared with its like in the same roster
+        self.pace = Pace()
         self.life_s = FIRST_LIFE_S  # how long a call stays, on average
         self.mean_tokens = FIRST_PROMPT_TOKENS  # of a prompt that is not in the cache
         # What its own metrics add to our count.
@@ -172,7 +173,6 @@ class Endpoint:
         self._facts = facts
         self._load: Load | None = None
         self._breaker = CLOSED
-        self._foresee(facts)
         self.facts = facts
         if load is not None:
             self.load = load
@@ -189,8 +189,8 @@ class Endpoint:
         was, self._facts = self._facts, facts
         if not (was.ready and not was.draining):
             self.ready_since = -inf  # it begins anew
-        if self.prefill.count == 0 and self.decode.count == 0:
-            self._foresee(facts)
+        if kind(facts) != kind(was):
+            self.rates, self.pace = foreseen(facts), Pace()
         self.cache_blocks = (facts.cache_tokens or facts.kv_tokens) // BLOCK_TOKENS
         self.open_from = self._breaker.shut_until if self.takes_calls else inf
         self.weigh()
@@ -247,11 +247,11 @@ class Endpoint:
         """Work out anew what a call would find here, after a figure has moved."""
         if self.alone:
             return
-        self.token_s = token_s = self.prefill.slope * self.handicap
+        self.token_s = token_s = self.rates.prefill.slope * self.pace.times * self.handicap
         standing_s = (self.prefill_tokens + self.prefill_elsewhere) * token_s
         self.head_s = next(iter(self.waiting)).charged_tokens * token_s if self.waiting else 0.0
         calls = self.in_flight + self.calls_elsewhere
-        self.crowd_s = 2.0 * self.decode.slope * self.handicap * calls
+        self.crowd_s = 2.0 * self.rates.decode.slope * self.pace.times * self.handicap * calls
         facts, load = self._facts, self._load
         if facts.slots and calls >= facts.slots:  # so many must end first
             standing_s += self.life_s * (calls - facts.slots + 1) / facts.slots
@@ -263,12 +263,26 @@ class Endpoint:
             standing_s += kv_pressure_s(load.kv_used)
         self.standing_s = standing_s
 
-    def _foresee(self, facts: EndpointFacts) -> None:
-        """Begin with the plan's figures, where there are any."""
-        rate, step_s, slot_s = facts.prefill_tokens_s, facts.decode_step_s, facts.decode_step_slot_s
-        step_s = step_s or FIRST_STEP_S
-        self.prefill = Line(step_s, 1.0 / (rate or FIRST_PREFILL_TOKENS_S), PREFILL_SPAN)
-        self.decode = Line(step_s, slot_s or step_s * FIRST_STEP_SLOT_S / FIRST_STEP_S, DECODE_SPAN)
+
+def kind(facts: EndpointFacts) -> tuple[object, ...]:
+    """What endpoints have in common that are alike as far as the plan knows."""
+    return (
+        facts.pool,
+        facts.engine,
+        facts.prefill_tokens_s,
+        facts.decode_step_s,
+        facts.decode_step_slot_s,
+        facts.slots,
+        facts.kv_tokens,
+    )
+
+
+def foreseen(facts: EndpointFacts) -> Rates:
+    """The plan's figures, or guesses where there are none."""
+    step_s = facts.decode_step_s or FIRST_STEP_S
+    slot_s = facts.decode_step_slot_s or step_s * FIRST_STEP_SLOT_S / FIRST_STEP_S
+    rate = facts.prefill_tokens_s or FIRST_PREFILL_TOKENS_S
+    return Rates(Line(step_s, 1.0 / rate, PREFILL_SPAN), Line(step_s, slot_s, DECODE_SPAN))
 
 
 def kv_pressure_s(kv_used: float) -> float:

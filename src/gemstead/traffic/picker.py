@@ -11,8 +11,8 @@ Each candidate gets a cost in seconds, and the cheapest wins:
                                taken, the wait until enough others have ended
     + the adapter              the time to load it where it is not there
 
-Seconds need rates. They are learned for each endpoint from the calls that it answered (`rates.py`), beginning
-with the plan's figures, or with what its neighbours have shown.
+Seconds need rates. They are learned from the calls that were answered (`rates.py`), beginning with the plan's
+figures: a kind of engine has its rates, and each endpoint its pace beside the others of its kind.
 
 There is no threshold below which a prefix hit counts as nothing: the prefill that it saves is its worth.
 `WORK` is above 1 because prefill that is done twice also delays whoever comes later, which a cost that looks at
@@ -45,10 +45,11 @@ from gemstead.traffic.outlier import FAILED_FORGET, is_outlier
 from gemstead.traffic.policy import NO_TIME
 from gemstead.traffic.prefix import PrefixIndex
 from gemstead.traffic.rates import Lengths
-from gemstead.traffic.roster import LEARNED, WEDGED_MOST_S, WEDGED_S, Roster, well
+from gemstead.traffic.roster import WEDGED_MOST_S, WEDGED_S, Roster, well
 
 WORK = 1.5
 ANSWER = 0.3
+BEHIND = 2.0
 CROWD = 16  # calls more than twice those of the idlest: AIBrix's prefix router gives up at 8 or 16 more
 ADAPTER_S = 0.5  # to load a LoRA adapter; assumed, not measured
 NEAR_S = 0.002  # costs so close to the best count as equal
@@ -57,6 +58,7 @@ MOST_CANDIDATES = 64  # of a larger pool, so many are looked at, and whoever has
 MOST_SESSIONS = 16_384
 PATIENCE = 4.0  # times the expected time to the first token
 QUIET_DUE = 1.5  # a prompt whose answer does not stream has been read after so many times what was foreseen
+LEARNED = 8  # calls after which the expected time to a first token can be relied on
 FEW_OUTPUT_TOKENS = 8  # too few for a rate
 RETRY_AFTER_S = 2.0  # an engine that restarts is asked for again soon; long starts are seen in /readyz
 
@@ -113,9 +115,7 @@ class Picker:
         call.charged_tokens = tokens = max(call.prompt_tokens - call.hit_tokens, 0)
         endpoint.in_flight += 1
         endpoint.prefill_tokens += tokens
-        if endpoint.alone:
-            call.charged_at = -1.0
-        else:
+        if not endpoint.alone:
             self._book(endpoint, call, tokens)
         if endpoint.breaker is not CLOSED:
             self._probe(endpoint, call)
@@ -125,7 +125,7 @@ class Picker:
         if call.charged_to is not endpoint:
             return
         endpoint.prefill_tokens -= call.charged_tokens
-        if call.charged_at >= 0.0:
+        if call.booked:
             self._begun(endpoint, call, now)
         call.charged_tokens = 0
         endpoint.weigh()
@@ -151,7 +151,8 @@ class Picker:
         call.charged_to = None
         endpoint.in_flight -= 1
         endpoint.prefill_tokens -= call.charged_tokens
-        if call.charged_at >= 0.0:
+        if call.booked:
+            call.booked = False
             self._unbook(endpoint, call, now)
             if ok and output_tokens >= 0:
                 self._learn(endpoint, call, now, output_tokens)
@@ -180,26 +181,28 @@ class Picker:
             able, names, hits = self._sample(able, names, hits)
         output = self._expect(call)
         prompt_tokens = call.prompt_tokens
-        work_tokens = max(prompt_tokens, LEAST_TOKENS) * WORK
         output_tokens, kv_tokens = output * ANSWER, prompt_tokens + output
         costs: list[float] = []
-        fewest = able[0].in_flight
+        fewest, behind = able[0].in_flight, 0
         for endpoint in able:
-            cost = endpoint.standing_s + output_tokens * endpoint.crowd_s + work_tokens * endpoint.token_s
+            cost = endpoint.standing_s + output_tokens * endpoint.crowd_s
             if endpoint.head_s:
                 cost -= min(now - endpoint.progress_at, endpoint.head_s)
+                behind += len(endpoint.waiting)
             if kv_tokens > endpoint.kv_room:
                 cost += _overflow_s(endpoint, kv_tokens)
             costs.append(cost)
             if endpoint.in_flight < fewest:
                 fewest = endpoint.in_flight
-        if hits is not None and hits.count(hits[0]) != len(hits):  # what all have makes no difference
-            worth = call.block_tokens * WORK
-            most = max(prompt_tokens - LEAST_TOKENS, 0) * WORK
-            crowded = 2 * fewest + CROWD
-            for place, blocks in enumerate(hits):
-                if blocks and (endpoint := able[place]).in_flight <= crowded:
-                    costs[place] -= min(blocks * worth, most) * endpoint.token_s
+        work = WORK + BEHIND * behind / len(able)
+        crowded = 2 * fewest + CROWD
+        whole_tokens = max(prompt_tokens, LEAST_TOKENS) * work
+        for place, endpoint in enumerate(able):
+            if hits is None or not (blocks := hits[place]) or endpoint.in_flight > crowded:
+                costs[place] += whole_tokens * endpoint.token_s
+            else:
+                rest_tokens = max(prompt_tokens - blocks * call.block_tokens, LEAST_TOKENS)
+                costs[place] += rest_tokens * work * endpoint.token_s
         if call.adapter:
             _add_adapter(call, able, costs)
         if call.session and (hits is None or not any(hits)):
@@ -251,6 +254,7 @@ class Picker:
     def _book(self, endpoint: Endpoint, call: Call, tokens: int) -> None:
         """What is booked where there is a choice to be made from it."""
         now = self._now
+        call.booked = True
         call.charged_at = now
         call.first_at = -1.0
         full = endpoint.facts.slots and endpoint.in_flight > endpoint.facts.slots
@@ -264,7 +268,7 @@ class Picker:
             endpoint.progress_at = now
         ahead = max(0.0, endpoint.prefill_tokens + endpoint.prefill_elsewhere - done)
         call.ahead_tokens = -1.0 if full else ahead
-        call.due_s = endpoint.prefill.at(ahead)
+        call.due_s = endpoint.rates.prefill.at(ahead) * endpoint.pace.times
         endpoint.waiting[call] = None
         endpoint.mean_tokens += LIFE_FORGET * (tokens - endpoint.mean_tokens)
         if call.streams:
@@ -285,11 +289,11 @@ class Picker:
         if now < 0.0:
             return
         if call.first_at < 0.0:
+            endpoint.read_tokens += call.charged_tokens
             call.first_at, call.first_calls = now, endpoint.in_flight
+            call.first_read = endpoint.read_tokens
             if call.ahead_tokens >= 0.0 and now > call.charged_at:
-                endpoint.prefill.learn(call.ahead_tokens, now - call.charged_at)
-                if endpoint.prefill.count <= LEARNED and endpoint.roster is not None:
-                    endpoint.roster.revise()  # others may borrow
+                _learn_prefill(endpoint, call.ahead_tokens, now - call.charged_at)
         endpoint.progress_at = endpoint.heard_at = now
         _heard(endpoint)
 
@@ -310,20 +314,15 @@ class Picker:
         endpoint.life_s += LIFE_FORGET * (life_s - endpoint.life_s)
         if call.prefix:
             self.index.answered(endpoint.name, output_tokens / call.block_tokens)
-        if output_tokens < FEW_OUTPUT_TOKENS:
-            if not call.streams and call.ahead_tokens >= 0.0 and life_s > 0.0:
-                endpoint.prefill.learn(call.ahead_tokens, life_s)
-            return
-        if call.streams:
-            spent_s = now - call.first_at if call.first_at >= 0.0 else 0.0
-            calls = (call.first_calls + endpoint.in_flight + 1) / 2
-        else:
-            spent_s, calls = (
-                life_s - endpoint.prefill.at(max(call.ahead_tokens, 0.0)),
-                endpoint.in_flight + 1.0,
-            )
-        if spent_s > 0.0:
-            endpoint.decode.learn(calls + endpoint.calls_elsewhere, spent_s / (output_tokens - 1))
+        if call.first_at < 0.0:
+            if output_tokens < FEW_OUTPUT_TOKENS and call.ahead_tokens >= 0.0 and life_s > 0.0:
+                _learn_prefill(endpoint, call.ahead_tokens, life_s)
+        elif output_tokens >= FEW_OUTPUT_TOKENS and now > call.first_at:
+            # Less what steps took for others' prompts meanwhile: that is counted as prefill, not here.
+            read_s = (endpoint.read_tokens - call.first_read) * endpoint.token_s
+            spent_s = max(now - call.first_at - read_s, 0.0)
+            calls = (call.first_calls + endpoint.in_flight + 1) / 2 + endpoint.calls_elsewhere
+            endpoint.rates.decode.learn(calls, spent_s / (output_tokens - 1) / endpoint.pace.times)
 
     def _read(self, now: float) -> None:
         """Take the prompts that must have been read by now for read."""
@@ -354,6 +353,10 @@ class Picker:
             endpoint.probe = call
 
 
+def _learn_prefill(endpoint: Endpoint, ahead_tokens: float, seconds: float) -> None:
+    endpoint.pace.learn(endpoint.rates.beside(ahead_tokens, seconds))
+
+
 def _overflow_s(endpoint: Endpoint, kv_tokens: float) -> float:
     """How long until enough calls have ended for this one to fit: their share of a call's life."""
     held = max(endpoint.facts.kv_tokens - endpoint.kv_room, kv_tokens)
@@ -377,7 +380,7 @@ def _listen(endpoint: Endpoint, call: Call, now: float) -> None:
         endpoint.heard_at = max(endpoint.heard_at, now)
     endpoint.speaking += 1
     patience_s = WEDGED_MOST_S
-    if endpoint.prefill.count >= 2 * LEARNED:
+    if endpoint.pace.count >= LEARNED:
         patience_s = min(max(PATIENCE * (endpoint.standing_s + call.due_s), WEDGED_S), WEDGED_MOST_S)
     endpoint.patience_s = max(patience_s, 0.9 * endpoint.patience_s if endpoint.speaking > 1 else 0.0)
     roster = endpoint.roster

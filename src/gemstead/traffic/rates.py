@@ -1,7 +1,7 @@
-"""How fast an endpoint is and how long answers get: learned from calls that have ended, one at a time.
+"""How fast engines are and how long answers get: learned from calls that have ended, one at a time.
 
 A `Line` is y = base + slope * x, fitted by least squares with forgetting: each new observation takes away
-`FORGET` of the weight of all before it, so about the last 50 count. Three things keep it sane:
+`FORGET` of the weight of all before it, so about the last 200 count. Three things keep it sane:
 
 - it begins as a guess that weighs as much as `GUESS_WEIGHT` observations, so the first ones bend it gently
   and a handful of equal ones cannot make it vertical;
@@ -13,17 +13,28 @@ A `Line` is y = base + slope * x, fitted by least squares with forgetting: each 
 
 Base and slope are never negative, and never further than `MOST_DRIFT` from the first guess.
 
+Replicas of one plan are alike, and what looks like a difference between two of them is mostly chance: a picker that
+believes it sends calls the wrong way. So engines that are foreseen to be alike share their `Rates`, and each has a
+`Pace` beside them: how much slower than its like it is, which stays exactly 1 until the difference is more than chance
+would explain, and is then as much as is left above that.
+
 `Lengths` keeps the mean answer of each (model, tenant), in bounded memory.
 """
 
 from __future__ import annotations
 
+from math import exp, log
 from typing import Final
 
-FORGET: Final = 0.98
+FORGET: Final = 0.995
 GUESS_WEIGHT: Final = 4.0
 MOST_RATIO: Final = 4.0
 MOST_DRIFT: Final = 1000.0
+PACE_FORGET: Final = 0.03  # about the last 30 to 60 calls
+PACE_CHANCE: Final = (
+    0.25  # of the logarithm: the mean of so many calls of one engine scatters by half of that
+)
+USUAL_FORGET: Final = 0.01
 LENGTHS_FORGET: Final = 0.05  # about the last 20 to 40 answers of a tenant
 MOST_TENANTS: Final = 4096  # about 600 KB
 # Before anything is known: the mean answer of Azure's chat trace of 2023 is 211 tokens (Patel et al.,
@@ -72,6 +83,45 @@ class Line:
             base = lowest
             slope = max((sxy - base * sx) / sxx, self._first_slope / MOST_DRIFT) if sxx > 0.0 else slope
         self.base, self.slope = min(base, self._first_base * MOST_DRIFT), slope
+
+
+class Pace:
+    """How many times slower than its like an engine is: 1 unless it clearly differs."""
+
+    __slots__ = ("_mean", "count", "times")
+
+    def __init__(self) -> None:
+        self.times = 1.0
+        self.count = 0
+        self._mean = 0.0  # of the logarithm of observed over expected
+
+    def learn(self, beside: float) -> None:
+        """Take in how much longer than its like it took for one call: a logarithm, see `Rates.beside`."""
+        self.count += 1
+        self._mean += max(PACE_FORGET, 1.0 / (self.count + 8)) * (beside - self._mean)
+        beyond = abs(self._mean) - PACE_CHANCE
+        if beyond <= 0.0:
+            self.times = 1.0
+        else:
+            self.times = exp(beyond if self._mean > 0.0 else -beyond)
+
+
+class Rates:
+    """How fast a kind of engine is: `prefill` seconds by prompt tokens, `decode` seconds a token by requests."""
+
+    __slots__ = ("_usual", "decode", "prefill")
+
+    def __init__(self, prefill: Line, decode: Line) -> None:
+        self.prefill = prefill
+        self.decode = decode
+        self._usual = 0.0  # logarithm of observed over expected, of all alike: a line fits means, not medians
+
+    def beside(self, ahead_tokens: float, seconds: float) -> float:
+        """Take in one time to a first token; the logarithm of how much longer it was than is usual."""
+        ratio = log(min(max(seconds / self.prefill.at(ahead_tokens), 1 / MOST_DRIFT), MOST_DRIFT))
+        self._usual += USUAL_FORGET * (ratio - self._usual)
+        self.prefill.learn(ahead_tokens, seconds)
+        return ratio - self._usual
 
 
 class Lengths:

@@ -17,18 +17,17 @@ what it could take, and no burst.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import inf
 
-from gemstead.traffic.endpoint import FIRST_BASE_S, PREFILL_SPAN, Endpoint
-from gemstead.traffic.rates import Line
+from gemstead.traffic.endpoint import Endpoint, kind
+from gemstead.traffic.rates import Rates
 
 WEDGED_S = 3.0  # SMG 1.13 takes a worker for wedged after 3 s, stretched with expected prefill up to 120 s
 WEDGED_MOST_S = 120.0
 WARM_S = 30.0
 WARM_SHARE = 0.25  # SMG gives a warming worker a quarter of the misses
 LOOK_AGAIN_S = 1.0  # while anything is warming or wedged
-LEARNED = 4  # observations after which an endpoint's own rates are better than its neighbours'
 
 
 class Roster(list[Endpoint]):
@@ -39,6 +38,7 @@ class Roster(list[Endpoint]):
         self.good_until = -inf  # of `able`
         self.able: list[Endpoint] = []
         self.names: list[str] = []
+        share_rates(self)
         for endpoint in self:
             endpoint.roster = self
             endpoint.alone = len(self) == 1
@@ -53,7 +53,6 @@ class Roster(list[Endpoint]):
         able, until = well(self, now)
         self.able, self.names = able, [endpoint.name for endpoint in able]
         self.good_until = min(until, warm(able, now))
-        borrow(able)
         return able
 
 
@@ -93,15 +92,12 @@ def warm(able: Iterable[Endpoint], now: float) -> float:
     return now + LOOK_AGAIN_S if coldest < warmest else inf
 
 
-def borrow(able: Iterable[Endpoint]) -> None:
-    """Take an engine that has not shown yet how fast it is for as fast as the median of those that have.
-
-    Not where the plan has foreseen a rate of its own for it.
-    """
-    known = sorted(e.prefill.slope for e in able if e.prefill.count >= LEARNED)
-    if not known:
-        return
-    for endpoint in able:
-        if endpoint.prefill.count == 0 and not endpoint.facts.prefill_tokens_s:
-            endpoint.prefill = Line(FIRST_BASE_S, known[len(known) // 2], PREFILL_SPAN)
-            endpoint.weigh()
+def share_rates(endpoints: Sequence[Endpoint]) -> None:
+    """Let those that are alike learn together; whoever of them has learned most is believed."""
+    shared: dict[tuple[object, ...], Rates] = {}
+    for endpoint in endpoints:
+        known = shared.get(kind(endpoint.facts))
+        if known is None or endpoint.rates.prefill.count > known.prefill.count:
+            shared[kind(endpoint.facts)] = endpoint.rates
+    for endpoint in endpoints:
+        endpoint.rates = shared[kind(endpoint.facts)]
