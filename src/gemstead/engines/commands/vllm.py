@@ -218,6 +218,11 @@ def _variables(placement: Placement) -> tuple[Variable, ...]:
         name = "CUDA_VISIBLE_DEVICES" if vendor == "nvidia" else "HIP_VISIBLE_DEVICES"
         reason = "its cards and no others"
         found.append(Variable(name, ",".join(placement.devices), reason, ARTICLE))
+    if vendor == "cpu":
+        reason = "its own choice binds every replica to the same first processors; which it may use is set from outside"
+        found.append(
+            Variable("VLLM_CPU_OMP_THREADS_BIND", "nobind", reason, "run with vLLM 0.32.0 on 2026-11-21")
+        )
     return (
         *found,
         Variable(
