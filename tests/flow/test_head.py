@@ -20,6 +20,7 @@ import pytest
 from gemstead.engines.lifecycle import Allowance
 from gemstead.gateway.settings import GatewaySettings, Pool
 from gemstead.plan.values import Launch
+from gemstead.spec.rollout import RolloutSpec
 from gemstead.supervise.logs import RotatedLog
 from gemstead.supervise.replica import Replica, Sight
 from gemstead.wiring.addresses import reserve
@@ -95,6 +96,7 @@ class Service:
             keys_required=False,
         )
         self.url = f"http://127.0.0.1:{self.settings.port}"
+        self.rollout, self.full = RolloutSpec(settle_s=0), ""
         self.next = self.wanted(replicas=replicas)
         self.gateway = GatewayWorkers(self.settings, self.log, lambda sentence: self.head.trouble(sentence))
         self.head = Head(self.next, self.gateway, self.reread)
@@ -109,7 +111,7 @@ class Service:
         from msgspec.structs import replace
 
         seats = tuple(self.seat(f"m-{number}", version, code) for number in range(replicas))
-        return Wanted(replace(self.settings, **settings), seats)
+        return Wanted(replace(self.settings, **settings), seats, rollouts={"m": self.rollout})
 
     def seat(self, name, version, code) -> Seat:
         def start(own_name):
@@ -125,7 +127,7 @@ class Service:
                 in_flight=self.gateway.in_flight,
             )
 
-        return Seat(name, (version, code), start)
+        return Seat(name, (version, code), start, "m", lambda: self.full)
 
     def changed(self):
         self.head.changed()
@@ -250,7 +252,7 @@ async def test_a_bad_file_is_refused_and_a_bad_engine_does_not_replace_a_good_on
 async def test_a_watch_that_breaks_does_not_cost_the_endpoint(tmp_path, http):
     async with service(tmp_path, replicas=1) as s:
         await s.ready(1)
-        watched = s.head.lives[0].watched
+        watched = s.head.fleet.lives[0].watched
         watched._nudged = None  # a mistake of ours, in the middle of the watch
         await until(lambda: any("started afresh" in sentence for sentence in s.head.troubles))
         await s.ready(1)

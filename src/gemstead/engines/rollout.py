@@ -68,6 +68,8 @@ class Order:
     settle_s: float = 10.0
     keep_s: float = 300.0
     tries: int = 3
+    whole: int = 1_000_000  # of the old release, how many were ready when it began: more is not waited for
+    one_way: bool = False  # nothing of the old release works, so there is nothing to go back to
 
     @property
     def most(self) -> int:
@@ -190,7 +192,7 @@ def step(state: State, event: Event, now: float) -> Step:
         return state, ()
     if isinstance(event, UndoAsked):
         return _back(state, event.why, now), ()
-    if event.verdict.bad:
+    if event.verdict.bad and not state.order.one_way:
         return _back(state, event.verdict.bad, now), ()
     return replace(state, enough=event.verdict.enough), ()
 
@@ -212,7 +214,7 @@ def weights(state: State, members: tuple[Member, ...]) -> dict[str, float]:
 
 
 def _looked(state: State, members: tuple[Member, ...], now: float) -> Step:
-    if state.stage is not Stage.BACK and (why := _bad(state, members)):
+    if state.stage is not Stage.BACK and not state.order.one_way and (why := _bad(state, members)):
         state = _back(state, why, now)
     state = _on(state, members, now)
     if state.ended:
@@ -239,7 +241,8 @@ def _on(state: State, members: tuple[Member, ...], now: float) -> State:
     new, old = _count(members, order.new), _count(members, order.old)
     if state.stage is Stage.ROLLING and not old.live and new.ready >= order.count:
         return _enter(state, Stage.DONE, now)
-    if state.stage is Stage.BACK and not new.all and old.ready >= order.old_count:
+    whole = min(order.whole, order.old_count)
+    if state.stage is Stage.BACK and not new.all and old.live >= order.old_count and old.ready >= whole:
         return _enter(state, Stage.UNDONE, now)
     if state.stage is Stage.PREPARING and new.ready >= order.count:
         return _enter(state, Stage.KEEPING, now)

@@ -1,8 +1,7 @@
 """The live service: engines watched, gateway workers told about them, and the admin port answered.
 
-`Head` holds what runs. It never reads a file and never plans: it is given a `Wanted` and makes it so, at
-the start and at each reload. An engine that has to change is replaced beside the old one: the old one goes
-on until the new one has answered, and is then drained. If the new one keeps failing, the old one stays.
+`Head` never reads a file and never plans: it is given a `Wanted` and makes it so, at the start and at each reload.
+What runs is the `Fleet`'s, and so is how a changed engine takes the place of the one that runs.
 """
 
 from __future__ import annotations
@@ -11,35 +10,23 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from inspect import isawaitable
 from typing import Any
 
 import msgspec
 
 from gemstead import __version__
-from gemstead.engines.lifecycle import Phase
-from gemstead.supervise.replica import Watched
-from gemstead.traffic.endpoint import EndpointFacts, Load
+from gemstead.traffic.endpoint import Load
 from gemstead.wiring.batch import BatchProcess
+from gemstead.wiring.fleet import CannotDo, Fleet
 from gemstead.wiring.gateway import GatewayWorkers
 from gemstead.wiring.measures import exposed
-from gemstead.wiring.wanted import Seat, Wanted, compare, needs_restart, next_name
+from gemstead.wiring.wanted import Wanted, needs_restart
 
 LOADS_S = 1.0
-AGAIN_S = 1.0
-GIVE_UP_AFTER = 3  # failed starts of a replacement, before the old one is kept for good
 log = logging.getLogger("gemstead")
-
-
-@dataclass(slots=True, eq=False)
-class Live:
-    """An endpoint that runs: its seat, and the task that keeps it."""
-
-    seat: Seat
-    watched: Watched
-    task: asyncio.Task[None]
 
 
 class Head:
@@ -54,28 +41,29 @@ class Head:
         addresses: tuple[str, str] = ("", ""),
         batch: BatchProcess | None = None,
         changed: Callable[[], None] = lambda: None,
+        rescale: Callable[[str, int], Awaitable[Wanted]] | None = None,
     ) -> None:
         """Args:
         addresses: of the gateway and of the admin port, to be shown.
         batch: the process of files and batches, not started yet.
         reread: the file as it is now, planned. Raises SpecError or another sentence for the user.
         changed: called when there may be something new to show.
+        rescale: the file planned with so many replicas of a model. Raises a sentence for the user.
         """
         self.wanted, self.gateway, self.batch = wanted, gateway, batch
         gateway.on_listening = lambda: self._shown()
         self.began = time.time()
-        self.lives: list[Live] = []
+        self.fleet = Fleet(self.changed, self.trouble, gateway.figures)
         self.troubles: list[str] = []
-        self._reread, self._shown = reread, changed
+        self._reread, self._shown, self._rescale = reread, changed, rescale
         self._gateway, self._admin = addresses
         self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
         self._reloading = asyncio.Lock()
-        self._background: set[asyncio.Task[None]] = set()
 
     # What the console asks.
 
     def ready(self) -> dict[str, bool]:
-        facts = [live.watched.facts for live in self.lives]
+        facts = [live.watched.facts for live in self.fleet.lives]
         listening = any(seat.listening for seat in self.gateway.seats.values())
         return {
             pool.name: listening and any(f.ready for f in facts if f.pool == pool.name)
@@ -94,7 +82,8 @@ class Head:
             "keys": "required" if settings.keys_required else "off",
             "stopping": self._stop.is_set(),
             "models": self.ready(),
-            "endpoints": [live.watched.describe() for live in self.lives],
+            "endpoints": self.fleet.describe(),
+            "releases": self.fleet.releases(),
             "workers": self.gateway.describe(),
             "batch": self.batch.describe() if self.batch is not None else None,
             "notes": list(self.wanted.notes),
@@ -104,7 +93,7 @@ class Head:
     async def metrics(self) -> str:
         snapshot = await self.gateway.figures()
         running = {name: seat.listening is not None for name, seat in self.gateway.seats.items()}
-        return exposed(snapshot, (live.watched for live in self.lives), running, self.gateway.restarts)
+        return exposed(snapshot, (live.watched for live in self.fleet.lives), running, self.gateway.restarts)
 
     def stop(self, *, now: bool) -> None:
         """Drain and end; `now`: without waiting for running calls."""
@@ -114,8 +103,9 @@ class Head:
 
     async def reload(self) -> dict[str, Any]:
         async with self._reloading:
-            if self._background:
-                return {"refused": ["the last reload is still being carried out; see `gemstead ps`"]}
+            if self.fleet.rolling:
+                names = ", ".join(self.fleet.rolling)
+                return {"refused": [f"{names} is still being changed; see `gemstead rollout`"]}
             try:
                 wanted = await self._reread()
             except Exception as error:  # a bad file must never stop a good service
@@ -126,6 +116,60 @@ class Head:
             log.info("reloaded: %s", done)
             return done
 
+    async def ask(self, verb: str, model: str, **how: Any) -> dict[str, Any]:
+        """Do what `gemstead rollout`, `restart`, `sleep`, `wake` and `scale` ask for: what is done, or why not."""
+        verbs: dict[str, Callable[..., Any]] = {
+            "restart": self.fleet.restart,
+            "start": self.fleet.begin_held,
+            "promote": self.fleet.promote,
+            "undo": self.fleet.undo,
+            "sleep": self.fleet.sleep,
+            "wake": self.fleet.wake,
+            "scale": self.scale,
+        }
+        try:
+            name = self.named(model)
+            done = verbs[verb](name, **how)
+            said = await done if isawaitable(done) else done
+        except CannotDo as reason:
+            return {"refused": [str(reason)]}
+        log.info("%s", said)
+        self.changed()
+        return {"done": said}
+
+    def named(self, model: str) -> str:
+        """The model that a name or alias means."""
+        for pool in self.wanted.settings.pools:
+            if model.casefold() in (name.casefold() for name in (pool.name, *pool.aliases)):
+                return pool.name
+        return model
+
+    async def scale(self, model: str, replicas: int, why: str = "") -> str:
+        """Have so many replicas of a model; what that changes. Whoever scales by load calls this.
+
+        Raises:
+            CannotDo: they do not fit, or the model is being changed or asleep.
+        """
+        async with self._reloading:
+            self.fleet.free(model)
+            if replicas < 1:
+                raise CannotDo(
+                    f"a model has at least 1 replica; `gemstead sleep {model}` gives its memory back"
+                )
+            if self._rescale is None:
+                raise CannotDo("this service cannot plan further replicas")
+            before = self.wanted
+            try:
+                wanted = await self._rescale(model, replicas)
+            except Exception as error:
+                raise CannotDo(f"{model} cannot have {replicas} replicas: {error}") from error
+            done = self._apply(replace(wanted, settings=before.settings, rollouts=before.rollouts))
+        words = [
+            f"{name} {', '.join(done[name])}" for name in ("added", "removed", "replacing") if done[name]
+        ]
+        because = f" ({why})" if why else ""
+        return f"{model} has {replicas} replicas{because}: {'; '.join(words) or 'nothing changes'}"
+
     def trouble(self, sentence: str) -> None:
         log.warning(sentence)
         self.troubles = [*self.troubles[-99:], sentence]
@@ -134,9 +178,8 @@ class Head:
     # The life of the service.
 
     async def run(self) -> None:
-        for seat in self.wanted.seats:
-            self._start(seat, seat.name)
-        self.gateway.endpoints = self._facts()
+        self.fleet.apply(self.wanted)
+        self.gateway.endpoints = self.fleet.facts()
         self.gateway.start()
         if self.batch is not None:
             self.batch.start()
@@ -165,54 +208,23 @@ class Head:
         self.gateway.kill()
         if self.batch is not None:
             await self.batch.end()
-        for task in self._background:
-            task.cancel()
-        for live in self.lives:
-            live.watched.kill()
-        await asyncio.gather(*(live.task for live in self.lives), *self._background, return_exceptions=True)
+        await self.fleet.end()
         await self.gateway.drain(0)
-
-    def _start(self, seat: Seat, name: str) -> Live:
-        watched = seat.start(name)
-        live = Live(seat, watched, asyncio.create_task(watched.run()))
-        self.lives.append(live)
-        live.task.add_done_callback(lambda _: self._gone(live))
-        return live
-
-    def _gone(self, live: Live) -> None:
-        """Drained and gone; or its watch broke, which must not cost the endpoint for ever."""
-        if live not in self.lives or self._stop.is_set():
-            return
-        self.lives.remove(live)
-        error = None if live.task.cancelled() else live.task.exception()
-        if error is not None:
-            log.error("watching %s failed", live.seat.name, exc_info=error)
-            self.trouble(f"watching {live.seat.name} failed ({error!r}); it is started afresh")
-            asyncio.get_running_loop().call_later(AGAIN_S, self._afresh, live)
-        self.changed()
-
-    def _afresh(self, live: Live) -> None:
-        if not self._stop.is_set():
-            self._start(live.seat, next_name(live.watched.facts.name))
-            self.changed()
 
     def changed(self) -> None:
         """An endpoint has changed its phase: the workers hear of it at once."""
-        self.gateway.fleet(self._facts())
+        self.gateway.fleet(self.fleet.facts())
         self._shown()
-
-    def _facts(self) -> tuple[EndpointFacts, ...]:
-        return tuple(live.watched.facts for live in self.lives)
 
     async def _tell_loads(self) -> None:
         told: dict[str, Load] = {}
         while True:
             await asyncio.sleep(LOADS_S)
             if self.batch is not None:
-                self.batch.tell_room(self._facts(), self.gateway.in_flight)
+                self.batch.tell_room(self.fleet.facts(), self.gateway.in_flight)
             loads = {
                 live.watched.facts.name: load
-                for live in self.lives
+                for live in self.fleet.lives
                 if (load := live.watched.sight.load) is not None
             }
             if loads != told:
@@ -231,57 +243,14 @@ class Head:
             tls=old.settings.tls,
             aside=old.settings.aside,
         )
-        self.wanted = Wanted(settings, wanted.seats, wanted.notes, old.admin)
-        change = compare({live.seat.name: live.seat for live in self._staying()}, wanted.seats)
-        for seat in change.added:
-            self._start(seat, seat.name)
-        self.gateway.configure(msgspec.structs.replace(settings, endpoints=self._facts()))
-        for live in self._staying():
-            if live.seat.name in change.removed:
-                live.watched.drain()
-        if change.replaced:
-            self._later(self._replace_all(change.replaced))
+        self.wanted = replace(wanted, settings=settings, admin=old.admin)
+        # Workers hear of new models before their engines, and of engines that go after all others.
+        self.gateway.configure(msgspec.structs.replace(settings, endpoints=self.fleet.facts()))
+        done = self.fleet.apply(wanted)
         self.changed()
         return {
-            "added": [seat.name for seat in change.added],
-            "replacing": [seat.name for seat in change.replaced],
-            "removed": sorted(change.removed),
+            **done,
             "settings_changed": settings != old.settings,
             "needs_restart": restart,
             "notes": list(wanted.notes),
         }
-
-    def _staying(self) -> list[Live]:
-        return [live for live in self.lives if live.watched.phase is not Phase.DRAINING]
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    async def _replace_all(self, seats: tuple[Seat, ...]) -> None:
-        for seat in seats:
-            for old in [live for live in self._staying() if live.seat.name == seat.name]:
-                await self._replace(seat, old)
-
-    async def _replace(self, seat: Seat, old: Live) -> None:
-        """One engine for another, with a ready one all the time."""
-        was_ready = old.watched.facts.ready
-        if not was_ready:
-            old.watched.drain()
-        fresh = self._start(seat, next_name(old.watched.facts.name))
-        self.changed()
-        while not fresh.watched.facts.ready and not fresh.task.done():
-            tries = fresh.watched.describe().get("restarts", 0)
-            if was_ready and isinstance(tries, int) and tries >= GIVE_UP_AFTER:
-                why = fresh.watched.describe().get("why")
-                self.trouble(f"{seat.name} cannot be started as the file wants it, the old one stays: {why}")
-                self.lives.remove(fresh)
-                fresh.watched.kill()
-                await fresh.task
-                self.changed()
-                return
-            await asyncio.sleep(0.1)
-        old.watched.drain()
-        with suppress(asyncio.CancelledError):
-            await asyncio.shield(old.task)

@@ -228,7 +228,9 @@ class Service:
             return
         self.head.stop(now=self.signals > 1)
         if self.signals == 1:
-            calls = sum(self.head.gateway.in_flight(live.watched.facts.name) for live in self.head.lives)
+            calls = sum(
+                self.head.gateway.in_flight(live.watched.facts.name) for live in self.head.fleet.lives
+            )
             self.screen.draining(calls, self.spec.gateway.deadlines.drain_s)
 
     def hung_up(self) -> None:

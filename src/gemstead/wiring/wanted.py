@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gemstead.gateway.settings import GatewaySettings
-from gemstead.supervise.replica import Watched
+from gemstead.spec.rollout import RolloutSpec
+from gemstead.supervise.watched import Watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,8 @@ class Seat:
     name: str
     same: object
     start: Callable[[str], Watched]  # given its name; nothing runs before `run`
+    pool: str = ""  # the model that it serves
+    room: Callable[[], str] = lambda: ""  # why one more like it cannot run beside it now; "" when it can
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,24 +29,7 @@ class Wanted:
     seats: tuple[Seat, ...]
     notes: tuple[str, ...] = ()
     admin: str = ""  # the admin port's address, to notice that it was changed
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What a reload does to the seats."""
-
-    added: tuple[Seat, ...]
-    replaced: tuple[Seat, ...]  # as they shall be
-    removed: frozenset[str]  # by name
-
-
-def compare(now: Mapping[str, Seat], wanted: tuple[Seat, ...]) -> Change:
-    """How the seats of now, by name, become the wanted ones."""
-    return Change(
-        added=tuple(seat for seat in wanted if seat.name not in now),
-        replaced=tuple(seat for seat in wanted if seat.name in now and now[seat.name].same != seat.same),
-        removed=frozenset(now) - {seat.name for seat in wanted},
-    )
+    rollouts: Mapping[str, RolloutSpec] = field(default_factory=dict)  # by model; else the defaults
 
 
 def needs_restart(old: Wanted, new: Wanted) -> list[str]:
@@ -59,9 +45,3 @@ def needs_restart(old: Wanted, new: Wanted) -> list[str]:
     if (before.keys_path, before.ledger_path) != (after.keys_path, after.ledger_path):
         found.append("ledger.path: the present ledger stays until the service is restarted")
     return found
-
-
-def next_name(name: str) -> str:
-    """`a`, `a~2`, `a~3`: two engines in the same seat at the same time have two names."""
-    stem, _, number = name.partition("~")
-    return f"{stem}~{int(number or 1) + 1}"
