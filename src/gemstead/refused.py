@@ -25,6 +25,7 @@ class Reason(StrEnum):
     RATE_LIMITED = "rate_limited"
     TOO_MANY_AT_ONCE = "too_many_at_once"
     SHED = "shed"
+    OVERLOADED = "overloaded"
     NO_ENDPOINT = "no_endpoint"
     DRAINING = "draining"
     UPSTREAM_FAILED = "upstream_failed"

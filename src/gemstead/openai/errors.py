@@ -28,6 +28,7 @@ STATUS: dict[Reason, int] = {
     Reason.RATE_LIMITED: 429,
     Reason.TOO_MANY_AT_ONCE: 429,
     Reason.SHED: 503,
+    Reason.OVERLOADED: 429,
     Reason.NO_ENDPOINT: 503,
     Reason.DRAINING: 503,
     Reason.UPSTREAM_FAILED: 502,
