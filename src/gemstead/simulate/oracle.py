@@ -17,7 +17,7 @@ from gemstead.traffic.call import Call
 from gemstead.traffic.endpoint import Endpoint
 from gemstead.traffic.policies.books import Named
 
-WORK = 1.0
+WORK = 2.0
 
 
 class Oracle(Named):

@@ -26,6 +26,7 @@ from gemstead.traffic.prefix import PrefixIndex
 
 OURS, ORACLE = "ours", "oracle"
 NAMES = (OURS, *POLICIES, ORACLE)
+PER_ENGINE = 250  # requests in a run
 OVERLOAD = 1.3
 GROWS = 1.05
 FLOODED = 8.0  # times what reading all prompts without any hit would allow
@@ -75,9 +76,9 @@ def capacity(load: Workload, engines: Sequence[Engine], requests: int = 0) -> fl
     """Requests a second that the fleet gets done of this workload; see above.
 
     Args:
-        requests: how many to play; 0: 250 for each engine.
+        requests: how many to play; 0: `PER_ENGINE` for each.
     """
-    count = requests or 250 * len(engines)
+    count = requests or PER_ENGINE * len(engines)
     if load.is_closed:
         return _closed_capacity(load, engines, count)
     rate = FLOODED * _rough(load, engines)

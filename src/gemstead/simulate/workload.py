@@ -81,6 +81,20 @@ def scaled(load: Workload, rate: float, most: int = 0, shift: float = 0.0) -> Wo
     return _copies(load, rate, most, shift)
 
 
+def surged(load: Workload, factor: float, from_s: float = 0.0) -> Workload:
+    """The workload with `factor` times as many requests a second from `from_s` on, by pressing its clock.
+
+    Requests that follow others keep their pauses: of a closed loop only the beginnings come faster.
+    """
+    return replace(
+        load,
+        requests=tuple(
+            replace(one, at_s=from_s + (one.at_s - from_s) / factor) if one.at_s > from_s else one
+            for one in load.requests
+        ),
+    )
+
+
 def _copies(load: Workload, rate: float, most: int, shift: float) -> Workload:
     copies = max(1, round(rate / load.rate))
     wanted = most or copies * len(load.requests)
