@@ -17,10 +17,6 @@ from gemstead.plan.setup import Setup
 DATA = Path(__file__).parent.parent / "data" / "plan"
 SIZES = {one.size: one for one in models()}
 
-# These two ran with an EAGLE-3 speculator, which the formula does not know. They are estimated like all others and
-# their errors are reported; coefficients are not fitted on them.
-EAGLE = {"t27", "t29"}
-
 
 @cache
 def document() -> dict[str, Any]:
@@ -41,6 +37,9 @@ def setup_of(case: dict[str, Any]) -> Setup:
         case.get("tp", 1),
         read.get("engine_kind", "vllm"),
         kv_dtype=case.get("kv_dtype", "bf16"),
+        drafter=bool(read.get("drafts")),
+        drafter_kind=read.get("drafter", "assistant"),
+        draft_tokens=read.get("drafts", 0),
     )
 
 
@@ -57,12 +56,42 @@ def runs() -> dict[str, Run]:
         if said(case, "tpot_ms") and case["id"] != "t44":
             running = said(case, "running") or case.get("concurrency") or 1
             found[case["id"]] = Run(
-                setup_of(case), running, said(case, "isl"), said(case, "osl"), said(case, "tpot_ms") / 1000
+                setup_of(case),
+                running,
+                said(case, "isl"),
+                said(case, "osl"),
+                said(case, "tpot_ms") / 1000,
+                case["read_as"].get("text", "mixed"),
             )
     for case in document()["mtp_cases"]:  # their plain runs, where no throughput case says the same
         if case["id"] in ("s10", "s12", "s16"):
             found[case["id"]] = Run(setup_of(case), 1, 500, 500, 1 / case["base_tput"])
     return found
+
+
+@cache
+def later_runs() -> dict[str, Run]:
+    """Runs that were found when the coefficients stood, by the case's id."""
+    return {
+        case["id"]: Run(
+            setup(
+                case["model"],
+                case["checkpoint"],
+                case["gpu"],
+                case.get("tp", 1),
+                kv_dtype=case.get("kv_dtype", "bf16"),
+                drafter="drafter" in case,
+                drafter_kind=case.get("drafter", "assistant"),
+                draft_tokens=case.get("drafts", 0),
+            ),
+            case["concurrency"],
+            case["isl"],
+            case["osl"],
+            case["tpot_ms"] / 1000,
+            case.get("text", "mixed"),
+        )
+        for case in document()["later_cases"]
+    }
 
 
 def halves() -> tuple[list[str], list[str]]:
@@ -71,8 +100,7 @@ def halves() -> tuple[list[str], list[str]]:
     Single streams and batches, and each vendor, have their own coefficients, so both halves must know them.
     """
     kinds: dict[tuple[str, bool], list[str]] = {}
-    for name, run in sorted(runs().items()):
-        if name not in EAGLE:
-            kinds.setdefault((run.setup.accelerator.vendor, run.running > 1), []).append(name)
+    for name, run in sorted((runs() | later_runs()).items()):
+        kinds.setdefault((run.setup.accelerator.vendor, run.running > 1), []).append(name)
     one = [name for names in kinds.values() for name in names[::2]]
     return one, [name for names in kinds.values() for name in names[1::2]]

@@ -10,7 +10,7 @@ from statistics import median
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from speed_runs import DATA, EAGLE, SIZES, document, halves, runs, said, setup, setup_of
+from speed_runs import DATA, SIZES, document, halves, later_runs, runs, said, setup, setup_of
 
 from gemstead.catalog.accelerators import accelerators
 from gemstead.catalog.checkpoints import checkpoints
@@ -31,7 +31,7 @@ ROUND = {
     "launch_ms.llamacpp": 0.05,
     "exchange_ms.pcie": 0.02,
     "each_ms": 0.1,
-    "each_ms.amd": 0.1,
+    "cache_reached.amd": 0.8,
     "each_ms.google": 0.1,
     "mixed_share": 0.4,
 }
@@ -40,14 +40,14 @@ FREE = [
     "launch_ms.sglang",
     "exchange_ms.pcie",
     "each_ms",
-    "each_ms.amd",
+    "cache_reached.amd",
     "each_ms.google",
     "mixed_share",
 ]
 
 
-def errors(names, known=KNOWN):
-    return {name: error(runs()[name], known) for name in names}
+def errors(some, known=KNOWN):
+    return {name: error(run, known) for name, run in some.items()}
 
 
 def shown(off):
@@ -56,50 +56,46 @@ def shown(off):
     return f"median {median(map(abs, off.values())):.1%}\n" + "\n".join(lines)
 
 
-def test_every_published_time_per_token_is_met_within_the_bars_but_for_one_that_is_named():
-    """t29 is missed by 36 %: EAGLE-3, which is not modelled, at 16k tokens in vLLM 0.20, whose prompts were then read
-    at a tenth of the cards' peak. Every other one is within 27 %, and the middle within 5 %. Most of the coefficients
-    were set with these runs in sight: the next test is the honest one."""
+def test_every_published_time_per_token_is_met_within_the_bars():
+    """Most of the coefficients were set with these runs in sight: the next tests are the honest ones."""
     off = errors(runs())
     print(shown(off))
     assert len(off) == 27
     assert median(map(abs, off.values())) <= 0.06
-    assert {name for name, value in off.items() if abs(value) > 0.35} == {"t29"}
-    assert abs(off["t29"]) < 0.40
+    assert max(map(abs, off.values())) <= 0.26
 
 
 def test_coefficients_fitted_on_one_half_hold_on_the_other():
-    """Starting from round numbers, so that nothing of the other half is known. Both ways, and all together.
-
-    t36 is missed by 41 %: each half holds only one or two of the three batches on a TPU, and from those of a v6e at
-    32 the cost of each request and that of others' prompts cannot be told apart.
-    """
+    """All 62 published runs, fitted on half of them from round numbers, told on the other half, both ways."""
+    every = runs() | later_runs()
     one, other = halves()
-    assert len(one) + len(other) == len(runs()) - len(EAGLE) and not set(one) & set(other)
+    assert len(one) + len(other) == len(every) == 62 and not set(one) & set(other)
     held_out = {}
     for fitted, unseen in ((one, other), (other, one)):
-        known = fit([runs()[name] for name in fitted], FREE, ROUND)
+        known = fit([every[name] for name in fitted], FREE, ROUND)
         print({name: round(known[name], 3) for name in FREE})
-        held_out |= errors(unseen, known)
+        held_out |= errors({name: every[name] for name in unseen}, known)
     print(shown(held_out))
     assert median(map(abs, held_out.values())) <= 0.10
-    assert {name for name, value in held_out.items() if abs(value) > 0.35} == {"t36"}
-    assert abs(held_out["t36"]) < 0.45
+    assert max(map(abs, held_out.values())) <= 0.26
 
 
-def test_the_coefficients_we_ship_do_as_well_on_either_half():
-    for half in halves():
-        off = errors(half)
-        print(shown(off))
-        assert median(map(abs, off.values())) <= 0.06
-        assert max(map(abs, off.values())) <= 0.27
+def test_runs_that_were_found_later_are_met():
+    """Found when the coefficients stood, but for four of them that these runs moved (docs/planning.md says which)."""
+    off = errors(later_runs())
+    print(shown(off))
+    assert len(off) == 35
+    assert median(map(abs, off.values())) <= 0.13
+    assert max(map(abs, off.values())) <= 0.32
 
 
 def test_the_ranges_hold_what_was_measured():
     """More than four of five within, so that a range is worth its name; and not so wide that it says nothing."""
     inside = []
-    for run in runs().values():
-        made = estimate(run.setup, run.running, run.prompt_tokens, run.output_tokens)
+    for run in (runs() | later_runs()).values():
+        made = estimate(
+            run.setup, run.running, run.prompt_tokens, run.output_tokens, most_running=1000, text=run.text
+        )
         inside.append(made.tpot_s.low <= run.tpot_s <= made.tpot_s.high)
         assert made.tpot_s.high / made.tpot_s.low < 2.6 or made.saturated
     assert sum(inside) / len(inside) > 0.8
@@ -145,8 +141,9 @@ def test_a_prompt_slows_with_depth_as_much_as_was_published(case, near, far):
     assert ours == pytest.approx(published, rel=0.10)
 
 
-def test_first_tokens_lie_in_their_ranges_but_for_two_that_are_named():
-    """t05 took 104 ms for 610 tokens where three alike took 50 to 73; t30 took 16 ms, and 18 is our least."""
+def test_first_tokens_lie_in_their_ranges_but_for_one_that_is_named():
+    """t05 took 104 ms for 610 tokens where three alike took 50 to 73. Reading all its experts once takes 12 ms, so that
+    is not why."""
     outside = set()
     for case in document()["throughput_cases"]:
         if "ttft_ms" in case:
@@ -157,18 +154,18 @@ def test_first_tokens_lie_in_their_ranges_but_for_two_that_are_named():
             if not made.ttft_s.low <= case["ttft_ms"] / 1000 <= made.ttft_s.high:
                 outside.add(case["id"])
     print(outside)
-    assert outside == {"t05", "t30"}
+    assert outside == {"t05"}
 
 
 def test_tokens_a_second_follow_from_both():
     """Published throughput, from first token and time per token together."""
     off = {}
     for case in document()["throughput_cases"]:
-        if "tput" in case and "ttft_ms" in case and case["id"] not in EAGLE | {"t16"}:
+        if "tput" in case and "ttft_ms" in case and case["id"] not in ("t16", "t27"):
             made = estimate(setup_of(case), case["concurrency"], said(case, "isl"), said(case, "osl"))
             off[case["id"]] = made.tokens_per_s.likely / case["tput"] - 1
     print(shown(off))
-    assert len(off) == 10 and median(map(abs, off.values())) <= 0.10 and max(map(abs, off.values())) <= 0.35
+    assert len(off) == 11 and median(map(abs, off.values())) <= 0.10 and max(map(abs, off.values())) <= 0.35
 
 
 def test_beyond_what_the_cache_holds_only_the_wait_grows():

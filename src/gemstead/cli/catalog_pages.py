@@ -82,7 +82,7 @@ def _model(said: str) -> ModelFacts | None:
 
 
 def _unknown(name: str, refusal: str, catalogue: Catalogue) -> str:
-    if "MIG" in refusal or "did you mean" in refusal:
+    if "MIG" in refusal or "id you mean" in refusal:
         return refusal
     known = [one.repo for one in catalogue.checkpoints] + [one.engine for one in catalogue.engines]
     known += [one.id for one in catalogue.known_bad] + [one.name for one in machines.machines()]

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from gemstead.plan.drafting import cycle
 from gemstead.plan.setup import Setup
 from gemstead.plan.step import KNOWN, work
 
@@ -37,11 +38,14 @@ class Run:
     prompt_tokens: float
     output_tokens: float
     tpot_s: float
+    text: str = "mixed"  # what was written, for a setup with a drafter: a key of `drafting.ACCEPTED`
 
 
 def estimated_s(run: Run, known: Mapping[str, float] = KNOWN) -> float:
     """What the formula says for a run, in seconds for each token."""
-    return work(run.setup, known).step_s(run.running, run.prompt_tokens, run.output_tokens)
+    drafts = run.setup.draft_tokens if run.setup.drafter else 0
+    job = work(run.setup, known)
+    return cycle(job, run.running, run.prompt_tokens, run.output_tokens, drafts, run.text).step_s
 
 
 def error(run: Run, known: Mapping[str, float] = KNOWN) -> float:

@@ -17,8 +17,12 @@ chose, experts x (1 - (1 - chosen/experts)^b). A prompt's token is bound by comp
     token = 2 x parameters / (cards x peak x share) + attention(c) / (cards x peak x 0.22) + what is exchanged of it
 
 Attention counts apart because its share of the peak is lower and because it grows with depth: two published pairs of
-prompt speeds, at 10k and 90k (31B) and at 10k and 161k tokens (26B-A4B, club-3090 BENCHMARKS.md at 2026-08-22), both
-give 0.22.
+prompt speeds on RTX 3090, at 10k and 90k (31B) and at 10k and 161k tokens (26B-A4B, club-3090 BENCHMARKS.md at
+2026-08-22), both give 0.22. Gemma's wide heads (512) leave vLLM and SGLang only kernels in Triton, which do not use
+the matrix instructions of large cards and are bound by latency there (vllm-project/vllm#43257: 6 to 13 % occupancy on
+Hopper). On MI300X a pair of first tokens, at 1,024 and 8,192 tokens (E2B, gemma4-dev, 2026-09-17), gives 0.05 of the
+peak, and on one H100 with an 8-bit cache a pair of total speeds, 3,592 tokens a second at 4k and 2,441 at 16k (31B,
+air-gapped/skills bench-numbers.md, 2026-04-30, rows that are not among our cases), gives 0.03.
 
 Cards exchange by all-reduce: each sends and receives 2 (n - 1) / n of a message. Through a switch (NVLink) its delay
 hardly grows with n; around a ring over PCIe it grows with n - 1, which is why wide groups on PCIe pay late.
@@ -40,6 +44,11 @@ BF16_BYTES = 2
 FILES = ("gguf", "ollama")  # formats of llama.cpp
 OWN_MATRIX_SM = (9, 10)  # first digits of the compute capabilities with wgmma or tcgen05; sm_120 has neither
 SWITCHED = ("nvlink", "xgmi", "ici")
+OLD_KERNELS = (
+    0.15  # of the share on smaller cards, where kernels do not use a card's own instructions: see above
+)
+EACH_AT_GBS = 1638.0  # bandwidth of a v6e
+EAGLE_READ_BYTES = 277e6  # an EAGLE-3 head for 31B (thoughtworks/Gemma-4-31B-Eagle3)
 UNKNOWN_LINK_GBS = 100.0  # one way, of TPUs: no figure is in the catalogue
 
 
@@ -48,12 +57,14 @@ class Coefficients:
     """What cannot be read from a data sheet. Times in milliseconds, shares from 0 to 1."""
 
     reached: float  # of the bandwidth on the data sheet
+    cache_reached: float  # of what is reached by weights, by the cache
     launch_ms: float  # for each layer
     routing_ms: float  # for each layer with experts
     exchange_ms: float  # for each of two all-reduces in a layer, a short message
     link_share: float  # of the link's one-way bandwidth on the data sheet
     each_ms: float  # for each request beyond the first: sampling, scheduling, detokenising
     mixed_share: float  # of peak compute, for prompts read between steps
+    checked_share: float  # of peak compute, for drafts that are checked
     prompt_share: float  # of peak compute, for a prompt that somebody waits for
     attention_share: float  # of peak 16-bit compute
     unpack_share: float  # of peak compute that weight-only 4-bit kernels reach of what 16-bit ones reach
@@ -70,6 +81,10 @@ class Coefficients:
 KNOWN: dict[str, float] = {
     "reached": 0.85,
     "reached.amd": 0.70,
+    "cache_reached": 1.0,
+    # Three batches of 31B on MI300X in SGLang ask for about a half. That it is for each byte of the cache and not for
+    # each request is seen in E2B, whose cache is small: 64 requests on that card take 2 ms more than one (n06, n09).
+    "cache_reached.amd": 0.48,
     "launch_ms": 0.04,
     "launch_ms.sglang": 0.08,  # its Triton attention of April to July 2026
     "launch_ms.llamacpp": 0.10,
@@ -82,16 +97,22 @@ KNOWN: dict[str, float] = {
     "exchange_ms.network": 0.03,  # two boxes over RDMA: reckoned, not measured
     "link_share": 0.6,  # reckoned, as the next one; together with them the run in test_throughput.py of another
     "link_share.pcie": 0.4,  # model on two RTX PRO 6000, on which nothing was set, is met within a tenth
-    "each_ms": 0.05,
-    "each_ms.amd": 0.30,
-    "each_ms.google": 0.22,
-    "mixed_share": 0.45,
+    "each_ms": 0.04,
+    "each_ms.google": 0.22,  # on a v6e; see `coefficients`
+    # Of prompts read in full steps beside others. Both halves of the published runs ask for 0.6 or more, where one
+    # prompt alone reaches 0.25 to 0.38: in a benchmark some are read before anybody waits for a second token.
+    "mixed_share": 0.6,
+    # One large matrix unit instead of many small ones: 0.76 was reached with large batches on TPU v4 (Pope et al.,
+    # arXiv 2211.05102), and a first token after 1,024 tokens in 15 to 16 ms on a v6e (t30, n21) asks for 0.5 or more.
+    "checked_share": 0.45,  # eleven published gains of drafters, of which 1.09 at 100 requests depends on it most
     "prompt_share": 0.35,
+    "prompt_share.google": 0.6,
     "attention_share": 0.22,  # two pairs of prompt speeds, as told above
+    "attention_share.amd": 0.05,
     # Marlin unpacks 4 bits before it multiplies and does not use the matrix instructions that Hopper and datacentre
-    # Blackwell have of their own; where there are none (OWN_MATRIX_SM) it reaches what bf16 reaches. Two published
-    # runs bear on it (t27, t29): the one would have it at 0.65, the other below 0.3.
-    "unpack_share": 0.55,
+    # Blackwell have of their own (OWN_MATRIX_SM). The older ones reach 62.9 % of an H100's peak (Luo et al., arXiv
+    # 2402.13499); on cards without new ones it reaches what bf16 reaches.
+    "unpack_share": 0.63,
     "fp8_share": 0.75,  # reckoned: no published run of Gemma 4 tells it apart
     "fp4_share": 0.6,  # the same
     "draft_ms": 1.3,  # the middle of what seven published runs ask for (0.6 to 2.0): see drafting.py
@@ -108,6 +129,10 @@ def coefficients(setup: Setup, known: Mapping[str, float] = KNOWN) -> Coefficien
     chosen = {name: known[name] for name in _NAMES}
     for kind in kinds:
         chosen |= {name: known[f"{name}.{kind}"] for name in _NAMES if f"{name}.{kind}" in known}
+    if card.vendor == "google":
+        # A TPU pads each request of a batch to what it was compiled for, and that passes through its memory: the same
+        # runs at 1 to 16 requests take 0.22 ms for each on a v6e and 0.4 on a v5e, which has half its bandwidth.
+        chosen["each_ms"] *= EACH_AT_GBS / card.bandwidth_gbs
     return Coefficients(**chosen)
 
 
@@ -120,19 +145,20 @@ class Work:
     expert_bytes: float  # all experts; 0: none
     expert_chosen: float  # share of the experts that one token runs through
     flops_per_token: float  # of a prompt, without attention
-    growing_bytes: float  # of cache read per token of context
+    growing_bytes: float  # of cache read per token of context, as many as weights would be read in that time
     capped_bytes: float  # the same, up to `window` tokens
     window: int  # tokens
     growing_flops: float  # of attention per prompt token and token of context before it
     capped_flops: float
     bandwidth: float  # bytes a second, all cards
     peak: float  # operations a second, all cards, in the format that the checkpoint computes in
-    attention_peak: float  # the same at 16 bits
+    attention_peak: float  # the same at 16 bits, as far as the kernels for attention can use it
     cards: int
     exchanged_bytes: float  # by one card for each token: two all-reduces in every layer
     link: float  # bytes a second, one way
     ring: bool  # whether cards exchange in a ring
     drafter_bytes: float
+    drafter_kind: str
     known: Coefficients
 
     def cache_bytes(self, tokens: float) -> float:
@@ -204,19 +230,22 @@ def work(setup: Setup, known: Mapping[str, float] = KNOWN) -> Work:
         expert_bytes=experts,
         expert_chosen=shape.moe.top_k / shape.moe.experts if shape.moe else 0.0,
         flops_per_token=2e9 * shape.active_no_embed_b,
-        growing_bytes=growing,
-        capped_bytes=capped,
+        growing_bytes=growing / chosen.cache_reached,
+        capped_bytes=capped / chosen.cache_reached,
         window=shape.window if windowed else 1 << 30,
         growing_flops=4.0 * shape.layers_full * shape.heads * shape.head_dim_full,
         capped_flops=4.0 * shape.layers_sliding * shape.heads * shape.head_dim_sliding,
         bandwidth=card.bandwidth_gbs * 1e9 * tp,
         peak=computed * 1e12 * tp,
-        attention_peak=_peak_bf16(card) * 1e12 * tp,
+        attention_peak=_peak_bf16(card) * 1e12 * tp * (OLD_KERNELS if _own_matrix(card) else 1.0),
         cards=tp,
         exchanged_bytes=2 * shape.layers * shape.hidden * BF16_BYTES * 2 * (tp - 1) / tp,
         link=(card.interconnect_gbs or 2 * UNKNOWN_LINK_GBS) / 2 * 1e9,
         ring=card.interconnect not in SWITCHED,
-        drafter_bytes=setup.model.assistant.mib_bf16 * 2.0**20,
+        drafter_bytes=EAGLE_READ_BYTES
+        if setup.drafter_kind == "eagle3"
+        else setup.model.assistant.mib_bf16 * 2.0**20,
+        drafter_kind=setup.drafter_kind,
         known=chosen,
     )
 
@@ -258,4 +287,9 @@ def _peak(checkpoint: Checkpoint, card: Accelerator, known: Coefficients) -> flo
     if native and checkpoint.bits == "nvfp4" and card.tflops.fp4:
         return at_16 + (card.tflops.fp4 - at_16) * known.fp4_share
     unpacks = checkpoint.bits in ("int4", "nvfp4") and not checkpoint.format.startswith(FILES)
-    return at_16 * known.unpack_share if unpacks and (card.sm or 0) // 10 in OWN_MATRIX_SM else at_16
+    return at_16 * known.unpack_share if unpacks and _own_matrix(card) else at_16
+
+
+def _own_matrix(card: Accelerator) -> bool:
+    """Whether a card has matrix instructions that only kernels written for it use."""
+    return card.vendor == "nvidia" and (card.sm or 0) // 10 in OWN_MATRIX_SM

@@ -274,7 +274,7 @@ def spread_of(
     parts.append(0.15 if four_bits and concurrency > 1 and not calibrated else 0.0)
     parts.append(0.30 if prompt_tokens > 8192 and concurrency > 1 else 0.0)
     parts.append(0.15 if draft_tokens else 0.0)
-    parts.append(0.25 if setup.drafter and setup.drafter_kind != "assistant" else 0.0)
+    parts.append(0.15 if setup.drafter and setup.drafter_kind != "assistant" else 0.0)
     return math.sqrt(sum(part * part for part in parts))
 
 
@@ -296,7 +296,7 @@ def _notes(setup: Setup, concurrency: int, held: int, preempts: bool, calibrated
         )
     if setup.drafter and setup.drafter_kind != "assistant":
         said.append(
-            f"drafting is worked out for Google's assistants: with {setup.drafter_kind} it is a guess."
+            f"drafting with {setup.drafter_kind} rests on two published ones for 31B: others may be right more often."
         )
     if setup.tp > 1 and setup.engine in LLAMACPP:
         said.append(
