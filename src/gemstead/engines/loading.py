@@ -105,7 +105,8 @@ def _no_bucket(engine: str) -> str:
     if engine in _ENGINES:
         return (
             f"{engine} reads weights from a bucket with {STREAMER} {'.'.join(map(str, STREAMER_LEAST))} or newer "
-            "beside it (vllm[runai]) and only as safetensors: install it, or fetch the model first with `gemstead models pull`"
+            "beside it (vllm[runai]) and only as safetensors: install it, or fetch the model first with "
+            "`gemstead models pull`"
         )
     return f"{engine} reads no bucket: fetch the model first with `gemstead models pull`"
 

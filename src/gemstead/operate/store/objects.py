@@ -1,7 +1,8 @@
 """Buckets as a source: S3 and what speaks like it (MinIO, R2, Ceph), and Google Cloud Storage, through `obstore`.
 
 It comes with `pip install 'gemstead[s3]'`. Credentials and endpoints are found as elsewhere: AWS_ACCESS_KEY_ID and its
-kin, AWS_ENDPOINT_URL for MinIO, instance and workload identities, GOOGLE_APPLICATION_CREDENTIALS.
+kin, AWS_ENDPOINT_URL for MinIO, instance and workload identities, GOOGLE_APPLICATION_CREDENTIALS. A public bucket
+needs none: AWS_NO_SIGN_REQUEST=1, GOOGLE_SKIP_SIGNATURE=1.
 
 A bucket says no SHA-256 of what it holds. `gemstead models export` and `import` leave a manifest beside the files
 (`gemstead-models.json`); where it lies, files are held to it; else to the ones of `gemstead.lock`, or their size.
@@ -30,6 +31,10 @@ _OPTIONS = {
     "aws_session_token": "session_token",
     "aws_region": "region",
     "aws_default_region": "region",
+}
+_GOOGLE = {
+    "google_application_credentials": "application_credentials",
+    "google_service_account": "service_account",
 }
 
 
@@ -78,9 +83,15 @@ class BucketSource:
 
         client: Any = {"connect_timeout": "10s", "timeout": "3600s"}
         retry: Any = {"max_retries": 2}
-        if scheme == "gs":
-            return GCSStore(self.bucket, client_options=client, retry_config=retry)
         said = {name.lower(): value for name, value in place.environ.items() if value}
+        if scheme == "gs":
+            google: Any = {option: said[name] for name, option in _GOOGLE.items() if name in said}
+            if said.get("google_skip_signature", "").lower() in ("1", "true", "yes"):
+                google["skip_signature"] = True
+            if emulator := said.get("storage_emulator_host", ""):  # as Google's own clients take it
+                google |= {"base_url": emulator, "skip_signature": True}
+                client["allow_http"] = emulator.startswith("http://")
+            return GCSStore(self.bucket, config=google, client_options=client, retry_config=retry)
         config: Any = {option: said[name] for name, option in _OPTIONS.items() if name in said}
         endpoint = str(config.get("endpoint", ""))
         if endpoint.startswith("http://"):
@@ -147,7 +158,8 @@ class BucketSource:
             return StoreTrouble(
                 "gated",
                 f"no credentials were found for {self.where}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-                "AWS_NO_SIGN_REQUEST=1 for a public bucket (Google: GOOGLE_APPLICATION_CREDENTIALS)",
+                "AWS_NO_SIGN_REQUEST=1 for a public bucket (Google: GOOGLE_APPLICATION_CREDENTIALS, or "
+                "GOOGLE_SKIP_SIGNATURE=1)",
             )
         why = f"{self.where} could not be read ({type(error).__name__}: {text[:160]})"
         return Passing(why, last=StoreTrouble("failed", f"{why}; what came is kept, run it again"))
