@@ -65,7 +65,7 @@ ALERTS: tuple[Alert, ...] = (
         "critical",
         "A month's error budget would be gone in two days",
         f"More than {14.4 * (1 - GOAL):.1%} of calls fail by our fault.",
-        "`gemstead audit tail --outcome upstream_failed` shows which endpoint and model; then its log.",
+        "`gemstead audit tail --where outcome=upstream_failed` shows which endpoint and model; then its log.",
     ),
     Alert(
         "GemsteadErrorsSlow",
