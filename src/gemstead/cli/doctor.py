@@ -58,14 +58,14 @@ def doctor(args: argparse.Namespace) -> int:
 def wants(spec: Spec, environ: Any) -> Wants:
     """What the file asks of this machine."""
     from gemstead.operate.doctor.probe import Wants
-    from gemstead.operate.hub import Hub
+    from gemstead.operate.store.place import Place
     from gemstead.wiring.files import is_held, state_dir
 
-    hub = Hub.of(environ)
+    store = Place.of(spec, environ).path
     tls = spec.gateway.tls
     return Wants(
-        models=hub.cache,
-        needs=_needs(spec, hub.cache),
+        models=store,
+        needs=_needs(spec, store),
         listen=(spec.gateway.listen, spec.admin.listen),
         ours=is_held(state_dir(spec, environ)),
         certificates=(str(tls.certificate),) if tls else (),

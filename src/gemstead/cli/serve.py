@@ -90,7 +90,8 @@ class Terminal:
         elif time.monotonic() - self.said_at >= STEP_S or done >= total:
             self.said_at = time.monotonic()
             share = f" ({100 * done // total} %)" if total else ""
-            self.say(f"fetching {name}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB{share}")
+            doing = "" if name.startswith("checking ") else "fetching "
+            self.say(f"{doing}{name}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB{share}")
 
     def opened(self, opening: Opening) -> None:
         self._end_bar()

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from gemstead.engines import ENGINES
 from gemstead.engines.installed import Installed
-from gemstead.operate.hub import Hub
 from gemstead.operate.probe import machine
+from gemstead.operate.store.place import Place
 from gemstead.plan.deploy import plan
 from gemstead.plan.values import Launch, Machine, ModelFile, Plan, Replica
 from gemstead.refused import Refused
@@ -46,7 +46,7 @@ def planned(spec: Spec, around: Surroundings) -> Plan:
     Raises:
         CannotRun, Refused, Stopped: a model cannot be had or does not fit, or Ctrl-C came.
     """
-    here = machine(Hub.of(around.environ).cache)
+    here = machine(Place.of(spec, around.environ).path)
     on_processor, wanted, notes = divided(spec, here, around)
     replicas: tuple[Replica, ...] = ()
     if wanted:
@@ -231,7 +231,7 @@ def _with_files(replica: Replica, spec: Spec, around: Surroundings) -> Replica:
     library = Library.of(spec, around.environ, progress, around.say)
     setup = placement.setup
     form = setup.checkpoint
-    path = library.folder(form.repo)
+    path = library.folder(form.repo, form.file)
     if setup.drafter and setup.draft_tokens and replica.engine != "llamacpp":
         drafter = library.folder(form.drafter or setup.model.assistant.repo)
         setup = setup.with_(checkpoint=replace(form, drafter=str(drafter)))

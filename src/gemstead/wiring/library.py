@@ -5,13 +5,13 @@ before it is trusted, and marked as in use for as long as this process lives, so
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gemstead.catalog import sources
 from gemstead.catalog.addresses import of_key
 from gemstead.catalog.manifest import LOCK_FILE, BadManifest, Lock, read_lock
-from gemstead.catalog.sources import Want
+from gemstead.catalog.sources import Known, Want
 from gemstead.operate.store import locks
 from gemstead.operate.store.place import Place
 from gemstead.operate.store.pull import Pulled, Telling, pull
@@ -57,12 +57,15 @@ class Library:
             _IN_USE[shelf.path] = locks.use(shelf)
         return pulled
 
-    def folder(self, address: str) -> Path:
-        """The folder of a whole checkpoint: a repository of the hub, a bucket's prefix, an artifact, a folder.
+    def folder(self, address: str, file: str = "") -> Path:
+        """The folder of a whole checkpoint, or of one file of it: a repository of the hub, a bucket's prefix, an
+        artifact, a folder.
 
         Raises: as `get`.
         """
         (want,) = sources.wanted(address)
+        if file:
+            want = replace(want, files=(Known(file),))
         return Path(want.address.place).expanduser() if want.address.scheme == "file" else self.get(want).path
 
 

@@ -63,7 +63,7 @@ def _kept(shelf: Shelf, manifest: Manifest, files: list[ManifestFile]) -> Manife
 
 def summed(path: Path, name: str, whole: int, look: Progress) -> str:
     """A file's SHA-256, telling how far it is."""
-    return sha256_of(path, lambda done: look(name, done, whole))
+    return sha256_of(path, lambda done: look(f"checking {name}", done, whole))
 
 
 def now_text() -> str:

@@ -97,7 +97,7 @@ def git_sha1_of(path: Path, size: int) -> str:
 
 def _sum_fault(path: Path, file: ManifestFile, look: Look) -> str:
     try:
-        found = sha256_of(path, lambda done: look(file.path, done, file.bytes))
+        found = sha256_of(path, lambda done: look(f"checking {file.path}", done, file.bytes))
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
     return "" if found == file.sha256 else f"has SHA-256 {found[:12]}… instead of {file.sha256[:12]}…"
