@@ -96,10 +96,15 @@ class Run:
 
     @property
     def settled(self) -> bool:
-        """Nothing is on its way, and there is nothing left that should be."""
-        if self.busy or self.log is None or self.lines is None:
+        """Lines have run, and every one of them is answered."""
+        if not self.active or self.busy or self.log is None or self.lines is None:
             return False
-        return not self.active or (self._cursor >= len(self.lines) and not self._later)
+        return self._cursor >= len(self.lines) and not self._later
+
+    @property
+    def answered(self) -> int:
+        """How many lines have an answer on disk."""
+        return len(self.log.places) if self.log is not None else 0
 
     # Answers.
 

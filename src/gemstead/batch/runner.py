@@ -100,7 +100,7 @@ class Runner:
                 if step(run.batch, Tick(), unix())[1]:
                     self._later(self.happen(run, Tick()))
                 elif run.settled:
-                    self._later(self.happen(run, Settled()))
+                    self._later(self.happen(run, Settled(run.answered)))
             if time.monotonic() - tidied > TIDY_S:
                 tidied = time.monotonic()
                 self._tidy()
@@ -254,7 +254,7 @@ class Runner:
                     await asyncio.sleep(AGAIN_S)
         while run.busy:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-        await self.happen(run, Settled())
+        await self.happen(run, Settled(run.answered))
 
     async def _write(self, run: Run) -> None:
         while True:

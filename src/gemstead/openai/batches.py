@@ -126,7 +126,9 @@ class Tick(msgspec.Struct, frozen=True):
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """No line runs, and every line that shall be answered is."""
+    """No line runs, and so many are answered."""
+
+    answered: int
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -157,7 +159,7 @@ def step(batch: Batch, event: Event, now: int) -> Step:
             return replace(batch, status="cancelling", cancelling_at=now, ending="cancelled"), ("stop",)
         case Tick() if batch.status == "in_progress" and now >= batch.expires_at:
             return replace(batch, status="finalizing", finalizing_at=now, ending="expired"), ("stop",)
-        case Settled() if batch.status == "in_progress":
+        case Settled(answered=answered) if batch.status == "in_progress" and answered == batch.counts.total:
             return replace(batch, status="finalizing", finalizing_at=now, ending="completed"), ("write",)
         case Settled() if batch.ending:
             return batch, ("write",)
