@@ -15,6 +15,7 @@ from importlib import import_module
 VERBS = {
     "serve": ("serve", "start the model and its gateway, and keep them running"),
     "run": ("run", "chat with the model in this terminal"),
+    "batch": ("batch", "have a file of requests answered when the model has room"),
     "ps": ("running", "show what runs: models, engines, gateway workers"),
     "logs": ("logs", "show what engines and workers print (-f follows)"),
     "stop": ("running", "finish running calls, then stop the service"),

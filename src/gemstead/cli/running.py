@@ -82,7 +82,11 @@ def reload_service(args: argparse.Namespace) -> int:
     for name in ("added", "replacing", "removed"):
         if done[name]:
             print(f"{name}: {', '.join(done[name])}")
-    if not any(done[name] for name in ("added", "replacing", "removed")):
+    for sentence in done.get("held", ()):
+        print(f"waits: {sentence}")
+    if done["replacing"]:
+        print("`gemstead rollout` shows how far that is")
+    if not any(done.get(name) for name in ("added", "replacing", "removed", "held")):
         print("settings applied" if done["settings_changed"] else "nothing has changed")
     for sentence in done["needs_restart"]:
         print(f"note: {sentence}")
@@ -133,23 +137,27 @@ def ask(card: Card, method: str, path: str, *, patience_s: float = 10.0) -> dict
 def _table(status: dict[str, Any]) -> None:
     print(f"gemstead {status['version']}, pid {status['pid']}, up {_span(status['uptime_s'])}")
     print(f"gateway {status['gateway']} (keys {status['keys']}), admin {status['admin']}\n")
-    rows = [("ENDPOINT", "MODEL", "STATE", "FOR", "RESTARTS", "RUNNING", "WAITING", "ADDRESS", "PID")]
+    rows = [
+        ("ENDPOINT", "MODEL", "RELEASE", "STATE", "FOR", "RESTARTS", "RUNNING", "WAITING", "ADDRESS", "PID")
+    ]
     for one in status["endpoints"]:
         rows.append(
             (
                 one["name"],
                 one["model"],
-                one["phase"].replace("_", " "),
+                _release(one),
+                _state(one),
                 _span(one["for_s"]),
                 *(_cell(one.get(name)) for name in ("restarts", "running", "waiting", "address", "pid")),
             )
         )
-    rows += [("", "") + ("",) * 7, ("WORKER", "", "STATE", "", "RESTARTS", "RUNNING", "", "", "PID")]
+    rows += [("",) * 10, ("WORKER", "", "", "STATE", "", "RESTARTS", "RUNNING", "", "", "PID")]
     for one in status["workers"]:
         state = "listening" if one["listening"] else "starting"
         rows.append(
             (
                 one["name"],
+                "",
                 "",
                 state,
                 "",
@@ -165,8 +173,34 @@ def _table(status: dict[str, Any]) -> None:
     for one in status["endpoints"]:
         if one.get("why") or one.get("stage"):
             print(f"\n{one['name']}: {one.get('stage') or one['why']}")
+        if one.get("remedy"):
+            print(f"  to do: {one['remedy']}")
+    for release in status.get("releases", ()):
+        if rollout := release["rollout"]:
+            print(
+                f"\n{release['model']}: release {rollout['from']} -> {rollout['to']} ({rollout['strategy']}): "
+                f"{rollout['stage']}{': ' + rollout['why'] if rollout['why'] else ''}"
+            )
+        if release["held"]:
+            print(f"\n{release['model']}: release {release['held']} waits: {release['held_why']}")
     for sentence in status["troubles"][-5:]:
         print(f"! {sentence}")
+
+
+def _release(one: dict[str, Any]) -> str:
+    """Its release, and while a rollout divides the calls, its weight."""
+    weight = one.get("weight")
+    shown = "" if weight in (None, 1.0) else f" ({weight:.0%})"
+    return f"{one.get('release', '-')}{shown}"
+
+
+def _state(one: dict[str, Any]) -> str:
+    """Its phase, and how far loading is."""
+    phase = str(one["phase"]).replace("_", " ")
+    done, cause = one.get("progress"), one.get("cause")
+    if done is not None and phase in ("starting", "warming"):
+        return f"{phase} {done:.0%}"
+    return f"{phase}: {cause.replace('_', ' ')}" if cause else phase
 
 
 def _cell(value: object) -> str:

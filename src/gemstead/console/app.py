@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import uvicorn
@@ -20,6 +20,16 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# What can be asked of a model, and what each takes besides.
+MODEL_VERBS: dict[str, dict[str, Callable[[str], Any]]] = {
+    "restart": {"gap": bool},
+    "start": {"gap": bool},
+    "promote": {},
+    "undo": {},
+    "sleep": {},
+    "wake": {},
+    "scale": {"replicas": int, "why": str},
+}
 
 
 class Head(Protocol):
@@ -32,6 +42,9 @@ class Head(Protocol):
     async def metrics(self) -> str: ...
     async def reload(self) -> dict[str, Any]:
         """What has changed, or `{"refused": [sentences]}` when the file is bad and the old one stays."""
+
+    async def ask(self, verb: str, model: str, **how: Any) -> dict[str, Any]:
+        """Change how a model runs: `{"done": sentence}`, or `{"refused": [sentences]}`."""
 
     def stop(self, *, now: bool) -> None: ...
 
@@ -60,6 +73,23 @@ def console(head: Head, token: str) -> Starlette:
         done = await head.reload()
         return JSONResponse(done, 422 if "refused" in done else 200)
 
+    async def model(request: Request) -> Response:
+        if shut := _shut(request, token):
+            return shut
+        name, verb = request.path_params["model"], request.path_params["verb"]
+        if verb not in MODEL_VERBS:
+            return JSONResponse({"error": f"there is no {verb}; there are: {', '.join(MODEL_VERBS)}"}, 404)
+        try:
+            how = {
+                key: read(request.query_params[key])
+                for key, read in MODEL_VERBS[verb].items()
+                if key in request.query_params
+            }
+        except ValueError as error:
+            return JSONResponse({"refused": [f"a number is wanted: {error}"]}, 422)
+        done = await head.ask(verb, name, **how)
+        return JSONResponse(done, 409 if "refused" in done else 200)
+
     async def stop(request: Request) -> Response:
         if shut := _shut(request, token):
             return shut
@@ -74,6 +104,7 @@ def console(head: Head, token: str) -> Starlette:
             Route("/admin/status", status),
             Route("/admin/reload", reload, methods=["POST"]),
             Route("/admin/stop", stop, methods=["POST"]),
+            Route("/admin/models/{model:path}/{verb}", model, methods=["POST"]),
         ]
     )
 

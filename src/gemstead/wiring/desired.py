@@ -25,20 +25,23 @@ from gemstead.engines import ENGINES
 from gemstead.engines.lifecycle import Allowance
 from gemstead.gateway.settings import Bounds, Deadlines, GatewaySettings, Pool, Tls
 from gemstead.ledger.secrets import secret_at
-from gemstead.plan.deploy import pool_name
-from gemstead.plan.values import Launch, Plan, Replica
+from gemstead.operate.probe import machine
+from gemstead.plan.deploy import needed_bytes, pool_name
+from gemstead.plan.setup import GIB
+from gemstead.plan.values import Launch, Machine, Plan, Replica
 from gemstead.spec.model import ExternalEndpoint, ModelSpec, Spec
 from gemstead.supervise.ask import HttpProbe, probe_of
 from gemstead.supervise.external import External
 from gemstead.supervise.logs import RotatedLog
 from gemstead.supervise.replica import Replica as Watching
-from gemstead.supervise.replica import Watched
+from gemstead.supervise.watched import Care, Watched
 from gemstead.traffic.caller import RateLimit
 from gemstead.traffic.endpoint import EndpointFacts
 from gemstead.wiring.addresses import split
 from gemstead.wiring.files import StateDir
 from gemstead.wiring.hosted import launches
 from gemstead.wiring.hosted import planned as planned_here
+from gemstead.wiring.learning import learning
 from gemstead.wiring.secrets import CannotRun, resolved
 from gemstead.wiring.wanted import Seat, Wanted
 
@@ -71,7 +74,8 @@ async def desired(spec: Spec, around: Surroundings) -> Wanted:
     planned = await aside(lambda: planned_here(spec, around)) if local else Plan(())
     seats = [seat for model in spec.models for seat in _external_seats(model, spec, around)]
     seats += [_local_seat(replica, spec, around) for replica in planned.replicas]
-    return Wanted(gateway_settings(spec, around), tuple(seats), planned.notes)
+    rollouts = {pool_name(model): model.rollout or spec.rollout for model in spec.models}
+    return Wanted(gateway_settings(spec, around), tuple(seats), planned.notes, rollouts=rollouts)
 
 
 async def aside(work: Callable[[], Result]) -> Result:
@@ -107,7 +111,7 @@ def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
         host=host,
         port=port,
         workers=gateway.workers,
-        pools=tuple(_pool(model) for model in spec.models),
+        pools=tuple(_pool(model, spec) for model in spec.models),
         keys_required=gateway.keys == "required",
         keys_path=str(folder.keys),
         ledger_path=str(folder.audit),
@@ -135,11 +139,11 @@ def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
     )
 
 
-def _pool(model: ModelSpec) -> Pool:
+def _pool(model: ModelSpec, spec: Spec) -> Pool:
     """What callers may call this model. A catalogue model answers to its usual spellings too."""
-    facts = facts_of(model)
+    facts, sticky = facts_of(model), (model.rollout or spec.rollout).sticky
     if facts is None:
-        return Pool(name=model.name, aliases=model.aliases)
+        return Pool(name=model.name, aliases=model.aliases, sticky=sticky)
     known = (model.name, *names.aliases(facts), *model.aliases)
     return Pool(name=facts.name, aliases=tuple(dict.fromkeys(a for a in known if a != facts.name)))
 
@@ -172,6 +176,7 @@ def _external_seat(
         served_model=endpoint.served_model,
         context_tokens=model.context or 0,
         api_key=resolved(endpoint.api_key, around.environ, f"{where}.api_key"),
+        thinking=model.thinking,
         ready=False,
     )
 
@@ -179,7 +184,7 @@ def _external_seat(
         own = _renamed(facts, name)
         return External(own, HttpProbe(own), changed=around.changed, in_flight=around.in_flight)
 
-    return Seat(facts.name, facts, start)
+    return Seat(facts.name, facts, start, pool)
 
 
 def _renamed(facts: EndpointFacts, name: str) -> EndpointFacts:
@@ -197,6 +202,7 @@ def _local_seat(planned: Replica, spec: Spec, around: Surroundings) -> Seat:
         backoff_s=watch.backoff_s,
         backoff_most_s=max(watch.backoff_s, watch.backoff_most_s),
         drain_s=spec.gateway.deadlines.drain_s,
+        check=watch.check != "off",
     )
     adapter = ENGINES[planned.engine]
     model = next(one for one in spec.models if not one.endpoints and pool_name(one) == planned.pool)
@@ -218,9 +224,32 @@ def _local_seat(planned: Replica, spec: Spec, around: Surroundings) -> Seat:
             changed=around.changed,
             in_flight=around.in_flight,
             read_log=adapter.read_log,
+            care=Care(watch.warm_up, watch.check, _knows(planned, model)),
+            learned=learning(planned, around.folder.path, around.say),
         )
 
-    return Seat(planned.name, (replace(planned, port=0), allowance), start)
+    def room() -> str:
+        return _no_room(planned, model, machine(around.folder.path))
+
+    return Seat(planned.name, (replace(planned, port=0), allowance), start, planned.pool, room)
+
+
+def _knows(planned: Replica, model: ModelSpec) -> bool:
+    """Whether it is known what its model answers: Google's own weights, and the demonstration model."""
+    own = model.file or model.checkpoint
+    return planned.model.demonstration or (not own and facts_of(model) is not None)
+
+
+def _no_room(planned: Replica, model: ModelSpec, here: Machine) -> str:
+    """Why one more such engine cannot run beside those that do; "" when it can."""
+    if planned.cards:
+        return f"its cards ({', '.join(card.name for card in planned.cards)}) are taken by the one that runs"
+    need = needed_bytes(facts_of(model), planned.model, planned.context_tokens, planned.slots)
+    if need <= here.memory_free_bytes:
+        return ""
+    return (
+        f"it needs about {need / GIB:.1f} GiB of memory, and {here.memory_free_bytes / GIB:.1f} GiB are free"
+    )
 
 
 def free_port(host: str) -> int:

@@ -212,6 +212,8 @@ class Fleet:
         pool.remember(entry)
         if rolling.undone:
             pool.rejected = rolling.new.signature
+            if rolling.reason in ("reload", "start"):
+                self._hold(pool, rolling.new, f"it was sent back ({rolling.state.why})")
             self._trouble(
                 f"release {rolling.new.label} of {pool.name} was sent back, the old one stays: {rolling.state.why}"
             )
@@ -265,7 +267,9 @@ class Fleet:
         if pool.previous is None:
             raise CannotDo(f"{name} has no earlier release to go back to")
         rejected, back = pool.current.signature, pool.previous
-        self.roll(pool, Release(pool.next(()).label, back.seats), "undo")
+        wanted = {seat.name for seat in pool.current.seats}  # scaled since: as many as now
+        seats = tuple(seat for seat in back.seats if seat.name in wanted) or back.seats
+        self.roll(pool, pool.next(seats), "undo")
         pool.rejected = rejected
         return f"going back to what release {back.label} of {name} was"
 

@@ -163,12 +163,14 @@ class Head:
                 wanted = await self._rescale(model, replicas)
             except Exception as error:
                 raise CannotDo(f"{model} cannot have {replicas} replicas: {error}") from error
-            done = self._apply(replace(wanted, settings=before.settings, rollouts=before.rollouts))
+            others = tuple(seat for seat in before.seats if seat.pool != model)
+            own = tuple(seat for seat in wanted.seats if seat.pool == model)
+            done = self._apply(replace(before, seats=others + own))
         words = [
             f"{name} {', '.join(done[name])}" for name in ("added", "removed", "replacing") if done[name]
         ]
         because = f" ({why})" if why else ""
-        return f"{model} has {replicas} replicas{because}: {'; '.join(words) or 'nothing changes'}"
+        return f"{model} has {replicas} replica{'s' if replicas > 1 else ''}{because}: {'; '.join(words) or 'nothing changes'}"
 
     def trouble(self, sentence: str) -> None:
         log.warning(sentence)

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,6 +40,7 @@ from gemstead.wiring.gateway import GatewayWorkers
 from gemstead.wiring.head import Head
 from gemstead.wiring.journal import keep_log, log_file
 from gemstead.wiring.models import Stopped
+from gemstead.wiring.scale import Scaled, scaled, with_scales
 from gemstead.wiring.secrets import CannotRun
 from gemstead.wiring.wanted import Wanted
 
@@ -135,6 +136,7 @@ class Service:
         self._preparing: asyncio.Task[Wanted] | None = None
         self.batch_socket: socket.socket | None = None
         self.aside: Aside | None = None
+        self.scaled: dict[str, Scaled] = {}  # models whose replicas were set beside the file
         self._reloads: set[asyncio.Task[Any]] = set()
 
     def take_ports(self, held: ExitStack) -> None:
@@ -198,6 +200,7 @@ class Service:
             addresses=(self.gateway_url, self.admin_url),
             batch=self._batch(),
             changed=self._show,
+            rescale=self._rescaled,
         )
         token = secrets.token_urlsafe(32)
         admin = server(console(head, token))
@@ -260,12 +263,21 @@ class Service:
             log_of=self._log_of,
             stopped=self._stopped.is_set,
         )
-        wanted = await desired.desired(spec, around)
+        wanted = await desired.desired(with_scales(spec, self.scaled), around)
         port = wanted.settings.port or self.gateway_at[1]
         settings = msgspec.structs.replace(wanted.settings, port=port, aside=self.aside)
         stays = ("batch: the present settings stay until the service is restarted",)
         notes = wanted.notes + (stays if spec.batch != self.spec.batch else ())
-        return Wanted(settings, wanted.seats, notes, spec.admin.listen)
+        return replace(wanted, settings=settings, notes=notes, admin=spec.admin.listen)
+
+    async def _rescaled(self, pool: str, count: int) -> Wanted:
+        """The file as it was last read, with so many replicas of a model in the shape that they have now."""
+        self.scaled[pool] = scaled(self.spec, pool, count, self.head.wanted if self.head else None)
+        try:
+            return await self._desired(self.spec)
+        except BaseException:
+            del self.scaled[pool]
+            raise
 
     def _in_flight(self, endpoint: str) -> int:
         return self.head.gateway.in_flight(endpoint) if self.head is not None else 0
