@@ -39,6 +39,8 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
     "docker/eight-gpus": ("docker", EIGHT),
     "docker/no-gpu": ("docker", NO_GPU),
     "docker/ollama": ("docker", OLLAMA),
+    "compose/eight-gpus": ("compose", EIGHT),
+    "compose/no-gpu": ("compose", NO_GPU),
 }
 
 

@@ -26,6 +26,7 @@ class Target(Protocol):
 # Name as people type it -> module in this package. Imported when asked for.
 TARGETS: dict[str, str] = {
     "docker": "docker",
+    "compose": "compose",
 }
 
 

@@ -161,15 +161,18 @@ def _weights_stage(pool: Pool) -> Iterator[Step]:
         )
 
 
-def _health(pool: Pool) -> str:
+def health_words(pool: Pool) -> list[str]:
+    """The command whose exit code says whether the engine answers, made of what its image holds."""
     url = f"http://127.0.0.1:{ENGINE_PORT}/health"
-    tests = {
-        "llamacpp": ["curl", "--fail", "--silent", "--max-time", "4", url],
-        "ollama": ["ollama", "ps"],
-    }
-    python = ["python3", "-c", f"import urllib.request as r; r.urlopen('{url}', timeout=4)"]
-    words = tests.get(pool.setup.engine, python)
+    if pool.setup.engine == "llamacpp":
+        return ["curl", "--fail", "--silent", "--max-time", "4", url]
+    if pool.setup.engine == "ollama":
+        return ["ollama", "ps"]
+    return ["python3", "-c", f"import urllib.request as r; r.urlopen('{url}', timeout=4)"]
+
+
+def _health(pool: Pool) -> str:
     return (
         f"HEALTHCHECK --interval=10s --timeout=5s --start-period={pool.startup.allowance_s}s --retries=6 \\\n  "
-        f"CMD {json.dumps(words)}"
+        f"CMD {json.dumps(health_words(pool))}"
     )

@@ -45,9 +45,10 @@ def slim(deployment: Deployment) -> str:
         Step(
             run(
                 f"useradd --uid {USER} --gid 0 --no-create-home --home-dir {STATE} --shell /usr/sbin/nologin gemstead",
-                f"install -d -o {USER} -g 0 -m 0770 {STATE} /etc/gemstead",
+                f"install -d -o {USER} -g 0 -m 0770 {STATE} /cache /etc/gemstead",
             ),
-            "Group 0, so that platforms which choose a user of their own (OpenShift) can write there too.",
+            "Group 0, so that platforms which choose a user of their own (OpenShift) can write there too. A new volume "
+            "takes its owner from the folder that it is laid over, so /cache is here as well.",
         ),
         Step(
             "COPY --from=build /opt/gemstead /opt/gemstead",

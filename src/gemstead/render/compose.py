@@ -1,0 +1,351 @@
+"""Docker Compose: everything on one host, each engine pinned to its own cards.
+
+    callers ── gateway ── engines (no way out) ── cache volume ── models (fetches once, then ends)
+                  └── Prometheus, Alertmanager, Grafana, DCGM exporter: profile `monitoring`
+
+Engines live on a network that leads nowhere: they are reached by the gateway alone and reach nobody, so their weights
+are fetched beforehand by `models`, the one service that may go out. A replica is a service of its own, because Compose
+pins cards to services, and because the gateway wants to know each one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from gemstead.observe.alerts import RUNBOOKS
+from gemstead.render import monitoring
+from gemstead.render.because import Because
+from gemstead.render.bundle import Bundle
+from gemstead.render.deployment import ADMIN_PORT, ENGINE_PORT, GATEWAY_PORT, Deployment, Pool
+from gemstead.render.docker_engine import CACHE, CACHES, CACHES_OF, health_words
+from gemstead.render.docker_gateway import STATE
+from gemstead.render.dockerfile import USER
+from gemstead.render.gatewayfile import gateway_file
+from gemstead.render.yamltext import document
+
+SUMMARY = "one host: engines pinned to their cards, the gateway, and monitoring as a profile"
+HEAD = """Made by gemstead render compose from gemstead.yaml; change that file and render again.
+Start: docker compose up -d     With monitoring: docker compose --profile monitoring up -d"""
+# Versions that were current when this was written; each can be set in .env.
+WATCHERS = {
+    "prometheus": "prom/prometheus:v2.53.2",
+    "alertmanager": "prom/alertmanager:v0.27.0",
+    "grafana": "grafana/grafana:11.2.0",
+    "dcgm": "nvcr.io/nvidia/k8s/dcgm-exporter:3.3.8-3.6.0-ubuntu22.04",
+}
+
+
+def render(deployment: Deployment) -> Bundle:
+    """The folder of a deployment on one host."""
+    seats = list(_seats(deployment))
+    services: dict[str, Any] = {}
+    if any(pool.setup.engine != "ollama" for pool in deployment.pools):
+        services["models"] = _models(deployment)
+    for name, pool, cards in seats:
+        services[name] = _engine(pool, cards, "models" in services)
+    services["gateway"] = _gateway(deployment, [name for name, _, _ in seats])
+    services |= _watchers(deployment, [name for name, _, _ in seats])
+    compose = {
+        "name": deployment.name,
+        "services": services,
+        "networks": {
+            "outside": {},
+            "engines": {"internal": Because(True, "engines reach nobody, and only the gateway reaches them")},
+            "monitoring": {},
+        },
+        "volumes": {"state": {}, "cache": {}, "prometheus": {}, "grafana": {}},
+        "secrets": {"hf_token": {"environment": "HF_TOKEN"}} if deployment.deploy.hub_token else {},
+    }
+    urls = {
+        pool.name: [f"http://{name}:{ENGINE_PORT}" for name, of, _ in seats if of is pool]
+        for pool in deployment.pools
+    }
+    files = {
+        "compose.yaml": document({key: value for key, value in compose.items() if value}, head=HEAD),
+        "gateway/gemstead.yaml": gateway_file(deployment, urls, state_dir=STATE),
+        ".env.example": _env(deployment),
+        "README.md": _readme(deployment, seats),
+        **_monitoring(deployment, [name for name, _, _ in seats]),
+    }
+    return Bundle("compose", files, deployment.notes)
+
+
+def _seats(deployment: Deployment) -> Iterator[tuple[str, Pool, tuple[str, ...]]]:
+    """(service, pool, indices of its cards) of every replica; cards are dealt out once."""
+    card = 0
+    for pool in deployment.pools:
+        for number in range(int(pool.replicas.value)):
+            cards = tuple(str(card + one) for one in range(pool.needs.gpus))
+            card += pool.needs.gpus
+            yield f"{pool.name}-{number}", pool, cards
+
+
+def _hardened() -> dict[str, Any]:
+    return {
+        "user": f"{USER}:0",
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "tmpfs": ["/tmp"],  # noqa: S108
+        "restart": "unless-stopped",
+    }
+
+
+def _models(deployment: Deployment) -> dict[str, Any]:
+    """Fetches every checkpoint and drafter once. Made from the gateway's image, which holds the hub's client."""
+    wanted: dict[str, str | None] = {}
+    for pool in deployment.pools:
+        checkpoint = pool.setup.checkpoint
+        if pool.setup.engine != "ollama":
+            wanted[checkpoint.repo] = checkpoint.file or None
+        if pool.setup.drafter and pool.setup.engine in ("vllm", "sglang"):
+            wanted[checkpoint.drafter or pool.setup.model.assistant.repo] = None
+    program = (
+        "import pathlib\n"
+        "from huggingface_hub import snapshot_download as fetch\n"
+        "secret = pathlib.Path('/run/secrets/hf_token')\n"
+        "token = secret.read_text().strip() if secret.exists() else None\n"
+        f"for repo, file in {wanted!r}.items():\n"
+        "    fetch(repo, allow_patterns=file, token=token)\n"
+        "    print('fetched', repo, flush=True)\n"
+    )
+    return {
+        "image": Because(_gateway_image(deployment), deployment.gateway.reason),
+        **_hardened(),
+        "restart": "on-failure",
+        "entrypoint": ["/opt/gemstead/bin/python", "-c", program],
+        "environment": {"HF_HOME": CACHES["HF_HOME"], "HOME": CACHE},
+        **({"secrets": ["hf_token"]} if deployment.deploy.hub_token else {}),
+        "volumes": [f"cache:{CACHE}"],
+        "networks": ["outside"],
+    }
+
+
+def _engine(pool: Pool, cards: tuple[str, ...], fetched: bool) -> dict[str, Any]:
+    setup = pool.setup
+    environment: dict[str, Any] = {"HOME": CACHE, "USER": "gemstead"}
+    environment |= {name: CACHES[name] for name in CACHES_OF.get(setup.engine, ("HF_HOME",))}
+    if fetched and setup.engine != "ollama":
+        environment["HF_HUB_OFFLINE"] = Because(
+            "1", "`models` has fetched everything; the engine asks nobody"
+        )
+    environment |= {one.name: Because(one.value, one.reason) for one in pool.command.variables}
+    service: dict[str, Any] = {
+        "image": Because(pool.image.reference, pool.image.reason),
+        **_hardened(),
+        "entrypoint": list(pool.command.program),
+        "command": _commented(pool),
+        "environment": environment,
+        "volumes": [f"cache:{CACHE}"],
+        "networks": ["engines"],
+        "healthcheck": {
+            "test": ["CMD", *health_words(pool)],
+            "interval": "10s",
+            "timeout": "5s",
+            "retries": 6,
+            "start_period": Because(f"{pool.startup.allowance_s}s", pool.startup.reason),
+        },
+        "stop_grace_period": Because(f"{pool.drain_s.value}s", pool.drain_s.reason),
+        "shm_size": Because(f"{pool.needs.shm_gib.value}gb", pool.needs.shm_gib.reason),
+        "ulimits": {"core": Because(0, "a core file would hold prompts")},
+        **_resources(pool, cards),
+    }
+    if fetched and setup.engine != "ollama":
+        service["depends_on"] = {"models": {"condition": "service_completed_successfully"}}
+    return service
+
+
+def _commented(pool: Pool) -> list[Any]:
+    """The flags, each with its reason; its values follow it."""
+    return [
+        Because(word, flag.reason) if at == 0 else word
+        for flag in pool.command.flags
+        for at, word in enumerate(flag.words)
+    ]
+
+
+def _resources(pool: Pool, cards: tuple[str, ...]) -> dict[str, Any]:
+    limits = {
+        "cpus": Because(str(pool.needs.cpus.value), pool.needs.cpus.reason),
+        "memory": Because(f"{pool.needs.memory_gib.value}g", pool.needs.memory_gib.reason),
+    }
+    resources: dict[str, Any] = {"limits": limits}
+    if cards and pool.setup.accelerator.vendor == "nvidia":
+        devices = {
+            "driver": "nvidia",
+            "device_ids": Because(list(cards), "its cards and no others"),
+            "capabilities": ["gpu"],
+        }
+        resources["reservations"] = {"devices": [devices]}
+    found: dict[str, Any] = {"deploy": {"resources": resources}}
+    if cards and pool.setup.accelerator.vendor == "amd":
+        found["devices"] = Because(
+            ["/dev/kfd", "/dev/dri"], "ROCm's; which cards are seen is set in the environment"
+        )
+        found["group_add"] = ["video", "render"]
+    return found
+
+
+def _gateway_image(deployment: Deployment) -> str:
+    return "${GEMSTEAD_IMAGE:-" + deployment.gateway.reference + "}"
+
+
+def _gateway(deployment: Deployment, engines: list[str]) -> dict[str, Any]:
+    tls = deployment.spec.gateway.tls
+    longest = max((pool.longest_answer_s for pool in deployment.pools), default=60)
+    volumes = [f"state:{STATE}", "./gateway/gemstead.yaml:/etc/gemstead/gemstead.yaml:ro"]
+    if tls is not None:
+        paths = [tls.certificate, tls.key] + ([tls.client_ca] if tls.client_ca else [])
+        volumes += [f"{path}:{path}:ro" for path in paths]
+    address = "0.0.0.0" if tls is not None else "127.0.0.1"
+    why = (
+        "callers come over TLS" if tls is not None else "without TLS only this host may call: set gateway.tls"
+    )
+    return {
+        "image": Because(_gateway_image(deployment), deployment.gateway.reason),
+        **_hardened(),
+        "ports": [
+            Because("${GEMSTEAD_LISTEN:-" + f"{address}:{GATEWAY_PORT}" + "}" + f":{GATEWAY_PORT}", why)
+        ],
+        "volumes": volumes,
+        "networks": ["outside", "engines", "monitoring"],
+        "healthcheck": {
+            "test": [
+                "CMD",
+                "/opt/gemstead/bin/python",
+                "-c",
+                _asks(f"http://127.0.0.1:{ADMIN_PORT}/healthz"),
+            ],
+            "interval": "10s",
+            "timeout": "5s",
+            "retries": 3,
+            "start_period": "30s",
+        },
+        "stop_grace_period": Because(
+            f"{longest + 30}s", f"the longest answer may take {longest} s, and 30 s to end"
+        ),
+        "ulimits": {"core": 0, "nofile": Because(65536, "two sockets to a call")},
+        **({"depends_on": engines} if engines else {}),
+    }
+
+
+def _asks(url: str) -> str:
+    return f"import urllib.request as r; r.urlopen('{url}', timeout=4)"
+
+
+# Monitoring.
+
+
+def _watchers(deployment: Deployment, engines: list[str]) -> dict[str, Any]:
+    common = {"profiles": ["monitoring"], "networks": ["monitoring"], "restart": "unless-stopped",
+              "security_opt": ["no-new-privileges:true"], "cap_drop": ["ALL"]}  # fmt: skip
+    found: dict[str, Any] = {
+        "prometheus": {
+            "image": "${PROMETHEUS_IMAGE:-" + WATCHERS["prometheus"] + "}",
+            **common,
+            "networks": Because(["monitoring", "engines"], "engines are scraped too"),
+            "command": [
+                "--config.file=/etc/prometheus/prometheus.yml",
+                "--storage.tsdb.path=/prometheus",
+                Because(
+                    "--storage.tsdb.retention.time=30d", "a month, for the error budget's longest look back"
+                ),
+            ],
+            "volumes": ["./prometheus:/etc/prometheus:ro", "prometheus:/prometheus"],
+            "ports": ["127.0.0.1:9090:9090"],
+        },
+        "alertmanager": {
+            "image": "${ALERTMANAGER_IMAGE:-" + WATCHERS["alertmanager"] + "}",
+            **common,
+            "command": ["--config.file=/etc/alertmanager/alertmanager.yml"],
+            "volumes": ["./alertmanager:/etc/alertmanager:ro"],
+            "ports": ["127.0.0.1:9093:9093"],
+        },
+        "grafana": {
+            "image": "${GRAFANA_IMAGE:-" + WATCHERS["grafana"] + "}",
+            **common,
+            "environment": {
+                "GF_SECURITY_ADMIN_PASSWORD": "${GRAFANA_PASSWORD:?set GRAFANA_PASSWORD in .env}",
+                "GF_ANALYTICS_REPORTING_ENABLED": "false",
+            },
+            "volumes": [
+                "grafana:/var/lib/grafana",
+                "./grafana/provisioning:/etc/grafana/provisioning:ro",
+                "./grafana/dashboards:/var/lib/grafana/dashboards:ro",
+            ],
+            "ports": ["127.0.0.1:3000:3000"],
+        },
+    }
+    if any(pool.setup.accelerator.vendor == "nvidia" for pool in deployment.pools):
+        devices = {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+        found["dcgm"] = {
+            "image": "${DCGM_IMAGE:-" + WATCHERS["dcgm"] + "}",
+            **common,
+            "cap_add": Because(["SYS_ADMIN"], "profiling counters need it; without it they are missing"),
+            "deploy": {"resources": {"reservations": {"devices": [devices]}}},
+        }
+    return found
+
+
+def _monitoring(deployment: Deployment, engines: list[str]) -> dict[str, str]:
+    jobs = {"gemstead": [f"gateway:{ADMIN_PORT}"]}
+    scraped = {
+        f"{pool.name}-{n}"
+        for pool in deployment.pools
+        if pool.setup.engine != "ollama"
+        for n in range(int(pool.replicas.value))
+    }
+    if scraped:
+        jobs["engines"] = [f"{name}:{ENGINE_PORT}" for name in engines if name in scraped]
+    if any(pool.setup.accelerator.vendor == "nvidia" for pool in deployment.pools):
+        jobs["dcgm"] = ["dcgm:9400"]
+    found = {
+        "prometheus/prometheus.yml": monitoring.prometheus(jobs, "alertmanager:9093"),
+        "prometheus/alerts.yaml": monitoring.alerts(str(deployment.deploy.options.get("runbooks", RUNBOOKS))),
+        "alertmanager/alertmanager.yml": monitoring.alertmanager(),
+    }
+    return found | {
+        f"grafana/{path}": text for path, text in monitoring.grafana("http://prometheus:9090").items()
+    }
+
+
+def _env(deployment: Deployment) -> str:
+    token = (
+        "# Token of the model hub, as deploy.hub_token says:\nHF_TOKEN=\n"
+        if deployment.deploy.hub_token
+        else ""
+    )
+    return f"""# Copy to .env and fill in. To start, only the profile `monitoring` needs something: GRAFANA_PASSWORD.
+{token}# Password of Grafana's user `admin`:
+GRAFANA_PASSWORD=
+# Where callers connect, `address:port` of this host:
+# GEMSTEAD_LISTEN=127.0.0.1:4367
+"""
+
+
+def _readme(deployment: Deployment, seats: list[tuple[str, Pool, tuple[str, ...]]]) -> str:
+    rows = "\n".join(
+        f"| `{name}` | {pool.setup.model.title} | {', '.join(cards) or 'processor'} | `{pool.setup.checkpoint.repo}` |"
+        for name, pool, cards in seats
+    )
+    return f"""# {deployment.name} on one host
+
+Made by `gemstead render compose`.
+
+| service | model | cards | weights |
+|---|---|---|---|
+{rows}
+
+```console
+$ cp .env.example .env                                # then fill it in
+$ docker compose up -d                                # fetches the models once, then starts everything
+$ docker compose exec gateway gemstead keys create    # shows the key once
+$ docker compose exec gateway gemstead check          # a dozen real requests
+$ docker compose --profile monitoring up -d           # Grafana on 127.0.0.1:3000
+```
+
+Change: render again, look at `gemstead diff compose`, then `docker compose up -d`. Back: check the old files out and
+`docker compose up -d`. Remove: `docker compose --profile monitoring down`; with `--volumes` also keys, records and
+weights.
+"""
