@@ -98,7 +98,6 @@ def test_thinking_stays_outside_the_answer(client, ask):
     assert "capital of Peru" in message.model_extra["reasoning_content"]
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="llama.cpp does not hold back half a mark")
 def test_a_thought_cut_short_stays_outside_the_answer(client, ask):
     ask["max_tokens"] = 2
     body = {"chat_template_kwargs": {"enable_thinking": True}}
@@ -124,9 +123,6 @@ def test_the_responses_api_whole_and_streamed(client, service):
     assert "".join(pieces) == events[-1].response.output_text == ANSWER
 
 
-@pytest.mark.xfail(
-    strict=True, reason="llama.cpp's events lack output_index, which the client's helper needs"
-)
 def test_the_responses_stream_helper(client, service):
     with client.responses.stream(model=service.model, input="ping") as stream:
         assert stream.get_final_response().output_text == "pong"

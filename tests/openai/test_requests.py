@@ -82,7 +82,25 @@ def test_null_is_as_good_as_absent(name):
 
 
 def test_a_field_that_nobody_knows_is_no_error():
-    assert chat(chat_template_kwargs={"enable_thinking": True}, guided_json={"a": [1, {}]}) == chat()
+    assert chat(chat_template_kwargs={"a": True}, guided_json={"a": [1, {}]}) == chat()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, (None, False)),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, (True, False)),
+        ({"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "high"}, (False, False)),
+        ({"chat_template_kwargs": ["enable_thinking"]}, (None, False)),
+        ({"chat_template_kwargs": {"enable_thinking": "yes"}}, (None, False)),
+        ({"reasoning_effort": "none"}, (False, True)),
+        ({"reasoning_effort": "medium"}, (True, True)),
+        ({"reasoning_effort": None, "chat_template_kwargs": None}, (None, False)),
+    ],
+)
+def test_what_a_request_says_of_thinking(fields, said):
+    asked = chat(**fields)
+    assert (asked.thinking, asked.by_effort) == said
 
 
 def test_the_last_of_two_equal_keys_counts_as_in_every_json_reader():

@@ -70,4 +70,5 @@ def launch(
         api_key=api_key,
         start_s=replica.start_s,
         demonstration=model.demonstration,
+        thinking=replica.thinking,
     )

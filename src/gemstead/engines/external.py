@@ -23,7 +23,7 @@ CAPABILITIES = frozenset(
     | {"/tokenize"}
 )  # unknown until asked: everything is passed on, and the engine's own 404 is the answer
 # Whatever it is: thoughts are looked for under either name, and left marks are taken away, where a call may think.
-DIALECT = Dialect(reasoning="reasoning", thinks=None, marks=True)
+DIALECT = Dialect(reasoning="reasoning", marks=True)
 FATAL: tuple[str, ...] = ()
 LOG_PATTERNS: reading.Patterns = ()
 

@@ -21,6 +21,7 @@ from gemstead.plan.placement import Placement
 from gemstead.plan.values import Card, Launch, Replica
 from gemstead.refused import Reason, Refused
 
+UNTOLD = ("ollama", "tgi", "tensorrt_llm")  # no option says whether they think by default
 BY_UUID = ("llamacpp", "ollama", "transformers")
 ANYWHERE = "0.0.0.0"  # inside a container only
 
@@ -100,6 +101,8 @@ def start(
         afterwards=tuple((*_program(command, installed), *words[1:]) for words in said.afterwards),
         loads=said.loads,
         kv_tokens=replica.kv_tokens,
+        thinking=replica.thinking,
+        thinking_set=replica.engine not in UNTOLD,
         engine_version=setup.version,
     )
 

@@ -49,7 +49,7 @@ CAPABILITIES = frozenset(
 
 # Run with build 11549, 2026-11-21: whole answers that end inside a thought leak its mark, and Responses events lack
 # their indexes. Thinking is on by default; ours are started with it said either way.
-DIALECT = Dialect(thinks=None, marks=True, indexes=False)
+DIALECT = Dialect(thinks=True, marks=True, indexes=False)
 
 # The most telling first: an unknown architecture is also "failed to load".
 FATAL = ("architecture", "corrupt", "missing", "memory", "port", "projector", "load")

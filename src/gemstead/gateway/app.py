@@ -26,7 +26,7 @@ from gemstead.gateway.figures import Figures
 from gemstead.gateway.heads import Heads
 from gemstead.gateway.keyring import Keyring
 from gemstead.gateway.settings import Aside, GatewaySettings, Pool
-from gemstead.gateway.upstream import Line
+from gemstead.gateway.upstream import Line, dialect_of
 from gemstead.ledger.audit import AuditRecord, PromptHasher
 from gemstead.openai import errors, models
 from gemstead.openai.requests import ROUTES
@@ -113,6 +113,8 @@ class Gateway:
                 bounds = self.settings.bounds
                 line = Line(facts, self.settings.deadlines.upstream_idle_s, bounds.upstream_idle)
             line.idle_s = self.settings.deadlines.upstream_idle_s
+            if line.facts.engine != facts.engine:
+                line.dialect = dialect_of(facts.engine)
             endpoint.facts = line.facts = facts
             endpoints[facts.name], lines[facts.name] = endpoint, line
         for line in self.lines.values():

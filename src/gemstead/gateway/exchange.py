@@ -24,7 +24,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from gemstead.gateway.reply import CHUNKED, UNSENT, Reply
-from gemstead.openai import errors
+from gemstead.openai import errors, evening
 from gemstead.openai.meter import Meter, usage_of
 from gemstead.openai.requests import ROUTES, Request, parse
 from gemstead.openai.rewrite import with_model
@@ -60,6 +60,7 @@ LEDGER_AWAY = (
 COMMENT = b": keep-alive\n\n"
 TO_END = -2  # of upstream.framing
 REASON_MOST = 500  # characters
+WHOLE = -4  # an answer that is put right in one piece
 REFRAMED = -3  # beside upstream.framing: chunked, but not as the engine cut it
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -76,6 +77,8 @@ class Exchange(Reply):
     up: UpstreamConnection | None = None
     connecting: asyncio.Task[None] | None = None
     whole: list[bytes] | None = None
+    need: evening.Needed | None = None  # what this call needs because of its engine's dialect
+    evened: evening.Stream | None = None
     raw = False  # the engine's chunk framing goes to the client as it is
     done = False
     passing = False  # to the process beside the gateway (passage.py)
@@ -226,6 +229,13 @@ class Exchange(Reply):
         body = self.body
         if facts.served_model and facts.served_model != self.request.model and self.request.model:
             body = with_model(body, facts.served_model)
+        self.need = None
+        if (dialect := up.line.dialect) is not None:
+            self.need = need = evening.needed(
+                dialect, self.path, self.request, facts.thinking, facts.thinking_set
+            )
+            if need is not None:
+                body = evening.request_for(body, need)
         head = b"POST %s%s HTTP/1.1\r\n%scontent-length: %d\r\nx-request-id: %s\r\n%s\r\n" % (
             facts.base_path.encode(),
             self.url,
@@ -248,7 +258,7 @@ class Exchange(Reply):
     ) -> None:
         """The engine has answered: relay its head, or see whether another endpoint does better."""
         self.body_bytes = 0  # of the answer from here on
-        self.whole = self.meter = None
+        self.whole = self.meter = self.evened = None
         if status >= 400:
             if status in TRY_ANOTHER and self.may_try_another() and self.has_another():
                 up.drop()
@@ -262,8 +272,12 @@ class Exchange(Reply):
         assert self.request is not None
         if self.request.stream and content.startswith(b"text/event-stream"):
             self.meter = Meter(self.dialect)
+            if self.need is not None and self.need.stream:
+                self.evened = evening.Stream(self.need)
         else:
             self.whole = []
+            if self.need is not None and self.need.whole and status == 200:
+                length = WHOLE  # it is put right in one piece, so it waits for its end
         # The head waits for the first piece of the body: until then another engine can take over.
         self.answer = (status, content, length)
 
@@ -275,6 +289,8 @@ class Exchange(Reply):
         """A whole answer in one read: the usual end of a call that does not stream. Says head, body, end at once."""
         self.up = None
         self.meter = None
+        if self.need is not None and self.need.whole:
+            body = evening.whole(body, self.need)
         self.whole = [body]
         self.record.bytes_out += len(body)
         self.send_head(200, content, len(body))
@@ -284,15 +300,18 @@ class Exchange(Reply):
     def open_answer(self) -> None:
         """The first piece is here: there is no way back to another engine."""
         status, content, length = self.answer
+        if length == WHOLE:
+            return
         if self.framing == UNSENT:
             # A stream may still need an error event or an end of its own, so its length is never promised.
             self.send_head(status, content, length if length >= 0 and self.meter is None else None)
-        self.raw = length == -1 and self.framing == CHUNKED
+        self.raw = length == -1 and self.framing == CHUNKED and self.evened is None
 
     def reframe(self) -> None:
         """A chunk is too large to be held back: from now on the client's chunks are ours."""
         self.raw = False
-        self.answer = (*self.answer[:2], REFRAMED)
+        if self.answer[2] != WHOLE:
+            self.answer = (*self.answer[:2], REFRAMED)
 
     def upstream_body(self, data: bytes, payload: bytes) -> None:
         """Relay one read. `data` is what came, whole chunks with their framing; `payload` is without it."""
@@ -307,6 +326,8 @@ class Exchange(Reply):
             self.gate.figures.gap(now - self.last_at)
         self.last_at = now
         if (meter := self.meter) is not None:
+            if self.evened is not None and not (payload := self.evened.feed(payload)):
+                return
             meter.feed(payload)
         elif self.whole is not None and (self.body_bytes < WHOLE_MOST or self.status >= 400):
             self.whole.append(payload)
@@ -317,9 +338,28 @@ class Exchange(Reply):
                     self.answer_engine_error()
                 return
         self.overdue_at = min(now + self.gate.settings.deadlines.between_tokens_s, self.total_at)
+        if self.answer[2] == WHOLE and not self.end_of_patience():
+            return
         out = data if self.raw else self.framed(payload)
         self.record.bytes_out += len(payload)
         self.say(out)
+
+    def end_of_patience(self) -> bool:
+        """Whether an answer that waits for its end has become too large to wait: it goes out as it is, in pieces."""
+        if self.body_bytes < WHOLE_MOST:
+            return False
+        self.answer = (*self.answer[:2], REFRAMED)
+        self.open_answer()
+        for piece in (self.whole or [])[:-1]:  # the last one is on its way
+            self.say(self.framed(piece))
+        return True
+
+    def relay_rest(self, rest: bytes) -> None:
+        """What was held back of a stream that has ended."""
+        if self.meter is not None:
+            self.meter.feed(rest)
+        self.record.bytes_out += len(rest)
+        self.say(self.framed(rest))
 
     def upstream_done(self, up: UpstreamConnection) -> None:
         """The engine's answer is complete."""
@@ -329,6 +369,11 @@ class Exchange(Reply):
             return
         if self.first_at == 0.0:
             self.open_answer()
+        if self.answer[2] == WHOLE:
+            self.upstream_whole(self.answer[1], b"".join(self.whole or ()))
+            return
+        if self.evened is not None and (rest := self.evened.close()):
+            self.relay_rest(rest)
         outcome, ok = "served", True
         if (meter := self.meter) is not None:
             gap = b"" if self.at_boundary() else b"\n\n"
@@ -511,6 +556,8 @@ class Exchange(Reply):
             extra = b""
             if (wait := self.answer[1]).isdigit():
                 extra = b"\r\nretry-after: " + wait
+            elif status in (429, 503):  # vLLM sends none
+                extra = b"\r\nretry-after: 1"
             self.send_whole(
                 status, errors.from_engine(status, raw, self.dialect, call_id) or raw, extra=extra
             )

@@ -20,6 +20,8 @@ from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from gemstead.engines import ENGINES
+from gemstead.openai.dialect import Dialect
 from gemstead.traffic.endpoint import EndpointFacts
 
 if TYPE_CHECKING:
@@ -324,13 +326,21 @@ def framing(status: int, headers: dict[bytes, bytes]) -> int:
     return int(length)
 
 
+def dialect_of(engine: str) -> Dialect | None:
+    """How an engine departs from what callers see; None: not at all, or nobody knows the engine."""
+    adapter = ENGINES.get(engine)
+    dialect: Dialect | None = None if adapter is None else adapter.DIALECT
+    return None if dialect is None or dialect.plain else dialect
+
+
 class Line:
     """The connections to one endpoint."""
 
-    __slots__ = ("context", "facts", "idle", "idle_s", "most", "prefix")
+    __slots__ = ("context", "dialect", "facts", "idle", "idle_s", "most", "prefix")
 
     def __init__(self, facts: EndpointFacts, idle_s: float, most: int) -> None:
         self.facts = facts
+        self.dialect = dialect_of(facts.engine)
         self.idle: deque[UpstreamConnection] = deque()  # the freshest at the right
         self.idle_s = idle_s
         self.most = most

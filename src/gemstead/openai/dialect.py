@@ -19,7 +19,7 @@ class Dialect:
         "reasoning_content"  # the field in which it puts thoughts, and takes those of earlier turns
     )
     thinking: str = "kwargs"  # where a request tells it to think: "kwargs" (the chat template's) or "effort"
-    thinks: bool | None = False  # what it does when nothing is said; None: not known, so it is always told
+    thinks: bool = False  # whether it thinks when neither its start nor a request says so
     marks: bool = False  # marks of the model's own, such as `<|channel>`, may leak into `content`
     indexes: bool = True  # its Responses events carry `output_index` and `content_index`
     done: bool = True  # its streams end with `[DONE]`

@@ -43,6 +43,8 @@ class Request(msgspec.Struct, gc=False):
     most_output: int | None = None  # tokens per answer; None: the client set no bound
     answers: int = 1
     include_usage: bool = False  # the client asked for a usage event at the end of its stream
+    thinking: bool | None = None  # what a chat says of it; None: nothing
+    by_effort: bool = False  # it said so by `reasoning_effort` alone, which not every engine reads
 
     @property
     def images(self) -> bool:
@@ -67,6 +69,8 @@ class _Chat(msgspec.Struct, gc=False):
     max_tokens: int | float | None = None
     n: int | float | None = None
     stream_options: _StreamOptions | None = None
+    chat_template_kwargs: Raw = _NOTHING
+    reasoning_effort: Raw = _NOTHING
 
 
 class _Completion(msgspec.Struct, gc=False):
@@ -109,6 +113,11 @@ class _Tokenize(msgspec.Struct, gc=False):  # vLLM: prompt or messages, tokens; 
     tokens: Raw = _NOTHING
 
 
+class _Template(msgspec.Struct, gc=False):
+    enable_thinking: object = None
+
+
+_template = msgspec.json.Decoder(_Template).decode
 _chat = msgspec.json.Decoder(_Chat).decode
 _completion = msgspec.json.Decoder(_Completion).decode
 _responses = msgspec.json.Decoder(_Responses).decode
@@ -150,7 +159,23 @@ def _read_chat(body: bytes) -> Request:
         most,
         _answers(asked.n),
         options is not None and options.include_usage is True,
+        *_thinking(asked.chat_template_kwargs, asked.reasoning_effort),
     )
+
+
+def _thinking(template: Raw, effort: Raw) -> tuple[bool | None, bool]:
+    """What a chat says of thinking, and whether it says it by its effort alone."""
+    told, said = bytes(template), bytes(effort)
+    if told and b"enable_thinking" in told:
+        try:
+            thinks = _template(told).enable_thinking
+        except msgspec.ValidationError:  # no object: the engine says what it thinks of that
+            thinks = None
+        if isinstance(thinks, bool):
+            return thinks, False
+    if said and said != b"null":
+        return said not in (b'"none"', b'"minimal"'), True
+    return None, False
 
 
 def _read_completion(body: bytes) -> Request:

@@ -129,6 +129,8 @@ class Launch:
     ] = ()  # commands to run once it listens (Ollama makes its model then)
     loads: tuple[tuple[str, dict[str, object]], ...] = ()  # requests to send once it is ready: path and body
     kv_tokens: int = 0  # that the plan expects its cache to hold; 0: not worked out
+    thinking: bool = False  # whether the model thinks when a request does not say
+    thinking_set: bool = True  # the engine is started so; Ollama has to be told in each request
     engine_version: str = ""  # "0.32.0"; empty: the one that Gemstead brings, or not known
 
 

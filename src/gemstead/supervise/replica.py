@@ -113,6 +113,8 @@ class Replica:
             api_key=self.launch.api_key,
             ready=self.state is not None and self.state.takes_calls,
             draining=self.phase is Phase.DRAINING,
+            thinking=self.launch.thinking,
+            thinking_set=self.launch.thinking_set,
         )
 
     def describe(self) -> dict[str, object]:

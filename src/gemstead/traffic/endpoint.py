@@ -65,6 +65,8 @@ class EndpointFacts(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str = ""  # what the engine wants as bearer token; never shown
     ready: bool = True
     draining: bool = False
+    thinking: bool = False  # whether the model thinks when a request does not say
+    thinking_set: bool = False  # the engine was started so; else a request has to be told
 
     def __repr__(self) -> str:
         return f"EndpointFacts({self.name} {self.pool} {self.host}:{self.port} ready={self.ready})"
