@@ -173,6 +173,7 @@ class Exchange(Reply):
             prompt_tokens=tokens,
             most_tokens=tokens_to_hold(tokens, request.most_output),
             prefix=chain(request.prompt) if several else (),
+            streams=request.stream,
         )
 
     def another(self) -> None:
@@ -319,11 +320,13 @@ class Exchange(Reply):
         if self.first_at == 0.0:
             self.first_at = now
             assert self.endpoint is not None and self.call is not None
-            self.gate.picker.first_token(self.endpoint, self.call)
+            self.gate.picker.first_token(self.endpoint, self.call, now)
             if self.status < 400:
                 self.open_answer()
         elif self.meter is not None:
             self.gate.figures.gap(now - self.last_at)
+            if self.endpoint is not None:
+                self.endpoint.heard_at = now
         self.last_at = now
         if (meter := self.meter) is not None:
             if self.evened is not None and not (payload := self.evened.feed(payload)):
@@ -613,7 +616,8 @@ class Exchange(Reply):
             self.say(b"")
         self.count_tokens()
         if self.call is not None and self.endpoint is not None:
-            gate.picker.settle(self.endpoint, self.call, ok=ok, now=now)
+            tokens, cached = (record.output_tokens, record.cached_tokens) if record.tokens_from else (-1, -1)
+            gate.picker.settle(self.endpoint, self.call, ok, now, tokens, cached)
         if self.hold is not None:
             self.hold.settle(record.prompt_tokens + record.output_tokens, now)
         gate.running.discard(self)
