@@ -22,7 +22,9 @@ LOOK_S = 0.5
 PATIENCE_S = 60.0  # for a service that is being restarted
 SPARE_S = 86_400.0  # beyond the window, for answers to be fetched
 ENDED = ("completed", "failed", "expired", "cancelled")
-FORM = "is no line of a batch: a JSON object with `custom_id`, `method`, `url` and `body`"
+FORM = (
+    "is no line of a batch: a JSON object with `custom_id`, `method`, `url` and `body`"
+)
 WORDS = ("list", "show", "follow", "cancel")
 
 
@@ -36,19 +38,38 @@ def add(subparsers: Any) -> None:
         usage="gemstead batch FILE [-o OUT] [--model MODEL] [--detach]\n"
         "       gemstead batch list | show ID | follow ID [-o OUT] | cancel ID",
     )
-    parser.add_argument("what", metavar="FILE", help="the requests; `-` reads standard input")
+    parser.add_argument(
+        "what", metavar="FILE", help="the requests; `-` reads standard input"
+    )
     parser.add_argument("batch_id", nargs="?", metavar="ID")
     parser.add_argument(
-        "-o", "--output", metavar="OUT", help="where answers go (default: FILE.answers.jsonl)"
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="where answers go (default: FILE.answers.jsonl)",
     )
     parser.add_argument("-m", "--model", help="ask this model in every line")
-    parser.add_argument("--window", default="24h", help="time until unanswered lines expire (default: 24h)")
-    parser.add_argument("--detach", action="store_true", help="order it and do not wait")
-    parser.add_argument("--follow", action="store_true", help="wait for the end (default)")
     parser.add_argument(
-        "--usd-hour", type=float, metavar="USD", help="what the hardware costs an hour, for the report"
+        "--window",
+        default="24h",
+        help="time until unanswered lines expire (default: 24h)",
     )
-    parser.add_argument("--url", help="another service, such as http://host:4367 (key in GEMSTEAD_API_KEY)")
+    parser.add_argument(
+        "--detach", action="store_true", help="order it and do not wait"
+    )
+    parser.add_argument(
+        "--follow", action="store_true", help="wait for the end (default)"
+    )
+    parser.add_argument(
+        "--usd-hour",
+        type=float,
+        metavar="USD",
+        help="what the hardware costs an hour, for the report",
+    )
+    parser.add_argument(
+        "--url",
+        help="another service, such as http://host:4367 (key in GEMSTEAD_API_KEY)",
+    )
     add_common(parser)
     parser.set_defaults(run=run)
 
@@ -57,16 +78,17 @@ def run(args: argparse.Namespace) -> int:
     if args.what in WORDS:
         if args.what != "list" and not args.batch_id:
             raise Trouble(
-                f"say which: gemstead batch {args.what} ID (`gemstead batch list` shows them)", code=USAGE
+                f"say which: gemstead batch {args.what} ID (`gemstead batch list` shows them)",
+                code=USAGE,
             )
         with _service(args, life_s=3600.0) as service:
-            return {"list": _list, "show": _show, "follow": _follow, "cancel": _cancel}[args.what](
-                service, args
-            )
+            return {"list": _list, "show": _show, "follow": _follow, "cancel": _cancel}[
+                args.what
+            ](service, args)
     if args.batch_id:
         raise Trouble(f"one file at a time: what is {args.batch_id!r}?", code=USAGE)
     requests = _requests(args)
-    with _service(args, life_s=_seconds(args.window) + SPARE_S, keep=True) as service:
+    with _service(args, life_s=_seconds(args.window) + SPARE_S) as service:
         batch = service.order(requests, Path(args.what).name, args.window)
         if args.detach:
             _print(batch, args, f"ordered: {batch['id']}\n{_ways(batch['id'])}")
@@ -77,7 +99,9 @@ def run(args: argparse.Namespace) -> int:
 def _seconds(window: str) -> float:
     unit = {"m": 60.0, "h": 3600.0, "d": 86_400.0}.get(window[-1:], 0.0)
     if not unit or not window[:-1].isdigit():
-        raise Trouble(f"--window {window}: write a time such as 24h, 90m or 3d", code=USAGE)
+        raise Trouble(
+            f"--window {window}: write a time such as 24h, 90m or 3d", code=USAGE
+        )
     return int(window[:-1]) * unit
 
 
@@ -88,7 +112,11 @@ def _requests(args: argparse.Namespace) -> bytes:
         Trouble: it cannot be read, or a line is no JSON object.
     """
     try:
-        content = sys.stdin.buffer.read() if args.what == "-" else Path(args.what).read_bytes()
+        content = (
+            sys.stdin.buffer.read()
+            if args.what == "-"
+            else Path(args.what).read_bytes()
+        )
     except OSError as error:
         raise Trouble(f"{args.what}: {error.strerror or error}", code=USAGE) from None
     return content if args.model is None else with_model(content, args.model, args.what)
@@ -124,8 +152,12 @@ class Service:
 
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.url = url
+        self.needed = False  # the key, by a batch that goes on
         self._http = httpx2.Client(
-            base_url=url, headers=headers, trust_env=False, timeout=httpx2.Timeout(600.0, connect=10.0)
+            base_url=url,
+            headers=headers,
+            trust_env=False,
+            timeout=httpx2.Timeout(600.0, connect=10.0),
         )
 
     def order(self, requests: bytes, name: str, window: str) -> dict[str, Any]:
@@ -138,9 +170,23 @@ class Service:
                 f"{name}: its first line {FORM}",
                 code=USAGE,
             ) from None
-        file = self.ask("POST", "/v1/files", files={"file": (name, requests)}, data={"purpose": "batch"})
-        wanted = {"input_file_id": file["id"], "endpoint": endpoint, "completion_window": window}
-        return self.ask("POST", "/v1/batches", json=wanted)
+        file = self.ask(
+            "POST",
+            "/v1/files",
+            files={"file": (name, requests)},
+            data={"purpose": "batch"},
+        )
+        wanted = {
+            "input_file_id": file["id"],
+            "endpoint": endpoint,
+            "completion_window": window,
+        }
+        self.needed = True  # also when the answer gets lost
+        try:
+            return self.ask("POST", "/v1/batches", json=wanted)
+        except Trouble as trouble:
+            self.needed = isinstance(trouble, Away)
+            raise
 
     def ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
         """The JSON that the service answers.
@@ -156,7 +202,10 @@ class Service:
 
         draft = path.with_name(path.name + ".part")
         try:
-            with self._http.stream("GET", f"/v1/files/{file_id}/content") as answer, draft.open("wb") as out:
+            with (
+                self._http.stream("GET", f"/v1/files/{file_id}/content") as answer,
+                draft.open("wb") as out,
+            ):
                 if answer.status_code != 200:
                     raise Trouble(_refusal(answer.status_code, answer.read()))
                 for piece in answer.iter_bytes():
@@ -184,7 +233,9 @@ class Service:
         try:
             answer = self._http.request(method, path, **more)
         except httpx2.HTTPError as error:
-            raise Away(f"nothing answers at {self.url}: {error or type(error).__name__}") from None
+            raise Away(
+                f"nothing answers at {self.url}: {error or type(error).__name__}"
+            ) from None
         if answer.status_code in (502, 503):
             raise Away(_refusal(answer.status_code, answer.content))
         if answer.status_code >= 400:
@@ -205,7 +256,7 @@ def _refusal(status: int, body: bytes) -> str:
 
 
 @contextmanager
-def _service(args: argparse.Namespace, *, life_s: float, keep: bool = False) -> Iterator[Service]:
+def _service(args: argparse.Namespace, *, life_s: float) -> Iterator[Service]:
     """The service that the options mean. A key that is made here is revoked at the end, unless a batch needs it."""
     import os
 
@@ -227,16 +278,17 @@ def _service(args: argparse.Namespace, *, life_s: float, keep: bool = False) -> 
     store = open_keys(folder.keys, secret_at(folder.pepper))
     now = time.time()
     grant = Grant(
-        app="gemstead batch", user=os.environ.get("USER", ""), note="gemstead batch", expires=now + life_s
+        app="gemstead batch",
+        user=os.environ.get("USER", ""),
+        note="gemstead batch",
+        expires=now + life_s,
     )
     minted = store.create(grant, now=now)
+    service = Service(card.gateway, minted.secret)
     try:
-        yield Service(card.gateway, minted.secret)
-    except Trouble:
-        keep = False
-        raise
+        yield service
     finally:
-        if not keep:
+        if not service.needed:
             store.revoke(minted.key.key_id, now=time.time())
 
 
@@ -251,18 +303,28 @@ def _watch(service: Service, batch_id: str, args: argparse.Namespace) -> int:
         print(f"\n{batch_id} goes on without you.\n{_ways(batch_id)}", file=sys.stderr)
         return 130
     except Away as away:
-        raise Trouble(f"{away}\n{batch_id} goes on when the service does.\n{_ways(batch_id)}") from None
+        raise Trouble(
+            f"{away}\n{batch_id} goes on when the service does.\n{_ways(batch_id)}"
+        ) from None
     files = _fetch(service, batch, args)
     report = cost(batch, args.usd_hour)
-    _print(
-        {**batch, "files": files, "cost": report}, args, said(batch, report, files)
+    _print({**batch, "files": files, "cost": report}, args, said(batch, report, files))
+    return (
+        0
+        if batch["status"] == "completed" and not batch["request_counts"]["failed"]
+        else 1
     )
-    return 0 if batch["status"] == "completed" and not batch["request_counts"]["failed"] else 1
 
 
 def _progress(service: Service, batch_id: str) -> dict[str, Any]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     columns = (
@@ -272,15 +334,20 @@ def _progress(service: Service, batch_id: str) -> dict[str, Any]:
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task(batch_id, total=None, note="")
         while True:
             batch = service.batch(batch_id)
             counts = batch["request_counts"]
             done = counts["completed"] + counts["failed"]
-            note = (batch.get("gemstead") or {}).get("paused") or batch["status"].replace("_", " ")
+            note = (batch.get("gemstead") or {}).get("paused") or batch[
+                "status"
+            ].replace("_", " ")
             bar.update(task, total=counts["total"] or None, completed=done, note=note)
             if batch["status"] in ENDED:
+                service.needed = False
                 return batch
             time.sleep(LOOK_S)
 
@@ -292,9 +359,14 @@ def _ways(batch_id: str) -> str:
     )
 
 
-def _fetch(service: Service, batch: dict[str, Any], args: argparse.Namespace) -> dict[str, str]:
+def _fetch(
+    service: Service, batch: dict[str, Any], args: argparse.Namespace
+) -> dict[str, str]:
     """Where answers and errors were written."""
-    named = args.output or f"{batch['id'] if args.what in (*WORDS, '-') else args.what}.answers.jsonl"
+    named = (
+        args.output
+        or f"{batch['id'] if args.what in (*WORDS, '-') else args.what}.answers.jsonl"
+    )
     files = {}
     if batch["output_file_id"]:
         service.bytes_of(batch["output_file_id"], Path(named))
@@ -311,18 +383,24 @@ def cost(batch: dict[str, Any], usd_hour: float | None) -> dict[str, Any]:
     which is the most it can have cost, since others may have used the model beside it."""
     usage = batch.get("usage") or {}
     began = batch.get("in_progress_at") or 0
-    ended = next((batch[f"{status}_at"] for status in ENDED if batch.get(f"{status}_at")), began)
+    ended = next(
+        (batch[f"{status}_at"] for status in ENDED if batch.get(f"{status}_at")), began
+    )
     seconds = max(0, (batch.get("finalizing_at") or ended) - began) if began else 0
     report: dict[str, Any] = {
         "input_tokens": usage.get("input_tokens", 0),
-        "cached_tokens": (usage.get("input_tokens_details") or {}).get("cached_tokens", 0),
+        "cached_tokens": (usage.get("input_tokens_details") or {}).get(
+            "cached_tokens", 0
+        ),
         "output_tokens": usage.get("output_tokens", 0),
         "seconds": seconds,
     }
     if usd_hour is not None:
         report["usd_at_most"] = round(usd_hour * max(seconds, 1) / 3600, 6)
         if report["output_tokens"]:
-            report["usd_per_million_output"] = round(report["usd_at_most"] / report["output_tokens"] * 1e6, 4)
+            report["usd_per_million_output"] = round(
+                report["usd_at_most"] / report["output_tokens"] * 1e6, 4
+            )
     return report
 
 
@@ -346,7 +424,9 @@ def said(batch: dict[str, Any], report: dict[str, Any], files: dict[str, str]) -
     if "usd_at_most" in report:
         each = report.get("usd_per_million_output")
         more = f", {each:,.2f} USD per million tokens out" if each is not None else ""
-        lines.append(f"cost: at most {report['usd_at_most']:,.4f} USD of hardware{more}")
+        lines.append(
+            f"cost: at most {report['usd_at_most']:,.4f} USD of hardware{more}"
+        )
     lines += [f"{what}: {path}" for what, path in files.items()]
     return "\n".join(lines)
 
@@ -387,10 +467,16 @@ def _list(service: Service, args: argparse.Namespace) -> int:
         counts = batch["request_counts"]
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(batch["created_at"]))
         figures = (str(counts[name]) for name in ("completed", "failed", "total"))
-        rows.append((batch["id"], batch["status"], *figures, batch["model"] or "-", when))
+        rows.append(
+            (batch["id"], batch["status"], *figures, batch["model"] or "-", when)
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(
+                cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+            ).rstrip()
+        )
     return 0
 
 
