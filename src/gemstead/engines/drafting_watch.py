@@ -13,8 +13,7 @@ least `LEAST_DRAFTED` tokens drafted:
   start of the watch while the load did not grow: with many requests at once drafting costs more than it brings.
 
 It never raises a depth: the planner chose the highest that pays. A decision is applied by a restart, so after one
-nothing
-is decided for `SETTLE_S`, and each needs two windows in a row. The bounds are ours. Shares are from 0 to 1.
+nothing is decided for `SETTLE_S`, and each needs two windows in a row. The bounds are ours. Shares are from 0 to 1.
 """
 
 from __future__ import annotations

@@ -228,8 +228,11 @@ class Exchange(Reply):
         self.up = up
         facts = endpoint.facts
         body = self.body
-        if facts.served_model and facts.served_model != self.request.model and self.request.model:
-            body = with_model(body, facts.served_model)
+        known = facts.served_model
+        if gate.adapters:
+            known = gate.adapters.get(self.request.model.casefold(), known)
+        if known and known != self.request.model and self.request.model:
+            body = with_model(body, known)
         self.need = None
         if (dialect := up.line.dialect) is not None:
             self.need = need = evening.needed(

@@ -49,6 +49,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     aliases: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()  # LoRA adapters of the model; callers name them like models
     created: int = 0  # Unix seconds, for /v1/models
     owned_by: str = "google"
     context_tokens: int = 0  # longest prompt plus answer; 0: unknown, or what the endpoints say
@@ -86,6 +87,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     tls: Tls | None = None
     aside: Aside | None = None
     cors_origins: tuple[str, ...] = ()
+    wake_s: float = 120.0  # longest time that a call waits for a model that sleeps
     retries: int = 2  # further endpoints tried before the first byte
 
     def __repr__(self) -> str:  # holds secrets

@@ -142,10 +142,12 @@ def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
 def _pool(model: ModelSpec, spec: Spec) -> Pool:
     """What callers may call this model. A catalogue model answers to its usual spellings too."""
     facts, sticky = facts_of(model), (model.rollout or spec.rollout).sticky
+    adapters = tuple(adapter.name for adapter in model.adapters)
     if facts is None:
-        return Pool(name=model.name, aliases=model.aliases, sticky=sticky)
+        return Pool(name=model.name, aliases=model.aliases, adapters=adapters, sticky=sticky)
     known = (model.name, *names.aliases(facts), *model.aliases)
-    return Pool(name=facts.name, aliases=tuple(dict.fromkeys(a for a in known if a != facts.name)))
+    aliases = tuple(dict.fromkeys(a for a in known if a != facts.name))
+    return Pool(name=facts.name, aliases=aliases, adapters=adapters, sticky=sticky)
 
 
 # Engines that someone else runs.
