@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gemstead.operate.store.pull import Pulled, Telling
     from gemstead.spec.model import ModelSpec, Spec
 
+WORTH_BYTES = 10_000_000  # smaller things need no bar
 NAME_HELP = "a model (gemma-4-e2b), owner/name[@revision] of the hub, s3://, gs://, oci://, or a path"
 STORED_HELP = (
     "a model, or a source as `gemstead models list` shows it, with @revision where there are several"
@@ -410,7 +411,7 @@ class _Screen:
             print("\ngemstead: stopped; what came is kept, run it again to go on", file=sys.stderr, end="")
 
     def _progress(self, what: str, done: int, total: int) -> None:
-        if self.terminal is not None and what and total:
+        if self.terminal is not None and what and total >= WORTH_BYTES:
             self.terminal.fetching(what, done, total)
 
     def _say(self, sentence: str) -> None:

@@ -74,6 +74,7 @@ class Terminal:
         self.task: Any = None
         self.shown: dict[str, str] = {}
         self.said_at = 0.0
+        self.fetched = ("", 0)  # what was said of it last
         self.was_ready = False
         self.transient = False  # the last line is to be written over
 
@@ -87,10 +88,10 @@ class Terminal:
     def fetching(self, name: str, done: int, total: int) -> None:
         if self.live:
             self._bar(name, done, total)
-        elif time.monotonic() - self.said_at >= STEP_S or done >= total:
-            self.said_at = time.monotonic()
+        elif (name, done) != self.fetched and (time.monotonic() - self.said_at >= STEP_S or done >= total):
+            self.said_at, self.fetched = time.monotonic(), (name, done)
             share = f" ({100 * done // total} %)" if total else ""
-            doing = "" if name.startswith("checking ") else "fetching "
+            doing = "" if name.startswith(("checking ", "writing ", "reading ")) else "fetching "
             self.say(f"{doing}{name}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB{share}")
 
     def opened(self, opening: Opening) -> None:

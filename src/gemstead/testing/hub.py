@@ -51,7 +51,7 @@ class PretendHub:
 @contextmanager
 def serving(hub: PretendHub) -> Iterator[PretendHub]:
     """The hub at a free port, until the context is left."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
+    server = _Server(("127.0.0.1", 0), _handler(hub))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
@@ -62,6 +62,11 @@ def serving(hub: PretendHub) -> Iterator[PretendHub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A client that went away is what some tests are about."""
 
 
 def git_name(content: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import shutil
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -24,34 +26,43 @@ from gemstead.operate.store.trouble import StoreTrouble
 PROGRAM = shutil.which("docker-registry")
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs Debian's docker-registry")
 BIG = bytes(range(256)) * 81_920  # 20 MiB: two ranges
+SECRET = "$2b$04$GdTsWuwkGDNw4GMI0VJKMOiU0spVOWfu00K.kDup9NmbwiKgDrZq2"  # bcrypt of "secret"
 TITLE = "org.opencontainers.image.title"
 PATH = "org.cncf.model.filepath"
 
 
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("registry")
+@contextmanager
+def running(folder: Path, more: str = "") -> Iterator[str]:
+    """A registry at a free port: host and port."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
     (folder / "config.yml").write_text(
         "version: 0.1\nlog: {level: error}\n"
-        f"storage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n{more}"
     )
     assert PROGRAM
     process = subprocess.Popen(
         [PROGRAM, "serve", str(folder / "config.yml")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        try:
-            httpx2.get(f"http://127.0.0.1:{port}/v2/", timeout=1)
-            break
-        except httpx2.HTTPError:
-            time.sleep(0.05)
-    yield f"127.0.0.1:{port}"
-    process.terminate()
-    process.wait(10)
+    try:
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            try:
+                httpx2.get(f"http://127.0.0.1:{port}/v2/", timeout=1)
+                break
+            except httpx2.HTTPError:
+                time.sleep(0.05)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running(tmp_path_factory.mktemp("registry")) as address:
+        yield address
 
 
 @pytest.fixture
@@ -130,3 +141,17 @@ def test_a_name_that_leads_elsewhere_is_refused(registry: str, place: Place) -> 
     push(registry, "ai/evil", "1", [(b"x", RAW, {TITLE: "../../evil"})])
     with pytest.raises(StoreTrouble, match="leads out"):
         pull(Want(parse(f"oci://{registry}/ai/evil:1")), place)
+
+
+def test_a_registry_that_asks_who_we_are_is_shown_the_login_of_docker(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "users").write_text(f"me:{SECRET}\n")
+    with running(tmp_path, f"auth: {{htpasswd: {{realm: here, path: {tmp_path / 'users'}}}}}\n") as registry:
+        want = Want(parse(f"oci://{registry}/ai/private:1"))
+        with pytest.raises(StoreTrouble, match="docker login") as refused:
+            pull(want, place)
+        assert refused.value.kind == "gated"
+        login = base64.b64encode(b"me:secret").decode()
+        (tmp_path / ".docker").mkdir()
+        (tmp_path / ".docker" / "config.json").write_text(json.dumps({"auths": {registry: {"auth": login}}}))
+        with pytest.raises(StoreTrouble, match="the tag"):  # let in, and nothing is there
+            pull(want, place)

@@ -61,11 +61,11 @@ def export(models: Sequence[Held], to: Path, place: Place, progress: Progress) -
     total = sum(member.size for member in members)
     try:
         if str(to) == "-":
-            _tar(members, sys.stdout.buffer, 0, _counting(progress, "export", total))
+            _tar(members, sys.stdout.buffer, 0, _counting(progress, "writing the export", total))
         elif to.name.endswith((".tar", ".tar.zst", ".tzst")):
-            _to_file(members, to, place, _counting(progress, to.name, total))
+            _to_file(members, to, place, _counting(progress, f"writing {to.name}", total))
         else:
-            _to_folder(members, to, place, _counting(progress, to.name, total))
+            _to_folder(members, to, place, _counting(progress, f"writing {to.name}", total))
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -287,7 +287,7 @@ class _Arriving:
             self._write(file, read)
         self.done += file.bytes
         self.came[path] = file
-        self.telling.progress(self.address.place, self.done, self.manifest.bytes)
+        self.telling.progress(f"reading {self.address.place}", self.done, self.manifest.bytes)
 
     def _write(self, file: ManifestFile, read: Callable[[int], bytes]) -> None:
         blob, digest, came = self.shelf.blobs / file.blob, hashlib.sha256(), 0
@@ -300,7 +300,9 @@ class _Arriving:
                     digest.update(data)
                     out.write(data)
                     came += len(data)
-                    self.telling.progress(self.address.place, self.done + came, self.manifest.bytes)
+                    self.telling.progress(
+                        f"reading {self.address.place}", self.done + came, self.manifest.bytes
+                    )
                 out.flush()
                 os.fsync(out.fileno())
             if came < file.bytes:
