@@ -65,6 +65,7 @@ class EndpointFacts(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str = ""  # what the engine wants as bearer token; never shown
     ready: bool = True
     draining: bool = False
+    asleep: bool = False  # or being woken: calls wait for it (gateway/waitroom.py)
     thinking: bool = False  # whether the model thinks when a request does not say
     thinking_set: bool = False  # the engine was started so; else a request has to be told
 
