@@ -27,6 +27,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 OPEN_FILES = 65_536
+FEW_FILES = (
+    4_096  # with fewer an engine may run short: two for each caller, and some for each file of weights
+)
 FIRST_TO_GO = (
     500  # added to its score: of 1000, so an engine at half the memory outweighs a gateway at all of it
 )
@@ -82,11 +85,9 @@ def _limit(what: str, kind: int, wanted: int, *, lower: bool = False) -> list[st
         resource.setrlimit(kind, (hard, hard))
     except (ValueError, OSError):
         return [f"the limit of {what} stays at {soft}"]
-    return (
-        []
-        if kind != resource.RLIMIT_NOFILE
-        else [f"{what}: {hard} and not {wanted} (the hard limit; ulimit -Hn)"]
-    )
+    if kind == resource.RLIMIT_NOFILE and _number(hard) < FEW_FILES:
+        return [f"{what}: only {hard}; raise the hard limit (ulimit -Hn)"]
+    return []
 
 
 def _number(limit: int) -> float:
