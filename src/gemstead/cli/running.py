@@ -175,6 +175,10 @@ def _table(status: dict[str, Any]) -> None:
             print(f"\n{one['name']}: {one.get('stage') or one['why']}")
         if one.get("remedy"):
             print(f"  to do: {one['remedy']}")
+        if one.get("drafting") in ("lower", "off", "wrong_pair"):
+            print(
+                f"\n{one['name']}: drafting: {one['drafting'].replace('_', ' ')} ({one.get('drafting_why')})"
+            )
     for release in status.get("releases", ()):
         if rollout := release["rollout"]:
             print(

@@ -110,6 +110,13 @@ ENGINE_WAITING = _gauge(
 ENGINE_KV_USED = _gauge(
     "engine_kv_used_ratio", "Share of the engine's key-value cache in use.", "endpoint", "engine", merge="max"
 )
+ENGINE_DRAFT_KEPT = _gauge(
+    "engine_draft_kept_ratio",
+    "Share of the drafter's tokens that the model kept in the last whole window; below 0.2 it is the wrong drafter.",
+    "endpoint",
+    "engine",
+    merge="min",
+)
 REPLICA_STATE = _gauge(
     "replica_state", "1 for the state that a replica is in.", "replica", "state", merge="max"
 )
@@ -142,6 +149,7 @@ FAMILIES: dict[str, Family] = {
         ENGINE_RUNNING,
         ENGINE_WAITING,
         ENGINE_KV_USED,
+        ENGINE_DRAFT_KEPT,
         REPLICA_STATE,
         REPLICA_RESTARTS,
         WORKER_RESTARTS,

@@ -131,6 +131,7 @@ class Launch:
     kv_tokens: int = 0  # that the plan expects its cache to hold; 0: not worked out
     thinking: bool = False  # whether the model thinks when a request does not say
     thinking_set: bool = True  # the engine is started so; Ollama has to be told in each request
+    draft_tokens: int = 0  # that a drafter writes ahead; 0: none
     engine_version: str = ""  # "0.32.0"; empty: the one that Gemstead brings, or not known
 
 

@@ -31,8 +31,15 @@ IS_SLEEPING, SLEEP, WAKE = "/is_sleeping", "/sleep?level=1", "/wake_up"
 class HttpProbe:
     """Asks the engine at one address."""
 
-    def __init__(self, facts: EndpointFacts, loads: tuple[tuple[str, dict[str, object]], ...] = ()) -> None:
-        """`loads`: requests that the engine wants once it is up, such as for its adapters."""
+    def __init__(
+        self,
+        facts: EndpointFacts,
+        loads: tuple[tuple[str, dict[str, object]], ...] = (),
+        drafts: bool = False,
+    ) -> None:
+        """`loads`: requests that the engine wants once it is up, such as for its adapters; `drafts`: whether it has a
+        drafter, whose figures are then read as well."""
+        self._drafts = drafts
         self._facts, self._adapter, self._loads = facts, ENGINES[facts.engine], loads
         host = f"[{facts.host}]" if ":" in facts.host else facts.host
         self._http = httpx2.AsyncClient(
@@ -125,7 +132,9 @@ class HttpProbe:
         if response.status_code != 200:
             return Sight()
         text = response.text
-        return Sight(self._adapter.read_load(text, time.monotonic()), progress(text))
+        said = self._adapter.read_gauges(text) if self._drafts else {}
+        load = self._adapter.read_load(text, time.monotonic())
+        return Sight(load, progress(text), said.get("drafted"), said.get("accepted"))
 
     async def can_sleep(self) -> bool:
         """Whether the engine itself can sleep: it offers the endpoints of vLLM's sleep mode."""
@@ -167,6 +176,7 @@ def probe_of(launch: Launch) -> HttpProbe:
             api_key=launch.api_key,
         ),
         launch.loads,
+        launch.draft_tokens > 0,
     )
 
 

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-from gemstead.engines import lifecycle
+from gemstead.engines import drafting_watch, lifecycle
 from gemstead.engines.diagnosis import HOPELESS, Cause, diagnose
 from gemstead.engines.lifecycle import Allowance, Command, Phase, State
 from gemstead.engines.reading import LogEvent
@@ -81,6 +81,7 @@ class Replica:
         self.progress: float | None = None  # of loading, a share
         self.warning = ""  # what is odd about a ready one
         self.remedy = ""
+        self.drafts = drafting_watch.begin(self.launch.draft_tokens, 0.0)
         self.told: list[LogEvent] = []  # by this start's log
         self._startup: list[str] = []
         self._care, self._learned = care, learned
@@ -143,6 +144,7 @@ class Replica:
             "version": self.launch.version,
             "demonstration": self.launch.demonstration,
             **self._cache(),
+            **self._drafting(),
         }
 
     @property
@@ -176,6 +178,18 @@ class Replica:
             "kv_tokens": tokens,
             "kv_tokens_planned": self.launch.kv_tokens or None,
             "concurrency": at_once,
+        }
+
+    def _drafting(self) -> dict[str, object]:
+        """How its drafter does: nothing for an engine without one."""
+        if not self.launch.draft_tokens:
+            return {}
+        seen = self.drafts
+        return {
+            "draft_tokens": self.launch.draft_tokens,
+            "draft_kept": None if seen.kept is None else round(seen.kept, 3),
+            "drafting": seen.verdict.value,
+            "drafting_why": seen.why,
         }
 
     def drain(self) -> None:
@@ -262,6 +276,7 @@ class Replica:
         self._was_ready = self._prepared = False
         self.stage, self.progress, self.warning, self.told, self._startup = "", None, "", [], []
         self._probe = self._probe_of(self.launch)
+        self.drafts = drafting_watch.begin(self.launch.draft_tokens, time.monotonic())
         self._later(self._live())
 
     def _later(self, work: Coroutine[None, None, None]) -> None:
@@ -358,8 +373,21 @@ class Replica:
         why, sight = await asyncio.gather(probe.healthy(), probe.look())
         if probe is self._probe:
             self.sight = sight
+            self._watch_drafts(sight)
         observed = lifecycle.Observed(self._in_flight(self.launch.name), sight.progress)
         return [_verdict(why), observed], PROBE_READY_S
+
+    def _watch_drafts(self, sight: Sight) -> None:
+        """Whether its drafter earns its keep. A wrong pair is said in the log at once."""
+        if sight.drafted is None or sight.accepted is None:
+            return
+        running = float(sight.load.running) if sight.load and sight.load.running is not None else None
+        seen = drafting_watch.Seen(sight.drafted, sight.accepted, running=running)
+        before, self.drafts = self.drafts, drafting_watch.step(self.drafts, seen, time.monotonic())
+        if self.drafts.verdict is not before.verdict and self.drafts.to != self.drafts.depth:
+            advice = f"`draft_tokens: {self.drafts.to}`" if self.drafts.to else "`draft: off`"
+            self.log.say(f"{self.launch.name} drafting: {self.drafts.why}. To do: {advice}")
+            self._changed()
 
     async def _warmed(self, left_s: float) -> str:
         """Nothing once it has answered and is warm, else why not."""

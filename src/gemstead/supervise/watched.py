@@ -21,6 +21,8 @@ class Sight:
 
     load: Load | None = None
     progress: float | None = None  # grows with every token and every completion
+    drafted: float | None = None  # tokens that its drafter wrote, since its start
+    accepted: float | None = None  # of these, kept
 
 
 @dataclass(frozen=True, slots=True)

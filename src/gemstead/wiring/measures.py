@@ -40,6 +40,9 @@ def _engine(registry: Registry, watched: Watched) -> None:
     restarts = watched.describe().get("restarts")
     if isinstance(restarts, int):
         registry.values(names.REPLICA_RESTARTS).labels(facts.name).add(restarts)
+    kept = watched.describe().get("draft_kept")
+    if isinstance(kept, float):
+        registry.values(names.ENGINE_DRAFT_KEPT).labels(facts.name, facts.engine).set(kept)
     if load is None:  # absent, never a silent zero
         return
     for family, value in (
