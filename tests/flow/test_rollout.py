@@ -235,8 +235,10 @@ async def test_a_lone_engine_is_not_replaced_with_a_gap_unless_that_is_asked_for
         assert "no room" in refused["refused"][0]
         done = await s.change("good", mark=1)
         assert "--gap" in done["held"][0]
+        s.load(callers=2)  # they wait while there is no engine
         assert "done" in await s.head.ask("start", "m", gap=True)
         assert (await s.ended())["stage"] == "done"
+        await s.end_load()
 
 
 @pytest.mark.slow
@@ -362,8 +364,10 @@ async def test_sleep_gives_the_process_back_and_waking_answers(tmp_path):
         await until(lambda: [one["phase"] for one in s.endpoints] == ["sleeping"] * 2)
         assert all(one["pid"] is None for one in s.endpoints)
         assert "sleeps" in (await s.head.ask("restart", "m"))["refused"][0]
-        await s.head.ask("wake", "m")
+        s.load(callers=4)  # the first call wakes it, and all wait for it
         await s.ready()
+        await until(lambda: len(s.answers) > 8)
+        await s.end_load()
         assert [one["restarts"] for one in s.endpoints] == [0, 0]
 
 

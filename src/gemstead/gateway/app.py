@@ -27,6 +27,7 @@ from gemstead.gateway.heads import Heads
 from gemstead.gateway.keyring import Keyring
 from gemstead.gateway.settings import Aside, GatewaySettings, Pool
 from gemstead.gateway.upstream import Line, dialect_of
+from gemstead.gateway.waitroom import WaitRoom
 from gemstead.ledger.audit import AuditRecord, PromptHasher
 from gemstead.openai import errors, models
 from gemstead.openai.requests import ROUTES
@@ -82,6 +83,7 @@ class Gateway:
         self.splits: dict[str, Split] = {}  # pools whose calls a rollout divides
         self.lines: dict[str, Line] = {}
         self.draining = False
+        self.waitroom = WaitRoom(self)
         self.known = frozenset([*ROUTES, "/v1/models"])  # routes that are recorded by name
         self.date, self.date_at = date_line(time()), 0
         self._nonce = os.urandom(8).hex()
@@ -127,9 +129,10 @@ class Gateway:
             by_pool.setdefault(endpoint.facts.pool, []).append(endpoint)
         self.pools = {name: Roster(members) for name, members in by_pool.items()}
         sticky = {pool.name for pool in self.settings.pools if pool.sticky}
-        chance = Random().randrange
+        chance = Random().randrange  # noqa: S311
         divided = {name: split(roster, chance, name in sticky) for name, roster in self.pools.items()}
         self.splits = {name: one for name, one in divided.items() if one is not None}
+        self.waitroom.look()
         self.routes = Routes((pool.name, (*pool.aliases, *pool.adapters)) for pool in self.settings.pools)
         # Adapters by any spelling of theirs: engines know them by the one in the file.
         self.adapters = {name.casefold(): name for pool in self.settings.pools for name in pool.adapters}
@@ -197,29 +200,19 @@ class Gateway:
             if method not in (b"GET", b"HEAD"):
                 raise Refused(Reason.WRONG_METHOD, f"Use GET for {path}.")
         else:
-            raise Refused(
-                Reason.UNKNOWN_ROUTE,
-                f"There is nothing at {path[:128]}; try /v1/models.",
-            )
+            raise Refused(Reason.UNKNOWN_ROUTE, f"There is nothing at {path[:128]}; try /v1/models.")
         if path == "/":
             exchange.send_whole(200, WELCOME, b"text/plain; charset=utf-8")
         elif path == "/healthz":
             exchange.send_whole(200, b"ok\n", b"text/plain")
         elif path == "/readyz":
             ready = not self.draining and self.all_ready()
-            exchange.send_whole(
-                200 if ready else 503,
-                b"ready\n" if ready else b"not ready\n",
-                b"text/plain",
-            )
+            exchange.send_whole(200 if ready else 503, b"ready\n" if ready else b"not ready\n", b"text/plain")
         elif path == "/v1/models":
             exchange.send_whole(200, models.listing(self.visible(exchange)))
         else:
             pool = self.routes.pool(unquote(path[11:]), exchange.caller)
-            exchange.send_whole(
-                200,
-                models.one(next(p for p in self.visible(exchange) if p.name == pool)),
-            )
+            exchange.send_whole(200, models.one(next(p for p in self.visible(exchange) if p.name == pool)))
         exchange.settle("served", ok=True)
 
     def visible(self, exchange: Exchange) -> list[Pool]:
@@ -237,10 +230,7 @@ class Gateway:
 
     def context_of(self, pool: str) -> int:
         """The shortest context among the pool's endpoints, in tokens; 0 if none tells."""
-        return min(
-            (e.facts.context_tokens for e in self.pools[pool] if e.facts.context_tokens),
-            default=0,
-        )
+        return min((e.facts.context_tokens for e in self.pools[pool] if e.facts.context_tokens), default=0)
 
     def only_model(self) -> str:
         """The model that a route without a model field means.
@@ -250,11 +240,7 @@ class Gateway:
         """
         if len(self.settings.pools) == 1:
             return self.settings.pools[0].name
-        raise Refused(
-            Reason.BAD_REQUEST,
-            "Say which model: several are served here.",
-            param="model",
-        )
+        raise Refused(Reason.BAD_REQUEST, "Say which model: several are served here.", param="model")
 
     def all_ready(self) -> bool:
         """Every pool has an endpoint that can take a call."""
@@ -289,6 +275,7 @@ class Gateway:
                 connection.overdue()
         for line in self.lines.values():
             line.sweep(now)
+        self.waitroom.sweep(now)
 
     # -- the end ----------------------------------------------------------------------------------------
 
@@ -298,7 +285,7 @@ class Gateway:
         for connection in tuple(self.connections):
             connection.close_if_idle()
         until = monotonic() + within_s
-        while (busy := self.busy()) and monotonic() < until:
+        while (busy := self.busy()) and monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_LOOK_S)
         for connection in busy:
             connection.give_up(Refused(Reason.DRAINING, STOPPING, retry_after_s=1.0))

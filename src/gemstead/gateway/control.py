@@ -2,7 +2,8 @@
 
 Head to worker: `Configure` (first, and at each reload), `Fleet` (endpoints changed), `Loads` (engine figures),
 `Report` (asks for a `Figures` at once), `Drain`.
-Worker to head: `Listening`, `Figures` (its metrics, each second and when asked), `Drained`, `Trouble`.
+Worker to head: `Listening`, `Figures` (its metrics, each second and when asked), `Drained`, `Trouble`,
+`Needed`.
 """
 
 from __future__ import annotations
@@ -57,5 +58,11 @@ class Trouble(msgspec.Struct, tag="trouble"):
     message: str
 
 
+class Needed(msgspec.Struct, tag="needed"):
+    """A call has come for a model that sleeps."""
+
+    pool: str
+
+
 ToWorker = Configure | Fleet | Loads | Report | Drain
-ToHead = Listening | Figures | Drained | Trouble
+ToHead = Listening | Figures | Drained | Trouble | Needed

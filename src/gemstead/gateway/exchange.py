@@ -159,7 +159,8 @@ class Exchange(Reply):
             self.last_at = self.began_at
             self.another()
         except Refused as refusal:
-            self.fail(refusal)
+            if not gate.waitroom.take(self, refusal):
+                self.fail(refusal)
 
     def describe(self, request: Request, pool: str) -> Call:
         """The facts that decisions need. A prompt is hashed into blocks only where there is a choice."""

@@ -31,6 +31,7 @@ from gemstead.gateway.control import (
     Fleet,
     Listening,
     Loads,
+    Needed,
     Report,
     ToHead,
     ToWorker,
@@ -77,6 +78,7 @@ class Worker:
             self.measured,
             Picker(PrefixIndex(INDEX_BYTES), Random().randrange),  # noqa: S311
         )
+        self.gate.waitroom.needed = lambda pool: self.say(Needed(pool=pool))
         if (writer := self.writer) is not None:
             self.gate.ledger_healthy = lambda: writer.healthy
         self.server: asyncio.Server | None = None

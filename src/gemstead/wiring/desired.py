@@ -135,6 +135,7 @@ def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
             client_required=tls.client_certificate == "required",
         ),
         cors_origins=gateway.cors_origins,
+        wake_s=spec.supervise.wake_s,
         retries=gateway.retries,
     )
 

@@ -71,12 +71,24 @@ class Fleet:
     def facts(self) -> tuple[EndpointFacts, ...]:
         """Every endpoint as the gateway is told of it."""
         weights = self._weights()
+        for pool in self.pools.values():
+            pool.waking = pool.waking and not any(one.watched.facts.ready for one in self._of(pool.name))
+        awaited = {name for name, pool in self.pools.items() if pool.asleep or pool.waking}
+        awaited |= {name for name, rolling in self.rolling.items() if rolling.gap}
         return tuple(
             msgspec.structs.replace(
-                facts := live.watched.facts, release=live.release, weight=weights.get(facts.name, 1.0)
+                facts := live.watched.facts,
+                release=live.release,
+                weight=weights.get(facts.name, 1.0),
+                asleep=live.seat.pool in awaited,
             )
             for live in self.lives
         )
+
+    def needed(self, pool: str) -> None:
+        """A call has come for a model that sleeps."""
+        if pool in self.pools and self.pools[pool].asleep:
+            log.info("%s", self.wake(pool))
 
     def describe(self) -> list[dict[str, object]]:
         """Every endpoint as `gemstead ps` shows it."""
@@ -285,6 +297,7 @@ class Fleet:
         """Have a model that sleeps answer again."""
         pool = self.pool(name)
         was, pool.asleep = pool.asleep, False
+        pool.waking = was
         for live in self._of(name):
             live.watched.wake()
         self._changed()

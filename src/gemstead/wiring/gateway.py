@@ -23,6 +23,7 @@ from gemstead.gateway.control import (
     Fleet,
     Listening,
     Loads,
+    Needed,
     Report,
     ToHead,
     ToWorker,
@@ -72,6 +73,7 @@ class GatewayWorkers:
         self.restarts = 0
         self.listening = asyncio.Event()
         self.on_listening: Callable[[], None] = lambda: None
+        self.on_needed: Callable[[str], None] = lambda pool: None  # a call came for a model that sleeps
         self._logs, self._trouble = logs, trouble
         self._reply: Reply | None = None
         self._number = 0
@@ -192,6 +194,8 @@ class GatewayWorkers:
         elif isinstance(word, Figures):
             seat.figures = word
             self._answered(worker.name, word.number)
+        elif isinstance(word, Needed):
+            self.on_needed(word.pool)
         elif isinstance(word, Trouble):
             self._trouble(f"{worker.name}: {word.message}")
         elif isinstance(word, Drained) and word.unfinished:

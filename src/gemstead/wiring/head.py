@@ -54,6 +54,7 @@ class Head:
         gateway.on_listening = lambda: self._shown()
         self.began = time.time()
         self.fleet = Fleet(self.changed, self.trouble, gateway.figures)
+        gateway.on_needed = self.fleet.needed
         self.troubles: list[str] = []
         self._reread, self._shown, self._rescale = reread, changed, rescale
         self._gateway, self._admin = addresses
@@ -170,7 +171,8 @@ class Head:
             f"{name} {', '.join(done[name])}" for name in ("added", "removed", "replacing") if done[name]
         ]
         because = f" ({why})" if why else ""
-        return f"{model} has {replicas} replica{'s' if replicas > 1 else ''}{because}: {'; '.join(words) or 'nothing changes'}"
+        count = f"{replicas} replica{'s' if replicas > 1 else ''}"
+        return f"{model} has {count}{because}: {'; '.join(words) or 'nothing changes'}"
 
     def trouble(self, sentence: str) -> None:
         log.warning(sentence)

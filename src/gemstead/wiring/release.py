@@ -31,6 +31,7 @@ class Pool:
     held_why: str = ""
     rejected: tuple[object, ...] | None = None  # the signature of a release that was sent back
     asleep: bool = False
+    waking: bool = False  # calls wait for it: it is on its way
     made: int = 1
     history: list[dict[str, object]] = field(default_factory=list)  # of rollouts, newest last
 

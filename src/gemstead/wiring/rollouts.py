@@ -116,6 +116,11 @@ class Rolling:
         self._wrong = 0
 
     @property
+    def gap(self) -> bool:
+        """Whether there are moments with no engine at all: callers wait then."""
+        return self.state.order.least == 0
+
+    @property
     def undone(self) -> bool:
         return self.state.stage is Stage.UNDONE
 
