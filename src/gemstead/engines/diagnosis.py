@@ -35,7 +35,15 @@ class Cause(StrEnum):
 
 # A restart with the same settings meets the same end, so a rollout need not try again.
 HOPELESS = frozenset(
-    {Cause.MEMORY, Cause.SLOW_START, Cause.ERRORS, Cause.NONSENSE, Cause.FILES, Cause.PROCESSOR, Cause.PROGRAM}
+    {
+        Cause.MEMORY,
+        Cause.SLOW_START,
+        Cause.ERRORS,
+        Cause.NONSENSE,
+        Cause.FILES,
+        Cause.PROCESSOR,
+        Cause.PROGRAM,
+    }
 )
 KINDS = {
     "memory": Cause.MEMORY,

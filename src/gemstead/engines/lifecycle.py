@@ -32,8 +32,7 @@ from enum import StrEnum
 
 from gemstead.engines.diagnosis import Cause, Diagnosis
 
-
-ERRORS_MOST = 5  # answers with a 5xx in a row; a model that loads says 503 on its health path, and is not counted
+ERRORS_MOST = 5  # 5xx answers in a row; an engine that still loads says so on its health path
 
 
 class Phase(StrEnum):
