@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemstead.catalog.fit import fit
+from gemstead.plan.first_model import fit
 from gemstead.cli.config import fitted
 from gemstead.plan.deploy import plan
 from gemstead.plan.values import Machine, ModelFile

@@ -129,11 +129,6 @@ class ModelFacts:
         """As people say it: "Gemma 4 E2B"."""
         return f"Gemma 4 {self.size}"
 
-    def cache_bytes(self, tokens: int) -> int:
-        """Bytes of keys and values that a sequence of this length holds, at 16 bits."""
-        windowed = self.windowed_cache_bytes_per_token * min(tokens, self.window_tokens)
-        return self.cache_bytes_per_token * tokens + windowed
-
 
 @cache
 def models() -> tuple[ModelFacts, ...]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gemstead.catalog.fit import Fit
     from gemstead.catalog.models import ModelFacts
+    from gemstead.plan.first_model import Fit
     from gemstead.spec.example import Fitted
     from gemstead.spec.fault import Fault
     from gemstead.spec.load import Loaded
@@ -46,9 +46,9 @@ def add(subparsers: Any) -> None:
 
 def init(args: argparse.Namespace) -> int:
     """Write the file and its schema; refuse to write over one that is there."""
-    from gemstead.catalog.fit import fit
     from gemstead.cli.trouble import Trouble
     from gemstead.operate.probe import machine
+    from gemstead.plan.first_model import fit
     from gemstead.spec.example import commented
     from gemstead.spec.schema import FILE as SCHEMA_FILE
     from gemstead.spec.schema import text as schema_text
@@ -76,8 +76,8 @@ def init(args: argparse.Namespace) -> int:
 
 def fitted(fit: Fit, memory_bytes: int, cpus: int) -> Fitted:
     """The choice in the words of the example file."""
-    from gemstead.catalog.fit import needed_bytes
     from gemstead.catalog.models import models
+    from gemstead.plan.first_model import needed_bytes
     from gemstead.spec.example import Fitted
 
     facts = fit.facts

@@ -209,8 +209,8 @@ def _for_processor(card: Accelerator) -> str:
     """What `gemstead init` would choose for this machine's processor; empty for cards."""
     if card.vendor != "cpu":
         return ""
-    from gemstead.catalog.fit import fit
     from gemstead.operate.probe import cpus
+    from gemstead.plan.first_model import fit
 
     return fit(card.memory_bytes, cpus()).facts.name
 

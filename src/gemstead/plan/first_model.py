@@ -1,9 +1,8 @@
 """Which model a machine without a graphics card can hold, for the file that `gemstead init` writes.
 
 The theory: weights are read once for every token, so on a CPU the active parameters decide the speed and the whole
-file decides whether it fits. Memory is the model's file, its projector, the keys and values of every slot at full
-length, and a reserve for compute buffers and the gateway. A quarter of the machine is left to others. This is a
-choice between models, rougher than the plan and on its safe side: what is written by `init` is what `plan` accepts.
+file decides whether it fits, which `deploy.needed_bytes` works out. A quarter of the machine is left to others, more
+than `deploy` leaves: what `init` writes is accepted when it is served.
 """
 
 from __future__ import annotations
@@ -11,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gemstead.catalog.models import ModelFacts, models
+from gemstead.plan import deploy
+from gemstead.plan.values import ModelFile
 
 SHARE = 0.75  # of the machine's memory that a model may take
-RESERVE_BYTES = 3 << 29  # compute buffers, prompt cache, gateway: our allowance, not a measurement
 # Billions of parameters that one CPU reads often enough for a chat, and the most that any number of CPUs does: rules
 # of thumb (4-bit weights, some 8 GB/s a core, 5 tokens a second at least), not measurements.
 ACTIVE_B_PER_CPU, MOST_ACTIVE_B = 0.6, 5.0
@@ -47,6 +47,6 @@ def fit(memory_bytes: int, cpus: int, disk_free_bytes: int | None = None) -> Fit
 
 
 def needed_bytes(facts: ModelFacts, context: int, slots: int) -> int:
-    """Memory that a model needs with all its slots full, in bytes."""
-    weights = facts.gguf.bytes + facts.gguf.projector_bytes
-    return weights + slots * facts.cache_bytes(context) + RESERVE_BYTES
+    """Memory that the catalogue's file of a model needs with all its slots full, and the system beside it, in bytes."""
+    file = ModelFile("", projector="its own", bytes=facts.gguf.bytes)
+    return deploy.needed_bytes(facts, file, context, slots) + deploy.SYSTEM_BYTES
