@@ -19,7 +19,7 @@ from urllib.request import getproxies
 from gemstead.catalog import sources
 from gemstead.catalog.sources import Want
 from gemstead.operate.store.place import Place
-from gemstead.operate.store.source import BLOCK_BYTES, CONNECT_S, READ_S, Found, Listing
+from gemstead.operate.store.source import CONNECT_S, READ_S, Found, Listing
 from gemstead.operate.store.trouble import ELSE, Passing, StoreTrouble
 
 REACH_S = 4.0  # to find the hub at all; without a network we want to know soon
@@ -78,7 +78,7 @@ class HubSource:
             ) as reply:
                 if reply.status_code not in (200, 206):
                     self._refused(reply, file.path)
-                yield from ranged(reply.iter_raw(BLOCK_BYTES), reply.status_code, begin, end)
+                yield from ranged(reply.iter_raw(), reply.status_code, begin, end)
         except httpx2.HTTPError as error:
             why = f"fetching {self.repo}/{file.path} from {self.endpoint} broke off ({type(error).__name__})"
             last = StoreTrouble("failed", f"{why}; run it again, it goes on where it stopped{ELSE}")

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from gemstead.catalog.sources import Want
 from gemstead.operate.store.hub import ranged
 from gemstead.operate.store.place import Place
-from gemstead.operate.store.source import BLOCK_BYTES, CONNECT_S, READ_S, Found, Listing
+from gemstead.operate.store.source import CONNECT_S, READ_S, Found, Listing
 from gemstead.operate.store.trouble import Passing, StoreTrouble
 
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -94,7 +94,7 @@ class RegistrySource:
                     raise Passing(f"{self.host} wanted a new token")
                 if reply.status_code not in (200, 206):
                     self._refused(reply)
-                yield from ranged(reply.iter_raw(BLOCK_BYTES), reply.status_code, begin, end)
+                yield from ranged(reply.iter_raw(), reply.status_code, begin, end)
         except httpx2.HTTPError as error:
             raise self._broken(error) from None
 

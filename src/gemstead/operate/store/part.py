@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-STEP_BYTES = 8 << 20  # journalled at least this often
+STEP_BYTES = 8 << 20  # journalled at least this often (and every second: `transfer`)
 
 
 class Part:

@@ -22,6 +22,7 @@ TRIES = 6  # without a byte in between; with the pauses below about 30 s
 PAUSE_S, PAUSE_MOST_S = 0.5, 15.0
 LOOK_S = 0.1  # between two looks of the calling thread
 FREE_S = 0.5  # between two looks at the disk
+STEP_S = 1.0  # what came is journalled at least this often, so that a kill loses a second of it
 LEAVE_S = 3.0  # for threads to journal what came, when it ends early
 CHUNK_BYTES, BIG_CHUNK_BYTES, BIG_BYTES = 16 << 20, 64 << 20, 1 << 30
 
@@ -161,7 +162,7 @@ class _Transfer:
 
     def _stretch(self, job: Job, begin: int, end: int) -> int:
         """What comes without a break; where it ended."""
-        at = noted = begin
+        at, noted, noted_at = begin, begin, time.monotonic()
         try:
             for data in job.read(begin, end):
                 data = data[: end - at]
@@ -169,9 +170,9 @@ class _Transfer:
                 at += len(data)
                 with self.lock:
                     self.came += len(data)
-                if at - noted >= STEP_BYTES:
+                if at - noted >= STEP_BYTES or time.monotonic() - noted_at >= STEP_S:
                     job.part.done(noted, at)
-                    noted = at
+                    noted, noted_at = at, time.monotonic()
                 if self.stop.is_set() or at >= end:
                     break
         except Passing as why:
