@@ -79,7 +79,7 @@ def start(
                 Reason.UNSUPPORTED, f"the installed {installed.engine} {installed.version} has no {flag.name}"
             )
     env = command.env
-    argv = _argv(command, installed, replica, env)
+    argv = _argv(command, installed, replica, placement, env)
     setup = placement.setup
     return Launch(
         name=replica.name,
@@ -195,21 +195,30 @@ def _program(command: Command, installed: Installed | None) -> tuple[str, ...]:
 
 
 def _argv(
-    command: Command, installed: Installed | None, replica: Replica, env: dict[str, str]
+    command: Command,
+    installed: Installed | None,
+    replica: Replica,
+    placement: Placement,
+    env: dict[str, str],
 ) -> tuple[str, ...]:
     """All words: the installation's, the engine's own positional ones, the flags."""
     prefix = _program(command, installed)
     if _boxed(installed):
         from gemstead.engines import container
 
-        assert replica.placement is not None
-        paths = [replica.model.path, replica.model.projector, *(one.path for one in replica.adapters)]
+        drafter = placement.setup.checkpoint.drafter
+        paths = [
+            replica.model.path,
+            replica.model.projector,
+            drafter,
+            *(one.path for one in replica.adapters),
+        ]
         prefix = container.fill(
             prefix,
             name=replica.name,
             port=replica.port,
-            vendor=replica.placement.setup.accelerator.vendor,
-            devices=replica.placement.devices,
+            vendor=placement.setup.accelerator.vendor,
+            devices=placement.devices,
             env=tuple(name for name in env if name not in PINS),
             mounts=[container.Mount(path) for path in paths if path.startswith("/")],
         )

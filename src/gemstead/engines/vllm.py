@@ -85,7 +85,7 @@ LOG_PATTERNS: reading.Patterns = (
     ),
     (
         re.compile(
-            r"to serve at least one request with the models?'s max seq len|larger than the maximum number of tokens"
+            r"[Tt]o serve at least one request with the models?'s max seq len|larger than the maximum number of tokens"
         ),
         "cache",
         "the cache does not hold one longest request",
