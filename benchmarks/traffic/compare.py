@@ -34,7 +34,7 @@ TRACES = (
     "mooncake_conversation", "mooncake_synthetic", "azure2023_conv", "azure2023_code", "agentic_claude_code",
     "servegen_reason", "servegen_mlarge",
 )  # fmt: skip
-PER_REPLICA = 250  # requests in a run
+PER_REPLICA, LEAST = 250, 2000  # requests in a run
 # Gemma 4 31B, BF16, two H100 SXM by NVLink, vLLM, 8,192 tokens a step, as `gemstead.simulate.engine.planned` made it on
 # 2026-11-21. Written down so that figures of different days can be compared.
 GEMMA = Engine(
@@ -102,7 +102,9 @@ def cell(
     rate = load * capacity(trace, engines)
     found: dict[str, list[Summary]] = {name: [] for name in names}
     for seed in range(seeds):
-        played = scaled(trace, rate, requests or PER_REPLICA * replicas, Random(f"shift {seed}").random())
+        played = scaled(
+            trace, rate, requests or max(LEAST, PER_REPLICA * replicas), Random(f"shift {seed}").random()
+        )
         for name in names:
             conditions = Conditions(scrape_s=SCRAPE_S.get(name, 1.0))
             trial = Trial(played, engines, name, gateways, conditions)

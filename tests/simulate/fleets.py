@@ -41,7 +41,15 @@ def some_load(count=300, rate=4.0, seed=1, longest=6000, answers=200):
     return Workload("some", tuple(made))
 
 
-def played(load, policy="least-outstanding", replicas=3, engine=ENGINE, seed=1, gateways=1, **conditions):
+def played(
+    load,
+    policy="least-outstanding",
+    replicas=3,
+    engine=ENGINE,
+    seed=1,
+    gateways=1,
+    **conditions,
+):
     """A run and its fleet."""
     made = policies(policy, Random(seed).randrange, gateways)
     fleet = Fleet(load, [engine] * replicas, made, Conditions(**conditions))

@@ -78,7 +78,11 @@ def test_what_is_held_by_two_is_counted_once_and_stays_until_both_have_let_go():
     cache.pin((1, 2, 3))
     assert cache.used_tokens == 3 * SIZE
     cache.release((1, 2, 3))
-    assert (cache.used_tokens, cache.kept_tokens, cache.match((1, 2, 3))) == (2 * SIZE, SIZE, 3)
+    assert (cache.used_tokens, cache.kept_tokens, cache.match((1, 2, 3))) == (
+        2 * SIZE,
+        SIZE,
+        3,
+    )
 
 
 def test_the_end_of_a_prompt_is_evicted_before_its_beginning():

@@ -62,7 +62,14 @@ def test_no_engine_rests_while_calls_wait_there():
 
 
 def test_calls_without_a_first_token_go_elsewhere_when_their_engine_dies_and_the_others_are_cut():
-    load = Workload("few", (Request(0.0, 100, 400), Request(0.0, 100, 400), *(Request(1.0, 30_000, 5),) * 2))
+    load = Workload(
+        "few",
+        (
+            Request(0.0, 100, 400),
+            Request(0.0, 100, 400),
+            *(Request(1.0, 30_000, 5),) * 2,
+        ),
+    )
     _, run = played(load, "round-robin", replicas=2, changes=(Change(1.5, 1),))
     statuses = [one.status for one in run.outcomes]
     assert statuses.count(CUT) == 1 and statuses.count(SERVED) == 3
@@ -88,14 +95,24 @@ def test_an_engine_that_comes_back_is_used_again():
 
 
 def test_a_follower_comes_when_the_one_before_has_been_answered_and_thought_about():
-    load = Workload("loop", (Request(0.0, 1000, 20), Request(0.0, 1500, 20, (), "default", 0, 0, 3.0)))
+    load = Workload(
+        "loop",
+        (Request(0.0, 1000, 20), Request(0.0, 1500, 20, (), "default", 0, 0, 3.0)),
+    )
     _, run = played(load, replicas=1)
     assert run.outcomes[1].arrived_s == pytest.approx(run.outcomes[0].end_s + 3.0)
 
 
 def test_several_gateways_see_only_what_they_sent_and_what_engines_report():
     load = Workload("busy", tuple(Request(0.001 * place, 2000, 200) for place in range(40)))
-    fleet, _ = played(load, "least-outstanding", gateways=2, until_s=1.5, scrape_s=0.5, scrape_delay_s=0.1)
+    fleet, _ = played(
+        load,
+        "least-outstanding",
+        gateways=2,
+        until_s=1.5,
+        scrape_s=0.5,
+        scrape_delay_s=0.1,
+    )
     for gateway in fleet.gateways:
         assert sum(endpoint.in_flight for endpoint in gateway.endpoints) <= 20
         loads = [endpoint.load for endpoint in gateway.endpoints]

@@ -43,7 +43,9 @@ class OneByOne(Replica):
 
 
 ARRIVALS = st.lists(
-    st.tuples(st.floats(0, 3), st.integers(1, 5000), st.integers(1, 60)), min_size=1, max_size=12
+    st.tuples(st.floats(0, 3), st.integers(1, 5000), st.integers(1, 60)),
+    min_size=1,
+    max_size=12,
 )
 
 
@@ -79,7 +81,10 @@ def test_everyone_ends_once_and_leaves_nothing_behind(rows, room, window):
 
 def test_a_prompt_longer_than_a_step_is_read_in_chunks_while_others_write_on():
     replica = Replica(ENGINE, 512)
-    told = run(replica, [(0.0, Sequence(0, 10, 400, (), 0.0)), (1.0, Sequence(1, 6000, 1, (), 1.0))])
+    told = run(
+        replica,
+        [(0.0, Sequence(0, 10, 400, (), 0.0)), (1.0, Sequence(1, 6000, 1, (), 1.0))],
+    )
     alone = run(Replica(ENGINE, 512), [(0.0, Sequence(1, 6000, 1, (), 0.0))])
     assert told[1][0] - 1.0 > alone[1][0]  # the other's tokens share its steps
     assert told[0][1] > told[1][1]  # and the other was not held up to its end
@@ -90,7 +95,10 @@ def test_what_another_request_has_read_is_not_read_again():
     blocks = tuple(range(8))
     told = run(
         replica,
-        [(0.0, Sequence(0, 4100, 2, blocks, 0.0)), (5.0, Sequence(1, 4600, 2, (*blocks, 99), 5.0))],
+        [
+            (0.0, Sequence(0, 4100, 2, blocks, 0.0)),
+            (5.0, Sequence(1, 4600, 2, (*blocks, 99), 5.0)),
+        ],
     )
     assert told[1][0] - 5.0 < 0.3 * told[0][0]
     assert replica.prompt_done == 4100 + 4600 - 8 * 512
@@ -99,7 +107,13 @@ def test_what_another_request_has_read_is_not_read_again():
 def test_the_one_begun_last_is_preempted_and_reads_again_what_it_had_written():
     engine = replace(ENGINE, kv_tokens=5_000)
     replica = Replica(engine, 512)
-    told = run(replica, [(0.0, Sequence(0, 2000, 900, (), 0.0)), (0.1, Sequence(1, 2000, 900, (), 0.1))])
+    told = run(
+        replica,
+        [
+            (0.0, Sequence(0, 2000, 900, (), 0.0)),
+            (0.1, Sequence(1, 2000, 900, (), 0.1)),
+        ],
+    )
     assert replica.preemptions == 1
     assert told[0][1] < told[1][1]
     assert replica.prompt_done > 4000
@@ -108,7 +122,13 @@ def test_the_one_begun_last_is_preempted_and_reads_again_what_it_had_written():
 def test_it_waits_as_queueing_theory_says():
     """One place, equal service, Poisson arrivals: M/D/1, whose mean wait is rho s / (2 (1 - rho))."""
     engine = replace(
-        ENGINE, most_running=1, base_s=0.1, each_s=0.0, context_s=0.0, prefill_s=0.0, deeper_s=0.0
+        ENGINE,
+        most_running=1,
+        base_s=0.1,
+        each_s=0.0,
+        context_s=0.0,
+        prefill_s=0.0,
+        deeper_s=0.0,
     )
     service, rho, dice, now, arrivals = 0.1, 0.7, Random(5), 0.0, []
     for number in range(40_000):

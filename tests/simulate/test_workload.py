@@ -56,7 +56,9 @@ def test_lanes_keep_the_order_of_a_session_and_its_pauses():
 
 
 @pytest.mark.parametrize("kind", SHAPES)
-def test_made_up_loads_are_the_same_for_the_same_dice_and_their_blocks_fit_their_prompts(kind):
+def test_made_up_loads_are_the_same_for_the_same_dice_and_their_blocks_fit_their_prompts(
+    kind,
+):
     one, other = (synthetic(kind, 300, 5.0, Random(7)) for _ in range(2))
     assert one == other and len(one.requests) == 300
     assert all(len(request.blocks) <= request.prompt_tokens // 512 for request in one.requests)
@@ -70,7 +72,12 @@ def test_a_load_that_has_no_rate_is_refused():
 
 def test_mooncake_lumps_are_spread_and_partial_blocks_dropped():
     rows = [
-        {"timestamp": 3000 * lump, "input_length": 1030, "output_length": 5, "hash_ids": [0, 1, 2]}
+        {
+            "timestamp": 3000 * lump,
+            "input_length": 1030,
+            "output_length": 5,
+            "hash_ids": [0, 1, 2],
+        }
         for lump in range(3)
         for _ in range(10)
     ]
@@ -85,7 +92,13 @@ def test_agents_follow_each_other_and_their_blocks_are_joined():
         "block_size": 64,
         "requests": [
             {"t": 0.0, "in": 1200, "out": 10, "think_s": 0.0, "hash_ranges": [[1, 19]]},
-            {"t": 9.0, "in": 1700, "out": 10, "think_s": 4.0, "hash_ranges": [[1, 16], [40, 11]]},
+            {
+                "t": 9.0,
+                "in": 1700,
+                "out": 10,
+                "think_s": 4.0,
+                "hash_ranges": [[1, 16], [40, 11]],
+            },
         ],
     }
     first, second = read([json.dumps(session)]).requests
@@ -97,7 +110,11 @@ def test_agents_follow_each_other_and_their_blocks_are_joined():
     ("lines", "prompt", "tenant"),
     [
         (
-            ["TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:15:46.6805900,374,44"] * 1,
+            [
+                "TIMESTAMP,ContextTokens,GeneratedTokens",
+                "2023-11-16 18:15:46.6805900,374,44",
+            ]
+            * 1,
             374,
             "default",
         ),
@@ -110,7 +127,11 @@ def test_agents_follow_each_other_and_their_blocks_are_joined():
             472,
             "default",
         ),
-        (['{"began": 1.5, "tenant": "a", "prompt_tokens": 9, "output_tokens": 3}'], 9, "a"),
+        (
+            ['{"began": 1.5, "tenant": "a", "prompt_tokens": 9, "output_tokens": 3}'],
+            9,
+            "a",
+        ),
     ],
 )
 def test_each_form_is_known_by_its_first_line(lines, prompt, tenant):
@@ -119,7 +140,8 @@ def test_each_form_is_known_by_its_first_line(lines, prompt, tenant):
 
 
 @pytest.mark.parametrize(
-    "lines", [[], ["a,b,c", "1,2,3"], ['{"x": 1}'], ["t_s,input_tokens,output_tokens", "0,x,1"]]
+    "lines",
+    [[], ["a,b,c", "1,2,3"], ['{"x": 1}'], ["t_s,input_tokens,output_tokens", "0,x,1"]],
 )
 def test_what_is_no_trace_is_refused_with_the_forms_that_are(lines):
     with pytest.raises(Refused, match="Mooncake"):

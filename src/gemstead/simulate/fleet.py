@@ -9,6 +9,9 @@ known of first goes first, so a run is the same each time.
     scrape         gateways get each engine's figures as they were `scrape_delay_s` ago
     change         an engine dies or comes back
 
+With bounds for a queue (`Conditions.queue`) each gateway lets calls wait while its endpoints are saturated, in
+production's own queue, and takes the next whenever a first token or an end or new figures make room.
+
 An engine that dies breaks its connections at once: calls without a first token are sent elsewhere (at most
 `ATTEMPTS` in all), the others are cut. Gateways learn that it is gone by failing, and `notice_s` later by their
 supervisor. The network takes no time.
@@ -17,9 +20,11 @@ supervisor. The network takes no time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf
+
+import msgspec
 
 from gemstead.refused import Refused
 from gemstead.simulate.engine import Engine
@@ -29,12 +34,15 @@ from gemstead.simulate.replica import Sequence as Inside
 from gemstead.simulate.workload import Request, Workload
 from gemstead.traffic.call import Call
 from gemstead.traffic.endpoint import Endpoint, EndpointFacts, Load
+from gemstead.traffic.estimate import ANSWER_TOKENS, BYTES_PER_TOKEN
 from gemstead.traffic.policy import Policy
+from gemstead.traffic.queue import Queue, QueueBounds, Waiting
 from gemstead.traffic.roster import Roster
+from gemstead.traffic.saturation import saturation
 
 ATTEMPTS = 3
 POOL = "model"
-STEP, SCRAPE, TOLD, CHANGE, FOLLOW, READY = range(6)
+STEP, SCRAPE, TOLD, CHANGE, FOLLOW, READY, EXPIRE = range(7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +62,20 @@ class Conditions:
     notice_s: float = 1.0  # from an engine's death to `ready` being false, and back
     changes: tuple[Change, ...] = ()
     until_s: float = inf  # stop the clock there
-
-
-Admit = Callable[[Call, Sequence[Endpoint], float], None]
+    queue: QueueBounds | None = None  # None: calls are sent however full the endpoints are
+    weights: dict[str, float] = field(default_factory=dict)  # of tenants in the queue
+    begin_s: float = (
+        inf  # calls that have waited so long are given up: their aim for the first token is missed
+    )
+    level: Callable[[Sequence[Endpoint], float], float] = saturation  # from 1.0 on calls wait
 
 
 class Gateway:
     """One gateway: its policy, and the engines as it sees them."""
 
-    def __init__(self, policy: Policy, engines: Sequence[Engine]) -> None:
+    def __init__(self, policy: Policy, engines: Sequence[Engine], queue: Queue | None = None) -> None:
         self.policy = policy
+        self.queue = queue
         self.endpoints = Roster(Endpoint(facts(engine, place)) for place, engine in enumerate(engines))
 
 
@@ -93,19 +105,23 @@ class Fleet:
         engines: Sequence[Engine],
         policies: Callable[[Sequence[Replica]], Sequence[Policy]],
         conditions: Conditions = Conditions(),
-        admit: Admit | None = None,
     ) -> None:
         self._load = load
         self._conditions = conditions
-        self._admit = admit
         self.replicas = [Replica(engine, load.block_tokens) for engine in engines]
-        self.gateways = [Gateway(policy, engines) for policy in policies(self.replicas)]
+        self.gateways = [
+            Gateway(
+                policy, engines, Queue(conditions.queue, conditions.weights) if conditions.queue else None
+            )
+            for policy in policies(self.replicas)
+        ]
         self.outcomes = [
             Outcome(number, one.tenant, one.at_s, one.prompt_tokens, one.output_tokens)
             for number, one in enumerate(load.requests)
         ]
         self._places = {endpoint.name: place for place, endpoint in enumerate(self.gateways[0].endpoints)}
         self._calls: dict[int, tuple[Call, Gateway]] = {}
+        self._queued: dict[int, tuple[Call, Waiting]] = {}
         self._dead: set[int] = set()
         self._followers: dict[int, list[int]] = {}
         self._picks = [0] * len(engines)
@@ -169,7 +185,9 @@ class Fleet:
         if kind == SCRAPE:
             self._scrape(now)
         elif kind == TOLD:
-            self._tell(what)  # type: ignore[arg-type]
+            self._tell(what, now)  # type: ignore[arg-type]
+        elif kind == EXPIRE:
+            self._expire(self.gateways[which], now)
         elif kind == CHANGE:
             self._change(which, now)
         elif kind == FOLLOW:
@@ -191,22 +209,47 @@ class Fleet:
             one.blocks,
             self._load.block_tokens,
         )
-        try:
-            if self._admit is not None:
-                self._admit(call, gateway.endpoints, now)
-            self._dispatch(number, one, call, gateway, now)
-        except Refused:
-            self._end(number, REFUSED, now)
+        if gateway.queue is not None and (
+            gateway.queue or self._conditions.level(gateway.endpoints, now) >= 1.0
+        ):
+            self._wait(number, one, call, gateway, now)
+            return
+        self._dispatch(number, one, call, gateway, now)
+
+    def _wait(self, number: int, one: Request, call: Call, gateway: Gateway, now: float) -> None:
+        assert gateway.queue is not None
+        tokens = call.prompt_tokens + ANSWER_TOKENS
+        size, due = BYTES_PER_TOKEN * call.prompt_tokens, now + self._conditions.begin_s
+        waiting = Waiting(number, one.tenant, one.priority, tokens, size, due)
+        self._queued[number] = call, waiting
+        for gone in gateway.queue.push(waiting, now):
+            self._end(gone.ticket, REFUSED, now)  # type: ignore[arg-type]
+        self._push(gateway.queue.next_expiry(), EXPIRE, self.gateways.index(gateway), None)
+
+    def _take(self, gateway: Gateway, now: float) -> None:
+        """Send what waits for as long as there is room."""
+        queue = gateway.queue
+        while queue and self._conditions.level(gateway.endpoints, now) < 1.0:
+            for waiting in queue.take(now):
+                number: int = waiting.ticket  # type: ignore[assignment]
+                self.outcomes[number].queued_s = now - waiting.arrived_at
+                call = self._queued[number][0]
+                self._dispatch(number, self._load.requests[number], call, gateway, now)
+
+    def _expire(self, gateway: Gateway, now: float) -> None:
+        if gateway.queue is None:
+            return
+        for gone in gateway.queue.expire(now):
+            self._end(gone.ticket, REFUSED, now)  # type: ignore[arg-type]
 
     def _dispatch(self, number: int, one: Request, call: Call, gateway: Gateway, now: float) -> None:
-        """Pick and send, elsewhere when an engine is dead.
-
-        Raises:
-            Refused: nobody takes it.
-        """
+        """Pick and send, elsewhere when an engine is dead; refuse when nobody takes it."""
         outcome, policy = self.outcomes[number], gateway.policy
         for _ in range(ATTEMPTS):
-            endpoint = policy.pick(call, gateway.endpoints, now)
+            try:
+                endpoint = policy.pick(call, gateway.endpoints, now)
+            except Refused:
+                break
             policy.charge(endpoint, call)
             outcome.attempts += 1
             place = self._places[endpoint.name]
@@ -257,6 +300,12 @@ class Fleet:
             endpoint = gateway.endpoints[place]
             gateway.policy.settle(endpoint, call, True, now, inside.output_tokens, inside.hit_tokens)
             self._end(inside.number, SERVED, now + replica.engine.first_s)
+            if (queued := self._queued.pop(inside.number, None)) and gateway.queue is not None:
+                gateway.queue.settle(queued[1], inside.prompt_tokens + inside.output_tokens)
+        if self._conditions.queue and (replica.first or replica.ended):
+            for gateway in self.gateways:
+                if gateway.queue:
+                    self._take(gateway, now)
 
     def _end(self, number: int, status: str, now: float) -> None:
         outcome = self.outcomes[number]
@@ -282,14 +331,16 @@ class Fleet:
         if conditions.scrape_delay_s:
             self._push(now + conditions.scrape_delay_s, TOLD, 0, loads)
         else:
-            self._tell(loads)
+            self._tell(loads, now)
         self._push(now + conditions.scrape_s, SCRAPE, 0, None)
 
-    def _tell(self, loads: list[Load | None]) -> None:
+    def _tell(self, loads: list[Load | None], now: float) -> None:
         for gateway in self.gateways:
             for endpoint, load in zip(gateway.endpoints, loads, strict=True):
                 if load is not None:
                     endpoint.load = load
+            if gateway.queue:
+                self._take(gateway, now)
 
     def _change(self, count: int, now: float) -> None:
         if count < 0:
@@ -313,10 +364,7 @@ class Fleet:
                 self._end(inside.number, CUT, now)
                 continue
             call.tried = (*call.tried, endpoint.name)
-            try:
-                self._dispatch(inside.number, self._load.requests[inside.number], call, gateway, now)
-            except Refused:
-                self._end(inside.number, REFUSED, now)
+            self._dispatch(inside.number, self._load.requests[inside.number], call, gateway, now)
 
     def _notice(self, place: int, ready: bool) -> None:
         for gateway in self.gateways:
@@ -338,9 +386,4 @@ class Fleet:
 
 
 def _with_ready(told: EndpointFacts, ready: bool) -> EndpointFacts:
-    import msgspec
-
     return msgspec.structs.replace(told, ready=ready)
-
-
-__all__ = ["Change", "Conditions", "Fleet", "Gateway", "replace"]

@@ -1,10 +1,11 @@
 """One cell of a comparison: a workload at a share of the fleet's capacity, under one policy.
 
-*Capacity* of a fleet for a workload is what it gets done when more comes than it can do: requests a second that end in
-the middle of a run at 1.3 times that rate, picked by the oracle. It is found in two rounds, the first far above. So a
-load of 0.8 means the same for every policy, and a policy that wastes work meets it with less to spare. Of sessions that
-wait for their answers (a closed loop) too many would only push each other out of the caches: there the number of
-sessions is doubled until it brings no more, and capacity is the most that got done.
+*Capacity* of a fleet for a workload is the most that it gets done when more comes than it can do: requests a second
+that end in the middle of a run, picked by the oracle, first far above what can be done and then at 1.3 times what was
+done before, until that brings no more. So a load of 0.8 means the same for every policy, and a policy that wastes
+work meets it with less to spare. Of sessions that wait for their answers (a closed loop) too many would only push
+each other out of the caches: there the number of sessions is doubled until it brings no more. Of more than eight
+equal engines eight are measured, and their share is taken for each.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ from gemstead.traffic.prefix import PrefixIndex
 OURS, ORACLE = "ours", "oracle"
 NAMES = (OURS, *POLICIES, ORACLE)
 PER_ENGINE = 250  # requests in a run
-OVERLOAD = 1.3
+OVERLOAD = 1.3  # times what was done in the round before
 GROWS = 1.05
+MEASURED = 8  # engines that are measured of a larger fleet of equals
+ROUNDS = 5
+FULL_TIMES = 3  # times what fits at once, so that long answers are seen to end
 FLOODED = 8.0  # times what reading all prompts without any hit would allow
 SCRAPE_S = {"score-blend": BLEND_SCRAPE_S}  # where a policy publishes its own
 
@@ -76,16 +80,22 @@ def capacity(load: Workload, engines: Sequence[Engine], requests: int = 0) -> fl
     """Requests a second that the fleet gets done of this workload; see above.
 
     Args:
-        requests: how many to play; 0: `PER_ENGINE` for each.
+        requests: how many to play; 0: enough.
     """
-    count = requests or PER_ENGINE * len(engines)
+    if len(engines) > MEASURED and len(set(engines)) == 1:
+        return capacity(load, engines[:MEASURED], requests) * len(engines) / MEASURED
     if load.is_closed:
-        return _closed_capacity(load, engines, count)
+        return _closed_capacity(load, engines, requests or PER_ENGINE * len(engines))
+    count = requests or sum(max(PER_ENGINE, FULL_TIMES * engine.most_running) for engine in engines)
+    best = 0.0
     rate = FLOODED * _rough(load, engines)
-    for factor in (1.0, OVERLOAD):
-        played = Fleet(scaled(load, rate * factor, count), engines, policies(ORACLE, int)).run()
-        rate = _middle_rate(played)
-    return rate
+    for _ in range(ROUNDS):
+        played = Fleet(scaled(load, rate, count), engines, policies(ORACLE, int)).run()
+        done = _middle_rate(played)
+        if done < GROWS * best:
+            break
+        best, rate = done, OVERLOAD * done
+    return max(best, done)
 
 
 def _closed_capacity(load: Workload, engines: Sequence[Engine], count: int) -> float:
