@@ -95,8 +95,9 @@ def prefix(
         tool: docker or podman.
         user: `UID:GID` of the caller, as whom it runs; empty for root: then the image says as whom.
         memory_bytes: the most memory it may take; 0: no bound.
+        pull: whether the tool may fetch the image: `never` for one that was installed, `missing` else.
     """
-    words = [tool, "run", "--rm", "--pull=never", "--name", NAME]
+    words = [tool, "run", "--rm", f"--pull={pull}", "--name", NAME]
     if tool != "podman":  # for which it is a package that may be missing, and then nothing starts
         words.append("--init")
     words += ["--label", "gemstead.replica={name}"]

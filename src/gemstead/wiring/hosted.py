@@ -188,7 +188,7 @@ def _in_container(image: str, engine: str, version: str, around: Surroundings) -
     if not tool:
         raise CannotRun(f"models[].image: {image} needs Docker or Podman, and neither is on the PATH")
     user = f"{os.getuid()}:{os.getgid()}" if tool == "docker" else ""
-    words = container.prefix(tool, image, container.PROGRAMS[engine], vendor(), user=user)
+    words = container.prefix(tool, image, container.PROGRAMS[engine], vendor(), user=user, pull="missing")
     said = version or image.rpartition(":")[2].removeprefix("v")
     return Installed(engine, said if said[:1].isdigit() else "", "container", words, image)
 
