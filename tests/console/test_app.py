@@ -26,6 +26,10 @@ class PretendHead:
     async def reload(self):
         return self.done
 
+    async def ask(self, verb, model, **how):
+        self.asked = (verb, model, how)
+        return {"refused": ["no room"]} if verb == "restart" else {"done": "so it is"}
+
     def stop(self, *, now):
         self.stops.append(now)
 
@@ -80,3 +84,15 @@ def test_with_the_token_it_acts(ask, head):
     ask("POST", "/admin/stop?now=1", "right")
     assert head.stops == [False, True]
     assert ask("GET", "/admin/stop", "right").status_code == 405
+
+
+def test_a_model_is_changed_by_whoever_has_the_token(ask, head):
+    assert ask("POST", "/admin/models/m/wake").status_code == 401
+    answer = ask("POST", "/admin/models/google%2Fgemma/scale?replicas=3", "right")
+    assert (answer.status_code, answer.json()) == (200, {"done": "so it is"})
+    assert head.asked == ("scale", "google/gemma", {"replicas": 3})
+    assert ask("POST", "/admin/models/m/restart?gap=1", "right").status_code == 409
+    assert head.asked == ("restart", "m", {"gap": True})
+    assert ask("POST", "/admin/models/m/scale?replicas=many", "right").status_code == 422
+    assert "there are: restart" in ask("POST", "/admin/models/m/explode", "right").json()["error"]
+    assert ask("GET", "/admin/models/m/wake", "right").status_code == 405
