@@ -87,7 +87,15 @@ def image_of(engine: str, version: str, vendor: str) -> str:
 
 
 def prefix(
-    tool: str, image: str, program: str, vendor: str, *, user: str = "", memory_bytes: int = 0, shm: str = SHM
+    tool: str,
+    image: str,
+    program: str,
+    vendor: str,
+    *,
+    user: str = "",
+    memory_bytes: int = 0,
+    shm: str = SHM,
+    pull: str = "never",
 ) -> tuple[str, ...]:
     """The words before the engine's own, with `{name}`, `{port}`, `{gpus}`, `{env}` and `{mounts}` left open.
 
