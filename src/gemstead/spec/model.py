@@ -34,6 +34,11 @@ class ExternalEndpoint(Part):
         description="Bearer token that the engine wants, as `env:NAME` or `file:PATH`",
         examples=["env:VLLM_API_KEY"],
     )
+    discover: Literal["off", "dns"] = Field(
+        "off",
+        description="`dns`: the host's name stands for many engines, each address one of them, asked for anew every few "
+        "seconds (a headless Service of Kubernetes)",
+    )
     served_model: str = Field("", description="The name the engine uses, when it is not the model's")
     dialect: Literal[
         "external", "vllm", "sglang", "llamacpp", "ollama", "tgi", "tensorrt_llm", "transformers"
@@ -224,7 +229,7 @@ class SuperviseSpec(Part):
         "reported (`warn`), or is not looked for",
     )
     wake_s: Seconds = Field(
-        120.0, description="Longest time that a call waits for a model that sleeps or is being started"
+        120.0, description="Longest time that a call waits for a model that sleeps or is being woken"
     )
     log_mib: int = Field(10, ge=1, le=10_240, description="An engine log is rotated at this size")
     log_files: int = Field(5, ge=1, le=100, description="Rotated logs kept for each engine")
