@@ -37,6 +37,7 @@ class Call:
     ahead_tokens: float = (
         -1.0
     )  # prefill that stood before the first token at that time; below zero: not known
+    was_first: bool = False  # nothing else was waiting there to be read
     due_s: float = 0.0  # the time to the first token that was expected then
     first_at: float = -1.0  # when the first token came
     first_calls: int = 0  # in flight at that time

@@ -104,6 +104,7 @@ class Endpoint:
         "handicap",
         "head_s",
         "heard_at",
+        "hears",
         "in_flight",
         "kv_booked",
         "kv_elsewhere",
@@ -126,6 +127,7 @@ class Endpoint:
         "speaking",
         "standing_s",
         "token_s",
+        "told_at",
         "waiting",
         "wedged",
         "well_until",
@@ -135,7 +137,9 @@ class Endpoint:
         self.name = facts.name  # the facts may be replaced, the name stays
         # What is in flight.
         self.in_flight = 0
-        self.prefill_tokens = 0  # prompt tokens sent and not yet answered with a first token
+        self.prefill_tokens = (
+            0  # prompt tokens sent and not yet answered with a first token, deep ones dearer
+        )
         self.kv_booked = 0  # tokens of KV cache that the calls in flight are expected to take
         self.waiting: dict[Call, None] = {}  # calls without a first token, the oldest first
         self.speaking = 0  # calls in flight that stream: a word may be expected of them
@@ -144,7 +148,9 @@ class Endpoint:
         self.failures = 0
         self.failed_share = 0.0  # of its calls, lately
         self.read_tokens = 0  # prompt tokens that were not cached, since ever
-        self.heard_at = -inf  # when it last said anything on any call
+        self.heard_at = -inf  # when it last said anything on any call; the gateway sets it with every piece
+        self.told_at = -inf  # when the picker last learned of a first token or an end
+        self.hears = False  # the gateway does set it: between those two, silence means something
         self.progress_at = -inf  # since when it works on the oldest call without a first token
         # What it can do: learned.
         self.rates = foreseen(facts)  # shared with its like in the same roster
@@ -170,7 +176,7 @@ class Endpoint:
         self.open_from = -inf  # calls may be sent from this time on
         self.well_until = inf  # the last load is fresh and good until then; no load was ever bad
         self.ready_since = -inf  # of a warm-up; -inf: not yet seen by a roster
-        self.handicap = 1.0  # how much slower it is taken for than it is, while it warms up
+        self.handicap = 1.0  # how much busier it is taken for than it is, while it warms up
         self.patience_s = 0.0  # how long its silence means nothing
         self.wedged = False
         self._facts = facts
@@ -250,9 +256,9 @@ class Endpoint:
         """Work out anew what a call would find here, after a figure has moved."""
         if self.alone:
             return
-        self.token_s = token_s = self.rates.prefill.slope * self.pace.times * self.handicap
+        self.token_s = token_s = self.rates.prefill.slope * self.pace.times
         standing_s = (self.prefill_tokens + self.prefill_elsewhere) * token_s
-        self.head_s = next(iter(self.waiting)).charged_tokens * token_s if self.waiting else 0.0
+        head_s = next(iter(self.waiting)).charged_tokens * token_s if self.waiting else 0.0
         calls = self.in_flight + self.calls_elsewhere
         self.crowd_s = 2.0 * self.rates.decode.slope * self.pace.times * self.handicap * calls
         facts, load = self._facts, self._load
@@ -264,7 +270,19 @@ class Endpoint:
             standing_s += kv_pressure_s(used / facts.kv_tokens)
         elif load is not None and load.kv_used is not None:
             standing_s += kv_pressure_s(load.kv_used)
-        self.standing_s = standing_s
+        self.standing_s, self.head_s = standing_s * self.handicap, head_s * self.handicap
+
+    def learn_prefill(self, ahead_tokens: float, seconds: float, alone: bool) -> None:
+        """A first token came after `seconds`, with so much to read before it.
+
+        `alone`: nothing else was waiting to be read, so it says how fast this engine is beside its like.
+        """
+        beside = self.rates.beside(ahead_tokens, seconds, self.pace.times, alone)
+        if alone:
+            self.pace.learn(beside)
+        if self.rates.moved() and self.roster is not None:
+            for endpoint in self.roster:
+                endpoint.weigh()
 
 
 def kind(facts: EndpointFacts) -> tuple[object, ...]:

@@ -4,7 +4,8 @@ Each candidate gets a cost in seconds, and the cheapest wins:
 
       what stands before it    prompt tokens sent there and not yet read, at the endpoint's own rate, less what
                                it has read of the oldest since
-    + its own prefill          prompt tokens that the endpoint has not seen, at that rate, times `WORK`
+    + its own prefill          prompt tokens that the endpoint has not seen, at that rate, deep ones dearer, times
+                               `WORK` and what is added for each call that waits (`BEHIND`)
     + its answer               expected tokens times what one more request costs each step, for this call and
                                for all that run there, times `ANSWER`
     + room                     u / (1 - u) of the KV cache; and where the call does not fit, or every slot is
@@ -15,10 +16,11 @@ Seconds need rates. They are learned from the calls that were answered (`rates.p
 figures: a kind of engine has its rates, and each endpoint its pace beside the others of its kind.
 
 There is no threshold below which a prefix hit counts as nothing: the prefill that it saves is its worth.
-`WORK` is above 1 because prefill that is done twice also delays whoever comes later, which a cost that looks at
-this call alone would not see. Affinity still cannot pile everything on one replica: what waits there costs
-seconds like everything else, and an endpoint with more than twice the calls of the idlest (and `CROWD` more) gets
-no credit at all. Among the near-equal, chance decides; it is handed in.
+`WORK` is above 1, and grows with what waits, because prefill that is done twice also delays whoever comes
+later, which a cost that looks at this call alone would not see: the fuller the pool, the more of them there will
+be. Affinity still cannot pile everything on one replica: what waits there costs seconds like everything else, and
+an endpoint with more than twice the calls of the idlest (and `CROWD` more) gets no credit at all. Among the
+near-equal, chance decides; it is handed in.
 
 Before that, endpoints are passed over in three steps. Not ready, draining or already tried by this call:
 never. Breaker open: unless nothing else is left, because a pool whose every endpoint is shut out serves
@@ -41,6 +43,7 @@ from gemstead.refused import Reason, Refused
 from gemstead.traffic.breaker import CLOSED, Event, State, step
 from gemstead.traffic.call import Call
 from gemstead.traffic.endpoint import LIFE_FORGET, Endpoint
+from gemstead.traffic.estimate import ANSWER_TOKENS
 from gemstead.traffic.outlier import FAILED_FORGET, is_outlier
 from gemstead.traffic.policy import NO_TIME
 from gemstead.traffic.prefix import PrefixIndex
@@ -53,6 +56,9 @@ BEHIND = 2.0
 CROWD = 16  # calls more than twice those of the idlest: AIBrix's prefix router gives up at 8 or 16 more
 ADAPTER_S = 0.5  # to load a LoRA adapter; assumed, not measured
 NEAR_S = 0.002  # costs so close to the best count as equal
+# A token is read with all before it: so much dearer with each of those. Gemma 4 31B on two H100 by the planner's
+# model of a step: 7.06e-5 s for a token, 1.5e-9 s more for each before it, so twice as much after 47 000.
+DEEPER = 1 / 47_000
 LEAST_TOKENS = 16  # an engine reads at least the last block of a prompt again (vLLM: block_size 16)
 MOST_CANDIDATES = 64  # of a larger pool, so many are looked at, and whoever has the prefix
 MOST_SESSIONS = 16_384
@@ -112,7 +118,7 @@ class Picker:
         if call.charged_to is not None:  # moved on without being settled: no verdict
             self.settle(call.charged_to, call, None, self._now)
         call.charged_to = endpoint
-        call.charged_tokens = tokens = max(call.prompt_tokens - call.hit_tokens, 0)
+        call.charged_tokens = tokens = work_tokens(call.prompt_tokens, call.hit_tokens)
         endpoint.in_flight += 1
         endpoint.prefill_tokens += tokens
         if not endpoint.alone:
@@ -196,13 +202,13 @@ class Picker:
                 fewest = endpoint.in_flight
         work = WORK + BEHIND * behind / len(able)
         crowded = 2 * fewest + CROWD
-        whole_tokens = max(prompt_tokens, LEAST_TOKENS) * work
+        whole_tokens = work_tokens(max(prompt_tokens, LEAST_TOKENS), 0) * work
         for place, endpoint in enumerate(able):
             if hits is None or not (blocks := hits[place]) or endpoint.in_flight > crowded:
                 costs[place] += whole_tokens * endpoint.token_s
             else:
-                rest_tokens = max(prompt_tokens - blocks * call.block_tokens, LEAST_TOKENS)
-                costs[place] += rest_tokens * work * endpoint.token_s
+                cached = max(min(blocks * call.block_tokens, prompt_tokens - LEAST_TOKENS), 0)
+                costs[place] += work_tokens(prompt_tokens, cached) * work * endpoint.token_s
         if call.adapter:
             _add_adapter(call, able, costs)
         if call.session and (hits is None or not any(hits)):
@@ -217,8 +223,8 @@ class Picker:
     def _expect(self, call: Call) -> float:
         """How many tokens the answer will have, by what this tenant's answers had."""
         output = self.lengths.expect(call.model, call.tenant)
-        if call.most_tokens:
-            output = min(output, max(call.most_tokens - call.prompt_tokens, 0))
+        if call.most_tokens and (cap := call.most_tokens - call.prompt_tokens) < ANSWER_TOKENS:
+            output = min(output, max(cap, 0))  # the caller's own; a larger one is habit
         call.expected_output = output
         return output
 
@@ -262,6 +268,7 @@ class Picker:
         full = full or kv > endpoint.kv_room
         endpoint.kv_booked += kv
         done = 0.0
+        call.was_first = not endpoint.waiting and not endpoint.prefill_elsewhere
         if endpoint.waiting:
             done = min(max(now - endpoint.progress_at, 0.0), endpoint.head_s) / max(endpoint.token_s, 1e-9)
         else:
@@ -293,9 +300,9 @@ class Picker:
             call.first_at, call.first_calls = now, endpoint.in_flight
             call.first_read = endpoint.read_tokens
             if call.ahead_tokens >= 0.0 and now > call.charged_at:
-                _learn_prefill(endpoint, call.ahead_tokens, now - call.charged_at)
-        endpoint.progress_at = endpoint.heard_at = now
-        _heard(endpoint)
+                endpoint.learn_prefill(call.ahead_tokens, now - call.charged_at, call.was_first)
+        endpoint.progress_at = now
+        _heard(endpoint, now)
 
     def _unbook(self, endpoint: Endpoint, call: Call, now: float) -> None:
         if endpoint.waiting.pop(call, 0) is None:  # it was there
@@ -304,8 +311,7 @@ class Picker:
         call.charged_kv = 0
         if call.streams:
             endpoint.speaking -= 1
-        endpoint.heard_at = max(endpoint.heard_at, now)
-        _heard(endpoint)
+        _heard(endpoint, now)
 
     def _learn(self, endpoint: Endpoint, call: Call, now: float, output_tokens: int) -> None:
         """What a call that ended well says about answers' lengths and the endpoint's rates."""
@@ -316,7 +322,7 @@ class Picker:
             self.index.answered(endpoint.name, output_tokens / call.block_tokens)
         if call.first_at < 0.0:
             if output_tokens < FEW_OUTPUT_TOKENS and call.ahead_tokens >= 0.0 and life_s > 0.0:
-                _learn_prefill(endpoint, call.ahead_tokens, life_s)
+                endpoint.learn_prefill(call.ahead_tokens, life_s, call.was_first)
         elif output_tokens >= FEW_OUTPUT_TOKENS and now > call.first_at:
             # Less what steps took for others' prompts meanwhile: that is counted as prefill, not here.
             read_s = (endpoint.read_tokens - call.first_read) * endpoint.token_s
@@ -353,8 +359,10 @@ class Picker:
             endpoint.probe = call
 
 
-def _learn_prefill(endpoint: Endpoint, ahead_tokens: float, seconds: float) -> None:
-    endpoint.pace.learn(endpoint.rates.beside(ahead_tokens, seconds))
+def work_tokens(prompt_tokens: int, cached_tokens: int) -> int:
+    """What reading a prompt costs behind its cached part, in tokens at the beginning of a prompt."""
+    rest = max(prompt_tokens - cached_tokens, 0)
+    return rest + int(rest * (cached_tokens + 0.5 * rest) * DEEPER)
 
 
 def _overflow_s(endpoint: Endpoint, kv_tokens: float) -> float:
@@ -376,8 +384,8 @@ def _blocks(endpoint: Endpoint, call: Call) -> int:
 
 def _listen(endpoint: Endpoint, call: Call, now: float) -> None:
     """From now on a word is expected of this endpoint."""
-    if not endpoint.speaking:
-        endpoint.heard_at = max(endpoint.heard_at, now)
+    if not endpoint.speaking and now > endpoint.heard_at:
+        endpoint.heard_at = endpoint.told_at = now
     endpoint.speaking += 1
     patience_s = WEDGED_MOST_S
     if endpoint.pace.count >= LEARNED:
@@ -388,7 +396,12 @@ def _listen(endpoint: Endpoint, call: Call, now: float) -> None:
         roster.good_until = now + endpoint.patience_s
 
 
-def _heard(endpoint: Endpoint) -> None:
+def _heard(endpoint: Endpoint, now: float) -> None:
+    if endpoint.heard_at > endpoint.told_at:  # by somebody else
+        endpoint.hears = True
+    if now > endpoint.heard_at:
+        endpoint.heard_at = now
+    endpoint.told_at = endpoint.heard_at
     if endpoint.wedged:
         endpoint.wedged = False
         if endpoint.roster is not None:

@@ -69,15 +69,15 @@ class Seen:
 
     def room(self) -> int:
         """How many blocks of prompts the cache holds beside the answers; 0 is unknown."""
-        if not self.answers:
+        if not self.answers or not self.most:
             return self.most
         return max(1, int(self.most * self.fresh / (self.fresh + self.answers)))
 
 
 class PrefixIndex:
-    """Block hashes by endpoint, in at most `most_bytes` of memory (16 MiB: 43 000 blocks, 43 MB of prompts)."""
+    """Block hashes by endpoint, in at most `most_bytes` of memory (64 MiB: 175 000 blocks, 175 MB of prompts)."""
 
-    def __init__(self, most_bytes: int = 16 * 1024 * 1024) -> None:
+    def __init__(self, most_bytes: int = 64 * 1024 * 1024) -> None:
         self.most_bytes = most_bytes
         self._most = max(1, most_bytes // BYTES_PER_ENTRY)
         self._held = 0  # entries, over all endpoints

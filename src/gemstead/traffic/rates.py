@@ -1,12 +1,14 @@
 """How fast engines are and how long answers get: learned from calls that have ended, one at a time.
 
 A `Line` is y = base + slope * x, fitted by least squares with forgetting: each new observation takes away
-`FORGET` of the weight of all before it, so about the last 200 count. Three things keep it sane:
+`FORGET` of the weight of all before it, so about the last 200 count. Four things keep it sane:
 
 - it begins as a guess that weighs as much as `GUESS_WEIGHT` observations, so the first ones bend it gently
   and a handful of equal ones cannot make it vertical;
 - errors are relative. Latencies spread over three decades, and an error of 0.1 s matters at 0.1 s and not at
   30 s, so an observation weighs 1 over the square of what was predicted;
+- while it is young (`SETTLED`), all of it is scaled by what an observation says, less each time, because a guess that
+  is wrong is wrong everywhere;
 - one observation never counts as more than `MOST_RATIO` times what was predicted, nor as less than its
   inverse: a call that waited for something the line does not know (a preemption, a full cache, a pause)
   pulls, and does not tear.
@@ -15,8 +17,8 @@ Base and slope are never negative, and never further than `MOST_DRIFT` from the 
 
 Replicas of one plan are alike, and what looks like a difference between two of them is mostly chance: a picker that
 believes it sends calls the wrong way. So engines that are foreseen to be alike share their `Rates`, and each has a
-`Pace` beside them: how much slower than its like it is, which stays exactly 1 until the difference is more than chance
-would explain, and is then as much as is left above that.
+`Pace` beside them: how much slower than its like it is, which stays exactly 1 until it is twice as slow (or as fast) on
+average. Less than that is within what different calls do: prompts deep in a conversation take longer for each token.
 
 `Lengths` keeps the mean answer of each (model, tenant), in bounded memory.
 """
@@ -30,11 +32,12 @@ FORGET: Final = 0.995
 GUESS_WEIGHT: Final = 4.0
 MOST_RATIO: Final = 4.0
 MOST_DRIFT: Final = 1000.0
-PACE_FORGET: Final = 0.03  # about the last 30 to 60 calls
-PACE_CHANCE: Final = (
-    0.25  # of the logarithm: the mean of so many calls of one engine scatters by half of that
-)
-USUAL_FORGET: Final = 0.01
+PACE_STEP: Final = 0.03  # up or down: 24 calls in a row that are all slow show an engine to be twice as slow
+PACE_CHANCE: Final = 0.7  # of the logarithm: an engine is taken for slower, or faster, from twice on,
+PACE_BACK: Final = 0.4  # and for like the others again below one and a half times
+SETTLED: Final = 50  # calls after which a line is good enough to hold single engines against it
+MOVED: Final = 0.02
+USUAL_STEP: Final = 0.01  # up or down, towards the median, which a few slow engines do not move
 LENGTHS_FORGET: Final = 0.05  # about the last 20 to 40 answers of a tenant
 MOST_TENANTS: Final = 4096  # about 600 KB
 # Before anything is known: the mean answer of Azure's chat trace of 2023 is 211 tokens (Patel et al.,
@@ -65,6 +68,8 @@ class Line:
 
     def learn(self, x: float, y: float) -> None:
         """Take in one observation."""
+        if self.count < SETTLED:
+            self._scale((y / (self.base + self.slope * x)) ** (1.0 / (self.count + 2)))
         foreseen = self.base + self.slope * x
         y = min(max(y, foreseen / MOST_RATIO), foreseen * MOST_RATIO)
         weight = 1.0 / (foreseen * foreseen)
@@ -84,44 +89,71 @@ class Line:
             slope = max((sxy - base * sx) / sxx, self._first_slope / MOST_DRIFT) if sxx > 0.0 else slope
         self.base, self.slope = min(base, self._first_base * MOST_DRIFT), slope
 
+    def _scale(self, times: float) -> None:
+        """Make all of it so many times slower: a guess may be a hundred times off, and be so in every point."""
+        least, most = 1.0 / MOST_DRIFT, MOST_DRIFT
+        times = max(least * self._first_slope / self.slope, min(times, most * self._first_slope / self.slope))
+        times = max(least * self._first_base / self.base, min(times, most * self._first_base / self.base))
+        self.base *= times
+        self.slope *= times
+        self._sy /= times
+        self._sxy /= times
+        times *= times
+        self._sw /= times
+        self._sx /= times
+        self._sxx /= times
+
 
 class Pace:
     """How many times slower than its like an engine is: 1 unless it clearly differs."""
 
-    __slots__ = ("_mean", "count", "times")
+    __slots__ = ("_median", "count", "times")
 
     def __init__(self) -> None:
         self.times = 1.0
         self.count = 0
-        self._mean = 0.0  # of the logarithm of observed over expected
+        self._median = (
+            0.0  # of the logarithm of observed over usual; medians, because some calls wait very long
+        )
 
     def learn(self, beside: float) -> None:
         """Take in how much longer than its like it took for one call: a logarithm, see `Rates.beside`."""
         self.count += 1
-        self._mean += max(PACE_FORGET, 1.0 / (self.count + 8)) * (beside - self._mean)
-        beyond = abs(self._mean) - PACE_CHANCE
-        if beyond <= 0.0:
-            self.times = 1.0
-        else:
-            self.times = exp(beyond if self._mean > 0.0 else -beyond)
+        self._median += PACE_STEP if beside > self._median else -PACE_STEP
+        bound = PACE_BACK if self.times != 1.0 else PACE_CHANCE
+        self.times = exp(self._median) if abs(self._median) > bound else 1.0
 
 
 class Rates:
     """How fast a kind of engine is: `prefill` seconds by prompt tokens, `decode` seconds a token by requests."""
 
-    __slots__ = ("_usual", "decode", "prefill")
+    __slots__ = ("_told", "_usual", "decode", "prefill")
 
     def __init__(self, prefill: Line, decode: Line) -> None:
         self.prefill = prefill
         self.decode = decode
-        self._usual = 0.0  # logarithm of observed over expected, of all alike: a line fits means, not medians
+        self._told = prefill.slope
+        self._usual = 0.0  # the median of that logarithm: a line fits means
 
-    def beside(self, ahead_tokens: float, seconds: float) -> float:
-        """Take in one time to a first token; the logarithm of how much longer it was than is usual."""
+    def moved(self) -> bool:
+        """Whether prefill is so much faster or slower than when this last said so that it should be told."""
+        if abs(self.prefill.slope - self._told) <= MOVED * self._told:
+            return False
+        self._told = self.prefill.slope
+        return True
+
+    def beside(self, ahead_tokens: float, seconds: float, pace: float, alone: bool) -> float:
+        """Take in one time to a first token, from an engine of this pace.
+
+        Returns the logarithm of how many times longer it was than is usual of calls that found nothing waiting.
+        """
         ratio = log(min(max(seconds / self.prefill.at(ahead_tokens), 1 / MOST_DRIFT), MOST_DRIFT))
-        self._usual += USUAL_FORGET * (ratio - self._usual)
-        self.prefill.learn(ahead_tokens, seconds)
-        return ratio - self._usual
+        settled = self.prefill.count >= SETTLED
+        by = USUAL_STEP if settled else 1.0 / (self.prefill.count + 1)
+        if alone:
+            self._usual += by if ratio > self._usual else -by
+        self.prefill.learn(ahead_tokens, seconds / pace)
+        return ratio - self._usual if settled else 0.0
 
 
 class Lengths:

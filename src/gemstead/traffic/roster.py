@@ -8,11 +8,13 @@ silence becomes suspicious, a new one that is warm now.
 **Wedged.** An engine can hang with its port open and its metrics green. It is taken for wedged when it has
 streams in flight and has said no word on any of them for four times as long as the latest should have waited
 (at least `WEDGED_S`, at most `WEDGED_MOST_S`); calls that do not stream say nothing until they end, and do
-not count. One word brings it back. That it is passed over only while others are well is the picker's rule.
+not count. It takes a gateway that says so with every piece of an answer (`Endpoint.heard_at`): who hears of first
+tokens and ends only cannot tell a long answer from none. One word brings it back. That it is passed over only
+while others are well is the picker's rule.
 
-**Warming.** A new engine has an empty cache and cold kernels. While others are warm, it is taken for slower
-than it is: `1 / WARM_SHARE` times at first, falling to nothing over `WARM_S`. So it gets about that share of
-what it could take, and no burst.
+**Warming.** A new engine has an empty cache and cold kernels. While others are warm, it is taken for busier
+than it is: what it has counts `1 / WARM_SHARE` times at first, falling to once over `WARM_S`. So when all are busy
+it gets about that share of what it could take, and no burst.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ def well(endpoints: Iterable[Endpoint], now: float) -> tuple[list[Endpoint], flo
             if now < moment < until:
                 until = moment
         endpoint.wedged = False
-        if endpoint.speaking:
+        if endpoint.speaking and endpoint.hears:
             silent_until = endpoint.heard_at + endpoint.patience_s
             endpoint.wedged = now >= silent_until
             until = min(until, now + LOOK_AGAIN_S if endpoint.wedged else silent_until)
