@@ -113,6 +113,9 @@ def needs_of(layout: Layout) -> Needs:
         "google": "google.com/tpu",
         "intel": "gpu.intel.com/xe",
     }
+    name = resource.get(vendor, "nvidia.com/gpu")
+    if setup.accelerator.is_slice:
+        name = f"nvidia.com/mig-{setup.accelerator.id.rpartition('/')[2]}"  # as NVIDIA's device plugin names slices
     return Needs(
         Because(
             CPU_OF_GPU * setup.tp,
@@ -123,7 +126,7 @@ def needs_of(layout: Layout) -> Needs:
             f"{weights_gib} GiB of weights pass the page cache as they load, and 8 GiB a card for its process",
         ),
         setup.tp,
-        resource.get(vendor, "nvidia.com/gpu"),
+        name,
         Because(
             SHM_GIB_A_CARD * setup.tp,
             "ranks of one replica talk through it; the default of 64 MiB hangs NCCL",

@@ -18,8 +18,13 @@ LEFT_OUT = {"models", "deploy", "version", "state_dir"}
 HEAD = "Made by gemstead render from gemstead.yaml; change that file and render again."
 
 
-def gateway_file(deployment: Deployment, urls: Mapping[str, Sequence[str]], *, state_dir: str) -> str:
-    """The file of a gateway whose engines answer at `urls`, by pool name. Listens on every interface."""
+def gateway_file(
+    deployment: Deployment, urls: Mapping[str, Sequence[str]], *, state_dir: str, discover: bool = False
+) -> str:
+    """The file of a gateway whose engines answer at `urls`, by pool name. Listens on every interface.
+
+    With `discover` each URL's host stands for all replicas (a headless Service).
+    """
     said = deployment.spec.model_dump(mode="json", exclude_defaults=True, exclude=LEFT_OUT)
     gateway = said.pop("gateway", {})
     admin = said.pop("admin", {})
@@ -31,7 +36,8 @@ def gateway_file(deployment: Deployment, urls: Mapping[str, Sequence[str]], *, s
     )
     content: dict[str, Any] = {
         "version": 1,
-        "models": [_model(pool, urls[pool.name]) for pool in deployment.pools] + _external(deployment),
+        "models": [_model(pool, urls[pool.name], discover) for pool in deployment.pools]
+        + _external(deployment),
         "gateway": gateway,
         "admin": admin,
         **said,
@@ -41,7 +47,7 @@ def gateway_file(deployment: Deployment, urls: Mapping[str, Sequence[str]], *, s
     return document(content, head=HEAD)
 
 
-def _model(pool: Pool, urls: Sequence[str]) -> dict[str, Any]:
+def _model(pool: Pool, urls: Sequence[str], discover: bool) -> dict[str, Any]:
     setup = pool.setup
     model: dict[str, Any] = {"name": pool.model.name}
     if pool.model.aliases:
@@ -49,8 +55,9 @@ def _model(pool: Pool, urls: Sequence[str]) -> dict[str, Any]:
     model["engine"] = "external"
     model["context"] = Because(setup.length, "the context that the engines are started with")
     dialect = setup.engine if setup.engine in DIALECTS else "external"
+    how = {"discover": Because("dns", "the name stands for every replica that is ready")} if discover else {}
     model["endpoints"] = [
-        {"url": url, "dialect": dialect, "served_model": pool.placement.name or setup.checkpoint.repo}
+        {"url": url, **how, "dialect": dialect, "served_model": pool.placement.name or setup.checkpoint.repo}
         for url in urls
     ]
     return model

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from gemstead.spec.kubernetes import KubernetesSpec
 from gemstead.spec.part import Part, SecretRef
 
 DnsName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
@@ -83,6 +84,9 @@ class DeploySpec(Part):
     load: LoadSpec = Field(LoadSpec(), description="What callers are expected to send, for sizing")
     cache: CacheSpec = Field(CacheSpec(), description="Where engines find the model's files")
     cloud: CloudSpec = Field(CloudSpec(), description="A cloud project")
+    kubernetes: KubernetesSpec = Field(
+        KubernetesSpec(), description="What Kubernetes needs to know beyond the plan"
+    )
     hub_token: SecretRef | None = Field(
         None, description="Token for gated repositories", examples=["env:HF_TOKEN"]
     )
