@@ -86,7 +86,9 @@ def _pool(model: ModelSpec, count: int | None, card: Accelerator, spec: Spec, ca
             Reason.BAD_REQUEST,
             f"{model.name} does not fit on {card.name}: {layout.memory.verdict()}",
         )
-    placement = replace(_anywhere(layout, found), thinking=model.thinking)
+    placement = replace(
+        _anywhere(layout, found), thinking=model.thinking, drain_s=int(deploy.load.longest_answer_s)
+    )
     starting = startup(layout.setup, STORAGE[deploy.cache.kind])
     return Pool(
         name=dns_name(found.model.name if model.file is None else model.name),
