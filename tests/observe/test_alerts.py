@@ -51,6 +51,10 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {'gemstead_engine_kv_used_ratio{endpoint="a"}': "0.97x400"},
         {'gemstead_engine_kv_used_ratio{endpoint="a"}': "0.94x400"},
     ),
+    "GemsteadDrafterWrong": (
+        {'gemstead_engine_draft_kept_ratio{endpoint="a"}': "0.15x400"},
+        {'gemstead_engine_draft_kept_ratio{endpoint="a"}': "0.25x400"},
+    ),
     "GemsteadReplicaRestarting": (
         {'gemstead_replica_restarts_total{replica="a"}': "0+1x400"},
         {'gemstead_replica_restarts_total{replica="a"}': "0x390 1x10"},

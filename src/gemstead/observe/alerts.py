@@ -114,6 +114,15 @@ ALERTS: tuple[Alert, ...] = (
         "A shorter context, fewer requests at once, an 8-bit cache, or another replica: `gemstead plan` compares them.",
     ),
     Alert(
+        "GemsteadDrafterWrong",
+        "max by (endpoint) (gemstead_engine_draft_kept_ratio) < 0.2",
+        "10m",
+        "warning",
+        "{{ $labels.endpoint }} throws away four of five drafted tokens",
+        "Its drafter does not belong to its weights, or the traffic cannot be drafted: it costs time and gains none.",
+        '`gemstead ps` says which drafter it runs with; take the model\'s own (`draft: auto`) or none (`draft: "off"`).',
+    ),
+    Alert(
         "GemsteadReplicaRestarting",
         "increase(gemstead_replica_restarts_total[30m]) > 3",
         "0m",

@@ -167,6 +167,12 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Served and failed.",
         ),
         Panel(
+            "Drafts kept",
+            "percentunit",
+            (("max by (endpoint) (gemstead_engine_draft_kept_ratio)", "{{endpoint}}"),),
+            "Share of drafted tokens that the model kept; below 0.2 the drafter is the wrong one.",
+        ),
+        Panel(
             "Started again",
             "short",
             (("sum by (replica) (increase(gemstead_replica_restarts_total[1h]))", "{{replica}}"),),
