@@ -120,7 +120,7 @@ ALERTS: tuple[Alert, ...] = (
         "warning",
         "{{ $labels.endpoint }} throws away four of five drafted tokens",
         "Its drafter does not belong to its weights, or the traffic cannot be drafted: it costs time and gains none.",
-        '`gemstead ps` says which drafter it runs with; take the model\'s own (`draft: auto`) or none (`draft: "off"`).',
+        '`gemstead ps` says which one it has; take the model\'s own (`draft: auto`) or none (`draft: "off"`).',
     ),
     Alert(
         "GemsteadReplicaRestarting",
