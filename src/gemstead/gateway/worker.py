@@ -50,7 +50,7 @@ from gemstead.traffic.breaker import State
 from gemstead.traffic.picker import Picker
 from gemstead.traffic.prefix import PrefixIndex
 
-INDEX_BYTES = 16 << 20
+INDEX_BYTES = 64 << 20
 REPORT_S = 1.0
 TOUCH_S = 60.0
 LINE_MOST = 64 << 20
