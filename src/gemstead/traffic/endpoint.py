@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 STALE_S = 5.0  # a load older than this says nothing; five missed scrapes at one per second
 KV_FULL = 0.8  # KV share at which GIE's and llm-d's saturation detector call a server full
 KV_VETO = 0.97  # above this an engine preempts: no further call while another endpoint has room
-KV_MOST = 0.95  # above this share `kv_pressure_s` stops growing, so that one figure cannot drown all others
-KV_PRESSURE_S = 0.15  # SMG 1.13's least_load: 0.15 * u / (1 - u) seconds
+KV_MOST = (
+    0.95  # of what is above `KV_FULL`; there `kv_pressure_s` stops growing, so as not to drown all others
+)
+KV_PRESSURE_S = 0.15  # SMG 1.13's least_load: 0.15 * u / (1 - u) seconds, there from an empty cache on
 # Before anything is known or foreseen. A prefill of 15 928 tokens per second is llm-d's default for a 32B model
 # on two H100; half of that is between a card and a CPU. One step of a large model is 10 to 30 ms.
 FIRST_PREFILL_TOKENS_S = 8000.0
@@ -307,10 +309,12 @@ def foreseen(facts: EndpointFacts) -> Rates:
 
 
 def kv_pressure_s(kv_used: float) -> float:
-    """What a filling KV cache costs, in seconds: nothing when empty, 0.15 at a half, 1.35 at nine tenths.
+    """What a KV cache that is nearly full costs, in seconds: nothing up to 0.8, 0.15 at 0.9, 2.85 from 0.99 on.
 
-    The shape u/(1-u) is the mean wait of a queue at utilisation u: small until the cache is nearly full,
-    where an engine starts to preempt.
+    The shape u/(1-u) is the mean wait of a queue at utilisation u. Below `KV_FULL` a fuller cache is no worse: avoiding
+    it then moved conversations away from where their prefix was (docs/traffic.md).
     """
-    used = min(max(kv_used, 0.0), KV_MOST)
+    if kv_used <= KV_FULL:
+        return 0.0
+    used = min((kv_used - KV_FULL) / (1.0 - KV_FULL), KV_MOST)
     return KV_PRESSURE_S * used / (1.0 - used)

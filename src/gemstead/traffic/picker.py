@@ -8,7 +8,7 @@ Each candidate gets a cost in seconds, and the cheapest wins:
                                `WORK` and what is added for each call that waits (`BEHIND`)
     + its answer               expected tokens times what one more request costs each step, for this call and
                                for all that run there, times `ANSWER`
-    + room                     u / (1 - u) of the KV cache; and where the call does not fit, or every slot is
+    + room                     of a KV cache that is nearly full; and where the call does not fit, or every slot is
                                taken, the wait until enough others have ended
     + the adapter              the time to load it where it is not there
 
@@ -50,9 +50,10 @@ from gemstead.traffic.prefix import PrefixIndex
 from gemstead.traffic.rates import Lengths
 from gemstead.traffic.roster import WEDGED_MOST_S, WEDGED_S, Roster, well
 
+# Chosen in simulation on the traces of benchmarks/traffic/compare.py (docs/traffic.md); half or double changes little.
 WORK = 1.5
+BEHIND = 3.0  # added to `WORK` for each call that waits, per endpoint
 ANSWER = 0.3
-BEHIND = 2.0
 CROWD = 16  # calls more than twice those of the idlest: AIBrix's prefix router gives up at 8 or 16 more
 ADAPTER_S = 0.5  # to load a LoRA adapter; assumed, not measured
 NEAR_S = 0.002  # costs so close to the best count as equal
