@@ -13,7 +13,7 @@ import pytest
 
 from gemstead.cli.main import main
 from gemstead.ledger.audit import AuditRecord
-from gemstead.ledger.audittable import MIGRATIONS, insert, row
+from gemstead.ledger.audittable import MIGRATIONS, append, sealed
 from gemstead.ledger.database import open_to_write
 
 DAY_S = 86_400
@@ -57,7 +57,7 @@ def ledger(tmp_path, days: int, growth: float = 0.2) -> None:
                 )
             )
     connection = open_to_write(folder / "audit.db", MIGRATIONS)
-    insert(connection, [row(one) for one in records])
+    append(connection, [sealed(one) for one in records])
     connection.close()
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ledger_records import BEGAN, record, until
 
 from gemstead.ledger import read
-from gemstead.ledger.audittable import MIGRATIONS, insert, row
+from gemstead.ledger.audittable import MIGRATIONS, append, sealed
 from gemstead.ledger.database import LedgerTrouble, open_to_write
 from gemstead.ledger.writer import Writer
 from gemstead.refused import Reason
@@ -18,7 +18,7 @@ FOREVER = (0.0, 1e11)
 
 def written(path, *records):
     connection = open_to_write(path, MIGRATIONS)
-    insert(connection, [row(one) for one in records])
+    append(connection, [sealed(one) for one in records])
     connection.close()
     return path
 

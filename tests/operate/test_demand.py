@@ -7,7 +7,7 @@ import datetime
 import pytest
 
 from gemstead.ledger.audit import AuditRecord
-from gemstead.ledger.audittable import MIGRATIONS, insert, row
+from gemstead.ledger.audittable import MIGRATIONS, append, sealed
 from gemstead.ledger.database import open_to_write
 from gemstead.operate.demand import DAY_S, seen
 from gemstead.refused import Reason
@@ -42,7 +42,7 @@ def call(began: float, **values: object) -> AuditRecord:
 def ledger(tmp_path):
     def write(*records):
         connection = open_to_write(tmp_path / "audit.db", MIGRATIONS)
-        insert(connection, [row(one) for one in records])
+        append(connection, [sealed(one) for one in records])
         connection.close()
         return tmp_path / "audit.db"
 

@@ -142,7 +142,7 @@ def _print_entries(entries: list[Entry], as_json: bool) -> None:
         import json
 
         for entry in entries:
-            print(json.dumps({"seq": entry.seq, **_builtins(entry.record)}))
+            print(json.dumps({"seq": entry.seq, **_fields(entry.record)}))
     else:
         for entry in entries:
             one = entry.record
@@ -166,7 +166,7 @@ def show_call(args: argparse.Namespace) -> int:
             f"no record of call {plain(args.call_id)} in {path}; `gemstead audit tail` shows the latest "
             "(a call is written when it ends)"
         )
-    values = _builtins(record)
+    values = _fields(record)
     if args.json:
         return _print_json(values)
     for name, value in values.items():
@@ -223,6 +223,13 @@ def _builtins(value: Any) -> Any:
     import msgspec
 
     return msgspec.to_builtins(value)
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    """All fields, also those with their default value."""
+    import msgspec
+
+    return msgspec.structs.asdict(record)
 
 
 def _print_json(value: object) -> int:

@@ -28,7 +28,7 @@ from gemstead.gateway.keyring import Keyring
 from gemstead.gateway.settings import Aside, GatewaySettings, Pool
 from gemstead.gateway.upstream import Line, dialect_of
 from gemstead.gateway.waitroom import WaitRoom
-from gemstead.ledger.audit import AuditRecord, PromptHasher
+from gemstead.ledger.audit import AuditRecord, HashKey, PromptHashers
 from gemstead.openai import errors, models
 from gemstead.openai.requests import ROUTES
 from gemstead.refused import Reason, Refused
@@ -96,7 +96,7 @@ class Gateway:
     def configure(self, settings: GatewaySettings) -> None:
         """Take new settings. Calls that run go on as they began."""
         self.settings = settings
-        self.hasher = PromptHasher(bytes.fromhex(settings.hash_key))
+        self.hashers = PromptHashers(settings.hash_keys or (HashKey(id="1", secret=settings.hash_key),))
         self.limits.set_default(settings.limit, 1.0 / settings.workers)
         self.cors = settings.cors_origins
         self.aside: Line | None = aside_line(settings.aside)

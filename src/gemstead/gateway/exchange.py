@@ -147,7 +147,7 @@ class Exchange(Reply):
             self.request = request = parse(self.path, body)
             record.model, record.stream = request.model[:128], request.stream
             record.bytes_in = len(body)
-            record.prompt_hash = gate.hasher.hash(request.prompt)
+            record.prompt_hash = gate.hashers.hash(request.prompt, record.tenant)
             record.pool = pool = gate.routes.pool(request.model or gate.only_model(), self.caller)
             if self.caller.priority < 0:
                 shed(self.caller, saturation(gate.pools[pool], self.began_at))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from gemstead.ledger.audit import HashKey
 from gemstead.traffic.caller import RateLimit
 from gemstead.traffic.endpoint import EndpointFacts
 
@@ -79,7 +80,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     keys_path: str = ""  # the SQLite file of keys
     ledger_path: str = ""  # the SQLite file of audit records; empty: none are kept (benchmarks only)
     ledger_on_error: str = "allow"  # or "refuse": what happens to calls while records cannot be written
-    hash_key: str = ""  # hex; for prompt hashes
+    hash_key: str = ""  # hex; for prompt hashes, where hash_keys says nothing
+    hash_keys: tuple[HashKey, ...] = ()  # generations of it, the latest last
     pepper: str = ""  # hex; for key hashes
     limit: RateLimit = RateLimit()
     deadlines: Deadlines = Deadlines()

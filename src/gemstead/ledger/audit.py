@@ -1,17 +1,21 @@
-"""One record for every call, whatever happened to it. It never holds content.
+"""One record for every call, whatever happened to it, and one `Act` for every administrative act. Never content.
 
 The exchange fills one `AuditRecord` and hands it over once. The audit log, the metrics, the usage report and
 the bill are all read from this record.
+
+Both are sealed into the hash chain (`chain.py`) as JSON without the fields that have their default value. So a field
+that is added later needs a default, and a default never changes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 
 import msgspec
 
 
-class AuditRecord(msgspec.Struct, kw_only=True):
+class AuditRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Who asked what of which model, and how it ended. Times in seconds; counts in tokens or bytes."""
 
     call_id: str
@@ -26,7 +30,7 @@ class AuditRecord(msgspec.Struct, kw_only=True):
     pool: str = ""  # the pool that it was routed to
     endpoint: str = ""
     version: str = ""  # model revision or file that answered
-    prompt_hash: str = ""  # "hmac-sha256:" + hex, keyed; see hash_prompt
+    prompt_hash: str = ""  # "hmac-sha256:" + id of the key + ":" + hex; see PromptHashers
     stream: bool = False
     attempts: int = 0
     prompt_tokens: int = 0
@@ -45,22 +49,95 @@ class AuditRecord(msgspec.Struct, kw_only=True):
     )
 
 
+class Act(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Who changed what: keys, settings, engines, logins. Never a secret: what was and what is are given as hashes."""
+
+    act_id: str
+    at: float  # wall clock, Unix seconds
+    action: str  # noun and verb, such as "key.create", "config.reload", "model.scale", "login"
+    actor: str = (
+        ""  # "user:" + name in the directory, "key:" + id, "os:" + user of this machine, "gemstead" itself
+    )
+    role: str = ""  # by which the actor might
+    tenant: str = ""
+    client: str = ""  # the peer's address; "" for the machine itself
+    target: str = ""  # what was acted on, such as a key's id or a model's name
+    outcome: str = "done"  # or "refused", "failed"
+    before: str = ""  # "sha256:" + hex of what was, where that means something
+    after: str = ""
+    detail: str = ""  # further values as a JSON object, such as {"replicas":3}
+
+
+KEY_ID_FIRST = "1"
+
+
+class HashKey(msgspec.Struct, frozen=True, kw_only=True):
+    """One generation of the secret behind prompt hashes. `tenant`: only for that one; "": for all others."""
+
+    id: str
+    secret: str  # hex
+    tenant: str = ""
+
+    def __repr__(self) -> str:
+        return f"HashKey({self.id})"
+
+
+class PromptHashers:
+    """The keyed hash of prompts, by tenant. Keyed, because a bare hash of a short prompt can be guessed, and by tenant,
+    so that nobody learns from hashes who else has sent the same.
+
+    A tenant's key is HMAC-SHA256(secret of the generation, "tenant:" + name). The value names the generation.
+    """
+
+    MOST = 10_000  # tenants that are remembered
+
+    def __init__(self, keys: tuple[HashKey, ...]) -> None:
+        """Later keys come before earlier ones; the last for "" counts for tenants without one.
+
+        Raises:
+            ValueError: a secret is no hexadecimal.
+        """
+        self._keys = {key.tenant: (key.id, bytes.fromhex(key.secret)) for key in keys}
+        self._hashers: dict[str, PromptHasher] = {}
+
+    def hash(self, prompt: bytes, tenant: str) -> str:
+        """`hmac-sha256:`, the key's id, `:` and 64 hex digits."""
+        hasher = self._hashers.get(tenant)
+        if hasher is None:
+            hasher = self._made(tenant)
+        return hasher.hash(prompt)
+
+    def _made(self, tenant: str) -> PromptHasher:
+        if len(self._hashers) >= self.MOST:
+            self._hashers.clear()
+        hasher = hasher_of(*(self._keys.get(tenant) or self._keys[""]), tenant)
+        self._hashers[tenant] = hasher
+        return hasher
+
+
+def hasher_of(key_id: str, secret: bytes, tenant: str) -> PromptHasher:
+    """The tenant's hasher under a generation's secret."""
+    name = f"tenant:{tenant}".encode("utf-8", "surrogatepass")
+    return PromptHasher(hmac.digest(secret, name, "sha256"), key_id)
+
+
 class PromptHasher:
-    """The keyed hash of prompts: HMAC-SHA256 (RFC 2104). Keyed, because a bare hash of a short prompt can be guessed.
+    """HMAC-SHA256 (RFC 2104) under one key.
 
     The two keyed halves are prepared once, which makes a short prompt twice as cheap as `hmac.digest`.
     """
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, key_id: str = KEY_ID_FIRST) -> None:
         if len(key) > 64:
             key = hashlib.sha256(key).digest()
         block = key.ljust(64, b"\0")
         self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
         self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
+        self._said = f"hmac-sha256:{key_id}:"
 
     def hash(self, prompt: bytes) -> str:
-        """`hmac-sha256:` and 64 hex digits."""
+        """`hmac-sha256:`, the key's id, `:` and 64 hex digits."""
         inner, outer = self._inner.copy(), self._outer.copy()
         inner.update(prompt)
         outer.update(inner.digest())
-        return "hmac-sha256:" + outer.hexdigest()
+        return self._said + outer.hexdigest()

@@ -1,5 +1,12 @@
 """Audit records as rows of audit.db, in the order in which they were written (`seq`), not by the clock.
 
+Calls (`audit`) and administrative acts (`acts`) share one sequence and one hash chain (`chain.py`): the one row of
+`chain` holds the chain's name, where it begins and where it ends. Whoever writes holds SQLite's write lock, reads the
+end, and moves it on in the same transaction: so the lock is the sequencer, any number of processes write one chain, and
+its order is the order of their commits. Records from before there was a chain have no link and stand before its
+beginning. `stubs` is what records leave that were deleted by rule (`retention.py`); `checkpoints` are signed
+(`signing.py`); `holds` forbid deletion.
+
 `gaps` holds what could not be kept: when records had to be let go because the file could not be written for
 too long, one row says between which times and how many. A report that covers a gap says so.
 """
@@ -8,11 +15,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from itertools import chain as joined
 
 import msgspec
 
-from gemstead.ledger.audit import AuditRecord
+from gemstead.ledger import chain
+from gemstead.ledger.audit import Act, AuditRecord
 from gemstead.ledger.database import STRICT, Migrations
 
 MIGRATIONS: Migrations = (
@@ -54,6 +62,54 @@ MIGRATIONS: Migrations = (
         ){STRICT}""",
     ),
     ("ALTER TABLE audit ADD COLUMN reason TEXT NOT NULL DEFAULT ''",),
+    (
+        "ALTER TABLE audit ADD COLUMN link BLOB",
+        f"""CREATE TABLE acts (
+            seq INTEGER PRIMARY KEY,
+            link BLOB NOT NULL,
+            act_id TEXT NOT NULL UNIQUE,
+            at REAL NOT NULL,
+            action TEXT NOT NULL,
+            actor TEXT NOT NULL,
+            role TEXT NOT NULL,
+            tenant TEXT NOT NULL,
+            client TEXT NOT NULL,
+            target TEXT NOT NULL,
+            outcome TEXT NOT NULL,
+            before TEXT NOT NULL,
+            after TEXT NOT NULL,
+            detail TEXT NOT NULL
+        ){STRICT}""",
+        f"""CREATE TABLE chain (
+            one INTEGER PRIMARY KEY CHECK (one = 1),
+            name TEXT NOT NULL,
+            base_seq INTEGER NOT NULL,
+            base_link BLOB NOT NULL,
+            head_seq INTEGER NOT NULL,
+            head_link BLOB NOT NULL
+        ){STRICT}""",
+        "INSERT INTO chain SELECT 1, lower(hex(randomblob(8))), coalesce(max(seq), 0), randomblob(32), "
+        "coalesce(max(seq), 0), x'' FROM audit",
+        "UPDATE chain SET head_link = base_link",
+        f"CREATE TABLE stubs (seq INTEGER PRIMARY KEY, leaf BLOB NOT NULL, link BLOB NOT NULL){STRICT}",
+        f"""CREATE TABLE checkpoints (
+            seq INTEGER NOT NULL,
+            link TEXT NOT NULL,
+            at REAL NOT NULL,
+            key_id TEXT NOT NULL,
+            signature TEXT NOT NULL,
+            PRIMARY KEY (seq, key_id)
+        ){STRICT}""",
+        f"""CREATE TABLE holds (
+            hold_id TEXT PRIMARY KEY,
+            tenant TEXT NOT NULL,
+            since REAL,
+            until REAL,
+            reason TEXT NOT NULL,
+            made REAL NOT NULL,
+            released REAL
+        ){STRICT}""",
+    ),
 )
 COLUMNS = (
     "call_id, began, route, tenant, app, user, key_id, client, model, pool, endpoint, version, "
@@ -63,15 +119,17 @@ COLUMNS = (
 _NAMES = tuple(COLUMNS.split(", "))
 assert AuditRecord.__struct_fields__ == _NAMES, "a new field of AuditRecord needs a migration"
 
-_ROW = f"({', '.join('?' * len(_NAMES))})"
-_INSERT = f"INSERT INTO audit ({COLUMNS}) VALUES {_ROW} ON CONFLICT (call_id) DO NOTHING"  # noqa: S608
+_ROW = f"({', '.join('?' * (len(_NAMES) + 2))})"
+_INSERT = f"INSERT INTO audit (seq, link, {COLUMNS}) VALUES "  # noqa: S608
 # Python gives the interpreter lock away for each statement, and the event loop fights for it; so the writing
 # thread says as much as it can in one.
 _AT_ONCE = 32
-_INSERT_MANY = (
-    f"INSERT INTO audit ({COLUMNS}) VALUES {', '.join([_ROW] * _AT_ONCE)} "  # noqa: S608
-    "ON CONFLICT (call_id) DO NOTHING"
-)
+_INSERT_ONE = _INSERT + _ROW
+_INSERT_MANY = _INSERT + ", ".join([_ROW] * _AT_ONCE)
+ACT_COLUMNS = "act_id, at, action, actor, role, tenant, client, target, outcome, before, after, detail"
+_ACT_NAMES = tuple(ACT_COLUMNS.split(", "))
+assert Act.__struct_fields__ == _ACT_NAMES, "a new field of Act needs a migration"
+_INSERT_ACT = f"INSERT INTO acts (seq, link, {ACT_COLUMNS}) VALUES ({', '.join('?' * (len(_ACT_NAMES) + 2))})"  # noqa: S608
 _LARGEST = 2**63 - 1
 _TEXT, _WHOLE, _REAL = "TEXT", "INTEGER", "REAL"
 _KINDS = tuple(
@@ -92,7 +150,15 @@ UNFIT = (
 )
 
 
-def row(record: AuditRecord) -> tuple[object, ...]:
+Row = tuple[object, ...]
+Sealed = tuple[Row, bytes]  # a record's values in the order of the columns, and its text for the chain
+text_of = msgspec.json.Encoder().encode  # the bytes that are hashed; see chain.py
+_TYPES = {"str": str, "bool": bool, "int": int, "float": float, "float | None": float}
+_USUAL = tuple(_TYPES[str(AuditRecord.__annotations__[name])] for name in _NAMES)
+_FIT = {_USUAL, tuple(type(None) if n == "first_token_s" else t for n, t in zip(_NAMES, _USUAL, strict=True))}
+
+
+def row(record: AuditRecord) -> Row:
     """The record's values, in the order of the columns."""
     return msgspec.structs.astuple(record)
 
@@ -102,18 +168,104 @@ def record(values: Sequence[object]) -> AuditRecord:
     return AuditRecord(**dict(zip(_NAMES, values, strict=True)) | {"stream": bool(values[13])})  # type: ignore[arg-type]
 
 
-def insert(connection: sqlite3.Connection, rows: Sequence[tuple[object, ...]]) -> None:
-    """Add rows; one whose call_id is already there is passed over."""
+def act(values: Sequence[object]) -> Act:
+    """The act of a row's values."""
+    return Act(**dict(zip(_ACT_NAMES, values, strict=True)))  # type: ignore[arg-type]
+
+
+def sealed(one: AuditRecord) -> Sealed:
+    """Its row and its text, such that the text made from the row again, read back, is the same."""
+    values = msgspec.structs.astuple(one)
+    if tuple(map(type, values)) in _FIT:
+        try:
+            text = text_of(one)
+        except (UnicodeError, OverflowError):
+            return mended(values)
+        if (
+            b":null" not in text and b":-0" not in text
+        ):  # no NaN, no infinity, no -0.0, which SQLite makes 0.0
+            return values, text
+    return mended(values)
+
+
+def append(connection: sqlite3.Connection, records: Sequence[Sealed]) -> None:
+    """Add calls to the chain, inside a transaction; one whose call_id is already there is passed over."""
+    if not records:
+        return
+    connection.execute("SAVEPOINT batch")
+    try:
+        try:
+            _insert(connection, records)
+        except sqlite3.IntegrityError:
+            connection.execute("ROLLBACK TO batch")
+            _insert(connection, _unknown(connection, records))
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK TO batch")
+        raise
+    connection.execute("RELEASE batch")
+
+
+def append_act(connection: sqlite3.Connection, one: Act) -> int:
+    """Add an act to the chain, inside a transaction; its place."""
+    seq, before = head(connection)
+    made = chain.links(before, seq, [text_of(one)])[0]
+    connection.execute(_INSERT_ACT, (seq + 1, made, *msgspec.structs.astuple(one)))
+    _move_head(connection, seq + 1, made)
+    return seq + 1
+
+
+def head(connection: sqlite3.Connection) -> tuple[int, bytes]:
+    """The last place of the chain, and its link."""
+    seq, link = connection.execute("SELECT head_seq, head_link FROM chain").fetchone()
+    return int(seq), bytes(link)
+
+
+def _move_head(connection: sqlite3.Connection, seq: int, link: bytes) -> None:
+    connection.execute("UPDATE chain SET head_seq = ?, head_link = ?", (seq, link))
+
+
+def _insert(connection: sqlite3.Connection, records: Sequence[Sealed]) -> None:
+    if not records:
+        return
+    seq, before = head(connection)
+    links = chain.links(before, seq, [text for _, text in records])
+    rows = [
+        (place, link, *values)
+        for place, (link, (values, _)) in enumerate(zip(links, records, strict=True), seq + 1)
+    ]
     whole = len(rows) - len(rows) % _AT_ONCE
     for start in range(0, whole, _AT_ONCE):
-        connection.execute(_INSERT_MANY, list(chain.from_iterable(rows[start : start + _AT_ONCE])))
-    connection.executemany(_INSERT, rows[whole:])
+        connection.execute(_INSERT_MANY, list(joined.from_iterable(rows[start : start + _AT_ONCE])))
+    connection.executemany(_INSERT_ONE, rows[whole:])
+    _move_head(connection, seq + len(rows), links[-1])
 
 
-def mended(values: Iterable[object]) -> tuple[object, ...]:
-    """The row with what SQLite cannot hold replaced: lone surrogates, NaN, numbers beyond 64 bits, wrong
-    types."""
-    return tuple(_mended(value, kind) for value, kind in zip(values, _KINDS, strict=True))
+def _unknown(connection: sqlite3.Connection, records: Sequence[Sealed]) -> list[Sealed]:
+    """Those whose call_id is not there yet, each once. Moves the chain's end past rows that somebody put behind it:
+    they stay, and verification names them."""
+    most = connection.execute(
+        "SELECT max(coalesce((SELECT max(seq) FROM audit), 0), coalesce((SELECT max(seq) FROM acts), 0))"
+    ).fetchone()[0]
+    seq, link = head(connection)
+    if most > seq:
+        _move_head(connection, most, link)
+    fresh: dict[object, Sealed] = {}
+    for one in records:
+        call_id = one[0][0]
+        if (
+            call_id not in fresh
+            and not connection.execute("SELECT 1 FROM audit WHERE call_id = ?", (call_id,)).fetchone()
+        ):
+            fresh[call_id] = one
+    return list(fresh.values())
+
+
+def mended(values: Iterable[object]) -> Sealed:
+    """The row with what SQLite cannot hold replaced (lone surrogates, NaN, numbers beyond 64 bits, wrong types), and
+    its text."""
+    fit = tuple(_mended(value, kind) for value, kind in zip(values, _KINDS, strict=True))
+    return fit, text_of(record(fit))
 
 
 def _mended(value: object, kind: str) -> object:
@@ -122,5 +274,5 @@ def _mended(value: object, kind: str) -> object:
     if isinstance(value, int) and kind == _WHOLE:
         return max(-_LARGEST, min(_LARGEST, value))
     if isinstance(value, (int, float)) and abs(value) < _LARGEST:  # also False for NaN
-        return int(value) if kind == _WHOLE else float(value)
+        return int(value) if kind == _WHOLE else float(value) + 0.0  # -0.0 becomes 0.0
     return 0 if kind else None  # the only kind without a name is a time that may be missing

@@ -24,6 +24,7 @@ from gemstead.catalog.check import facts_of
 from gemstead.engines import ENGINES
 from gemstead.engines.lifecycle import Allowance
 from gemstead.gateway.settings import Bounds, Deadlines, GatewaySettings, Pool, Tls
+from gemstead.ledger.hashkeys import hash_keys
 from gemstead.ledger.secrets import secret_at
 from gemstead.operate.probe import machine
 from gemstead.plan.deploy import needed_bytes, pool_name
@@ -116,7 +117,7 @@ def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
         keys_path=str(folder.keys),
         ledger_path=str(folder.audit),
         ledger_on_error=spec.ledger.on_error,
-        hash_key=secret_at(folder.hash_key).hex(),
+        hash_keys=hash_keys(folder.hash_key),
         pepper=secret_at(folder.pepper).hex(),
         limit=RateLimit(**spec.limits.model_dump()),
         deadlines=Deadlines(**deadlines),
