@@ -3,7 +3,7 @@
     python -m benchmarks.traffic.pick [--calls 2000]
 
 The prompt has 4,000 tokens (16 KB); half of the calls belong to conversations that come back, so their prefix is held
-somewhere, and all share the first block. `hash` is cutting the prompt into hashed blocks (`prefix.chain`), once for each
+somewhere, and all share the first block. `hash` is cutting the prompt into blocks (`prefix.chain`), once for each
 call. Pools of one take the short way. CPU time is the process's own, so other load on the machine disturbs little.
 """
 
