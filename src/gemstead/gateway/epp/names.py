@@ -1,0 +1,58 @@
+"""The words of the endpoint-picker protocol: header and metadata keys, today's and yesterday's.
+
+The protocol is the Gateway API Inference Extension's (docs/proposals/004-endpoint-picker-protocol, v1.0.0). The header
+names of its picker moved to `x-llm-d-…` when the picker moved to llm-d-router (0.10, 2026-08); both are accepted, and
+the new one counts where both are there. Which reason becomes which word for callers is here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gemstead.refused import Reason, Refused
+
+DESTINATION = "x-gateway-destination-endpoint"  # header, and key under LB in the dynamic metadata
+SERVED = "x-gateway-destination-endpoint-served"
+SUBSET = "x-gateway-destination-endpoint-subset"
+LB = "envoy.lb"
+SUBSET_HINT = "envoy.lb.subset_hint"
+DROPPED = "x-llm-d-request-dropped-reason"
+MODEL = "x-gateway-model-name"  # what body-based routing sets
+
+FAIRNESS = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
+OBJECTIVE = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
+REWRITE = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
+TTFT_MS = ("x-llm-d-slo-ttft-ms", "x-slo-ttft-ms")
+SESSION = ("x-session-token", "x-session-id")
+REQUEST_ID = ("x-request-id",)
+NO_TENANT = "default-flow"  # llm-d's name for calls that carry no fairness id
+
+# Everything that a request's head is looked through for; the rest of it is not even decoded.
+WANTED = frozenset(
+    {":path", ":method", "content-encoding", MODEL, *FAIRNESS, *OBJECTIVE, *REWRITE, *TTFT_MS, *SESSION}
+    | {*REQUEST_ID}
+)
+
+# Of the calls that may be tried again elsewhere or later, why they were dropped; others have no such header.
+DROPPED_AS = {
+    Reason.OVERLOADED: "rejected-saturated",
+    Reason.SHED: "rejected-saturated",
+    Reason.NO_ENDPOINT: "rejected-no-endpoints",
+    Reason.DRAINING: "rejected-shutting-down",
+    Reason.CLIENT_LEFT: "rejected-context-cancelled",
+}
+
+
+def first(headers: Mapping[str, str], names: tuple[str, ...]) -> str:
+    """The value under the first of these names that the head has; "" if it has none."""
+    for name in names:
+        if value := headers.get(name):
+            return value
+    return ""
+
+
+def dropped_as(refusal: Refused) -> str:
+    """llm-d's word for why a call was dropped; "" for a fault of the call itself."""
+    if refusal.detail.startswith("rejected-"):
+        return refusal.detail
+    return DROPPED_AS.get(refusal.reason, "")
