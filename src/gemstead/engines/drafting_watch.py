@@ -12,8 +12,8 @@ least `LEAST_DRAFTED` tokens drafted:
 - *lower* as well when the slowest answers (p99 of the time per token) became `SLOWER` times what they were at the
   start of the watch while the load did not grow: with many requests at once drafting costs more than it brings.
 
-It never raises a depth: the planner chose the highest that pays. A decision is applied by a restart, so after one
-nothing is decided for `SETTLE_S`, and each needs two windows in a row. The bounds are ours. Shares are from 0 to 1.
+It never raises a depth: the planner chose the highest that pays. A decision is applied by starting the engine anew
+(`wiring/drafts.py`), with a watch of its own, and needs two windows in a row. The bounds are ours; shares are 0 to 1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 WINDOW_S = 300.0
-SETTLE_S = 1800.0
 LEAST_DRAFTED = 2_000  # in a window: fewer say little (a share of 0.2 is then known to within 0.02)
 WRONG_PAIR = 0.20
 POOR = 0.30
@@ -62,7 +61,6 @@ class Watch:
     first: Seen | None = None  # at its beginning
     usual: Seen | None = None  # p99 and load when the watch began
     pending: Verdict = Verdict.KEEP  # what the last window said; twice in a row counts
-    settled_at: float = 0.0  # nothing is decided before
 
     @property
     def alert(self) -> bool:
@@ -70,9 +68,9 @@ class Watch:
         return self.verdict is Verdict.WRONG_PAIR
 
 
-def begin(depth: int, now: float) -> Watch:
+def begin(depth: int) -> Watch:
     """The watch of an engine that was just started with this depth."""
-    return Watch(depth, to=depth, settled_at=now)
+    return Watch(depth, to=depth)
 
 
 def step(state: Watch, seen: Seen, now: float) -> Watch:
@@ -89,16 +87,9 @@ def step(state: Watch, seen: Seen, now: float) -> Watch:
     found, to, why = _judged(state, seen, kept)
     urgent = found is Verdict.WRONG_PAIR
     again = found is state.pending
-    if now < state.settled_at and not urgent:
-        return replace(state, pending=found)
     if found is Verdict.KEEP or urgent or again:
         return replace(state, verdict=found, to=to, why=why, pending=found)
     return replace(state, pending=found)
-
-
-def applied(state: Watch, depth: int, now: float) -> Watch:
-    """The watch after the engine was started anew with another depth."""
-    return Watch(depth, to=depth, settled_at=now + SETTLE_S)
 
 
 def _measured(seen: Seen) -> Seen | None:

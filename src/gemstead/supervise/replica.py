@@ -81,7 +81,8 @@ class Replica:
         self.progress: float | None = None  # of loading, a share
         self.warning = ""  # what is odd about a ready one
         self.remedy = ""
-        self.drafts = drafting_watch.begin(self.launch.draft_tokens, 0.0)
+        self.drafts = drafting_watch.begin(self.launch.draft_tokens)
+        self.slowest_s: float | None = None  # p99 of the time per token, as callers saw it; told from outside
         self.told: list[LogEvent] = []  # by this start's log
         self._startup: list[str] = []
         self._care, self._learned = care, learned
@@ -276,7 +277,7 @@ class Replica:
         self._was_ready = self._prepared = False
         self.stage, self.progress, self.warning, self.told, self._startup = "", None, "", [], []
         self._probe = self._probe_of(self.launch)
-        self.drafts = drafting_watch.begin(self.launch.draft_tokens, time.monotonic())
+        self.drafts = drafting_watch.begin(self.launch.draft_tokens)
         self._later(self._live())
 
     def _later(self, work: Coroutine[None, None, None]) -> None:
@@ -382,7 +383,7 @@ class Replica:
         if sight.drafted is None or sight.accepted is None:
             return
         running = float(sight.load.running) if sight.load and sight.load.running is not None else None
-        seen = drafting_watch.Seen(sight.drafted, sight.accepted, running=running)
+        seen = drafting_watch.Seen(sight.drafted, sight.accepted, self.slowest_s, running)
         before, self.drafts = self.drafts, drafting_watch.step(self.drafts, seen, time.monotonic())
         if self.drafts.verdict is not before.verdict and self.drafts.to != self.drafts.depth:
             advice = f"`draft_tokens: {self.drafts.to}`" if self.drafts.to else "`draft: off`"

@@ -20,6 +20,7 @@ import msgspec
 from gemstead import __version__
 from gemstead.traffic.endpoint import Load
 from gemstead.wiring.batch import BatchProcess
+from gemstead.wiring.drafts import Advice, Drafts
 from gemstead.wiring.fleet import CannotDo, Fleet
 from gemstead.wiring.gateway import GatewayWorkers
 from gemstead.wiring.measures import exposed
@@ -42,6 +43,7 @@ class Head:
         batch: BatchProcess | None = None,
         changed: Callable[[], None] = lambda: None,
         rescale: Callable[[str, int], Awaitable[Wanted]] | None = None,
+        redraft: Callable[[Advice], Awaitable[Wanted]] | None = None,
     ) -> None:
         """Args:
         addresses: of the gateway and of the admin port, to be shown.
@@ -49,6 +51,7 @@ class Head:
         reread: the file as it is now, planned. Raises SpecError or another sentence for the user.
         changed: called when there may be something new to show.
         rescale: the file planned with so many replicas of a model. Raises a sentence for the user.
+        redraft: the file planned with another depth of a model's drafter. Raises a sentence for the user.
         """
         self.wanted, self.gateway, self.batch = wanted, gateway, batch
         gateway.on_listening = lambda: self._shown()
@@ -56,7 +59,7 @@ class Head:
         self.fleet = Fleet(self.changed, self.trouble, gateway.figures)
         gateway.on_needed = self.fleet.needed
         self.troubles: list[str] = []
-        self._reread, self._shown, self._rescale = reread, changed, rescale
+        self._reread, self._shown, self._rescale, self._redraft = reread, changed, rescale, redraft
         self._gateway, self._admin = addresses
         self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -174,6 +177,24 @@ class Head:
         count = f"{replicas} replica{'s' if replicas > 1 else ''}"
         return f"{model} has {count}{because}: {'; '.join(words) or 'nothing changes'}"
 
+    async def _with_depth(self, advice: Advice) -> str:
+        """Roll a model out with another depth of its drafter; what is done.
+
+        Raises:
+            CannotDo: it is being changed or asleep.
+        """
+        async with self._reloading:
+            self.fleet.free(advice.pool)
+            if self._redraft is None:
+                raise CannotDo("this service cannot plan it anew")
+            before = self.wanted
+            wanted = await self._redraft(advice)
+            others = tuple(seat for seat in before.seats if seat.pool != advice.pool)
+            own = tuple(seat for seat in wanted.seats if seat.pool == advice.pool)
+            self._apply(replace(before, seats=others + own))
+        drafts = f"{advice.depth} tokens" if advice.depth else "none"
+        return f"{advice.pool} is rolled out with {drafts} drafted ahead, because {advice.why}"
+
     def trouble(self, sentence: str) -> None:
         log.warning(sentence)
         self.troubles = [*self.troubles[-99:], sentence]
@@ -187,12 +208,14 @@ class Head:
         self.gateway.start()
         if self.batch is not None:
             self.batch.start()
-        telling = asyncio.create_task(self._tell_loads())
+        drafts = Drafts(lambda: self.fleet.lives, self.gateway.figures, self._with_depth)
+        watching = [asyncio.create_task(self._tell_loads()), asyncio.create_task(drafts.run())]
         try:
             await self._stop.wait()
             await self._end()
         finally:
-            telling.cancel()
+            for task in watching:
+                task.cancel()
             await self._kill()
 
     async def _end(self) -> None:

@@ -27,8 +27,8 @@ class Scaled:
     instead: ModelSpec
 
 
-def scaled(spec: Spec, pool: str, count: int, now: Wanted | None) -> Scaled:
-    """The model's entry with so many replicas, in the shape that its engines have now.
+def scaled(spec: Spec, pool: str, count: int, now: Wanted | None, before: Scaled | None = None) -> Scaled:
+    """The model's entry with so many replicas, in the shape that its engines have now; else as it was `before`.
 
     Raises:
         CannotRun: somebody else runs it, or there are too many.
@@ -47,7 +47,8 @@ def scaled(spec: Spec, pool: str, count: int, now: Wanted | None) -> Scaled:
             changes |= {"context": shape.context_tokens, "slots": shape.slots}
             changes |= {"threads": shape.threads} if shape.threads > 0 else {}
             break
-    return Scaled(entry, entry.model_copy(update=changes))
+    instead = before.instead if before is not None and before.entry == entry else entry
+    return Scaled(entry, instead.model_copy(update=changes))
 
 
 def with_scales(spec: Spec, scales: Mapping[str, Scaled]) -> Spec:

@@ -35,6 +35,7 @@ from gemstead.wiring import desired
 from gemstead.wiring.addresses import base_url, listener, named, reserve, split, warnings
 from gemstead.wiring.batch import BatchProcess, aside, batch_settings
 from gemstead.wiring.desired import Surroundings
+from gemstead.wiring.drafts import Advice, redrafted
 from gemstead.wiring.files import Card, StateDir, hold, running, state_dir, write_card
 from gemstead.wiring.gateway import GatewayWorkers
 from gemstead.wiring.head import Head
@@ -201,6 +202,7 @@ class Service:
             batch=self._batch(),
             changed=self._show,
             rescale=self._rescaled,
+            redraft=self._redrafted,
         )
         token = secrets.token_urlsafe(32)
         admin = server(console(head, token))
@@ -272,11 +274,23 @@ class Service:
 
     async def _rescaled(self, pool: str, count: int) -> Wanted:
         """The file as it was last read, with so many replicas of a model in the shape that they have now."""
-        self.scaled[pool] = scaled(self.spec, pool, count, self.head.wanted if self.head else None)
+        now = self.head.wanted if self.head else None
+        return await self._with_instead(pool, scaled(self.spec, pool, count, now, self.scaled.get(pool)))
+
+    async def _redrafted(self, advice: Advice) -> Wanted:
+        """The file as it was last read, with another depth of a model's drafter."""
+        return await self._with_instead(
+            advice.pool, redrafted(self.spec, advice, self.scaled.get(advice.pool))
+        )
+
+    async def _with_instead(self, pool: str, instead: Scaled) -> Wanted:
+        """What should run with a model's entry replaced; it stays replaced unless that cannot be."""
+        before = dict(self.scaled)
+        self.scaled[pool] = instead
         try:
             return await self._desired(self.spec)
         except BaseException:
-            del self.scaled[pool]
+            self.scaled = before
             raise
 
     def _in_flight(self, endpoint: str) -> int:
