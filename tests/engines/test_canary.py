@@ -6,7 +6,7 @@ from math import log
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gemstead.engines.canary import LEAST_BASELINE, TESTS, Outcome, Tolerance, judge, upper, wealth
@@ -97,6 +97,7 @@ def test_looking_after_every_call_calls_few_good_releases_bad():
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.floats(0.0, 1.0))
+@example(0, 1, 0.9999999999999999)  # where what is above it rounds to 1
 def test_more_failures_never_look_better(failed, served, share0):
     assert wealth(failed + 1, served + failed + 1, share0) >= wealth(failed, served + failed + 1, share0)
 
