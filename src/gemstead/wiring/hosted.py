@@ -19,6 +19,7 @@ from gemstead.plan.deploy import plan
 from gemstead.plan.values import Launch, Machine, ModelFile, Plan, Replica
 from gemstead.refused import Refused
 from gemstead.spec.model import ModelSpec, Spec
+from gemstead.wiring.loader import with_loader
 from gemstead.wiring.models import Stopped, model_files
 from gemstead.wiring.secrets import CannotRun
 
@@ -259,7 +260,7 @@ def launches(planned: Replica, model: ModelSpec, around: Surroundings) -> Callab
         made: Launch = adapter.launch(
             replace(planned, name=name, port=port), installed=installed, api_key=key, **more
         )
-        return made
+        return with_loader(made, planned, installed)
 
     try:
         launch(
