@@ -1,0 +1,52 @@
+"""All objects of a deployment, by the file that they are written to: what Kustomize and Helm are both made from."""
+
+from __future__ import annotations
+
+from gemstead.refused import Reason, Refused
+from gemstead.render.deployment import Deployment
+from gemstead.render.kubernetes import (
+    access,
+    cache,
+    engine,
+    gateway,
+    google,
+    inference,
+    network,
+    release,
+    routes,
+    scaling,
+    trust,
+    watching,
+)
+from gemstead.render.kubernetes.objects import Object
+
+LONGEST_NAME = 40  # with what is put behind it, names stay under DNS' 63
+
+
+def objects(deployment: Deployment) -> dict[str, list[Object]]:
+    """File name without its ending -> objects, in the order in which they are applied. Empty files are left out.
+
+    Raises:
+        Refused: something asked for does not go together; the sentence says what to change.
+    """
+    if len(deployment.name) > LONGEST_NAME:
+        raise Refused(Reason.BAD_REQUEST, f"deploy.name: at most {LONGEST_NAME} letters for Kubernetes")
+    kubernetes = deployment.deploy.kubernetes
+    if kubernetes.hours and kubernetes.scaling != "keda":
+        raise Refused(Reason.BAD_REQUEST, "deploy.kubernetes.hours: floors by the clock need scaling: keda")
+    found = {
+        "access": access.objects(deployment),
+        "network": network.objects(deployment),
+        "trust": trust.objects(deployment),
+        "models": cache.objects(deployment),
+        "gateway": gateway.objects(deployment),
+        "routes": routes.objects(deployment),
+        "inference": inference.objects(deployment),
+        "monitoring": watching.objects(deployment),
+    }
+    for pool in deployment.pools:
+        own = google.objects(deployment, pool) + engine.objects(deployment, pool)
+        if kubernetes.rollouts != "off":
+            own += release.objects(deployment, pool)
+        found[f"engine-{pool.name}"] = own + scaling.objects(deployment, pool)
+    return {name: one for name, one in found.items() if one}

@@ -1,0 +1,225 @@
+"""Where an engine's pods may run: the cards they ask for, the nodes that have them, and how replicas are spread.
+
+Cards are asked for as extended resources of a device plugin, or as resource claims (DRA). A slice of a card (MIG) is a
+resource of its own name, and so are AMD's, Intel's and Google's. Nodes with cards are tainted by their installers, so
+that nothing else lands there; engines tolerate exactly that. Spot machines are preferred where they are allowed, never
+required: with none to be had, pods run on others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gemstead.plan.setup import GIB
+from gemstead.render.because import Because
+from gemstead.render.deployment import Deployment, Pool
+from gemstead.render.kubernetes.objects import ENGINE, Object, engine_name, made, selector
+
+# Labels that spot machines carry, by whoever makes them, and the taints that GKE and Azure put on them.
+SPOT = {
+    "cloud.google.com/gke-spot": "true",
+    "karpenter.sh/capacity-type": "spot",
+    "eks.amazonaws.com/capacityType": "SPOT",
+    "kubernetes.azure.com/scalesetpriority": "spot",
+}
+SPOT_TAINTS = ("cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority")
+# Device classes of the DRA drivers, by vendor.
+CLASSES = {
+    "nvidia": "gpu.nvidia.com",
+    "amd": "gpu.amd.com",
+    "intel": "gpu.intel.com",
+    "google": "tpu.google.com",
+}
+# Names by which GKE labels nodes with a card (docs.cloud.google.com/kubernetes-engine/docs/concepts/gpus).
+GKE_CARDS = {
+    "l4": "nvidia-l4",
+    "t4": "nvidia-tesla-t4",
+    "a100-40": "nvidia-tesla-a100",
+    "a100-80-sxm": "nvidia-a100-80gb",
+    "h100-sxm": "nvidia-h100-80gb",
+    "h200-sxm": "nvidia-h200-141gb",
+    "b200": "nvidia-b200",
+    "gb200": "nvidia-gb200",
+    "rtx-pro-6000-server": "nvidia-rtx-pro-6000",
+}
+
+
+def is_google(deployment: Deployment) -> bool:
+    """Whether the cluster is Google's."""
+    routes = deployment.deploy.kubernetes.routes
+    return routes is not None and routes.flavour == "gke"
+
+
+def nodes(pool: Pool, deployment: Deployment) -> int:
+    """Nodes that one replica spans."""
+    each = deployment.deploy.kubernetes.cards_per_node
+    return max(1, -(-pool.needs.gpus // each))
+
+
+def cards_here(pool: Pool, deployment: Deployment) -> int:
+    """Cards of one pod of the replica."""
+    return pool.needs.gpus // nodes(pool, deployment)
+
+
+def claimed(deployment: Deployment, pool: Pool) -> bool:
+    """Whether cards come by a resource claim."""
+    return bool(pool.needs.gpus) and deployment.deploy.kubernetes.devices == "dra"
+
+
+def resources(deployment: Deployment, pool: Pool) -> Object:
+    """What one pod's engine container asks for: as much as it may have, so that it is the last to be evicted."""
+    over, needs = nodes(pool, deployment), pool.needs
+    memory = -(-int(needs.memory_gib.value) // over) + int(needs.shm_gib.value) // over
+    asked: Object = {
+        "cpu": Because(str(-(-int(needs.cpus.value) // over)), needs.cpus.reason),
+        "memory": Because(
+            f"{memory}Gi", f"{needs.memory_gib.reason}; and its shared memory, which counts as memory"
+        ),
+        "ephemeral-storage": Because("12Gi", "what it writes to /tmp, and its log"),
+    }
+    if pool.needs.gpus and not claimed(deployment, pool):
+        asked[pool.needs.gpu_resource] = Because(
+            str(cards_here(pool, deployment)), f"{pool.setup.accelerator.name}, as the plan has it"
+        )
+    found: Object = {
+        "requests": asked,
+        "limits": Because(
+            {name: value.value for name, value in asked.items()},
+            "as requested: of all pods those that keep within what they asked for are evicted last",
+        ),
+    }
+    if claimed(deployment, pool):
+        found["claims"] = [{"name": "cards"}]
+    return found
+
+
+def claim_template(deployment: Deployment, pool: Pool) -> Object:
+    """The resource claim that each pod gets its own of."""
+    setup = pool.setup
+    card = setup.accelerator
+    if card.is_slice:
+        profile = card.id.rpartition("/")[2]
+        wanted = f"device.attributes['gpu.nvidia.com'].profile == '{profile}'"
+        device = "mig.nvidia.com"
+    else:
+        device = CLASSES.get(card.vendor, "gpu.nvidia.com")
+        gib = card.memory_bytes // GIB * 95 // 100
+        wanted = f"device.capacity['{device}'].memory.compareTo(quantity('{gib}Gi')) >= 0"
+    exactly: Object = {
+        "deviceClassName": device,
+        "allocationMode": "ExactCount",
+        "count": cards_here(pool, deployment),
+        "selectors": [
+            {
+                "cel": {
+                    "expression": Because(
+                        wanted, f"the plan is made for {card.name} and fits nothing smaller"
+                    )
+                }
+            }
+        ],
+    }
+    devices: Object = {"requests": [{"name": "cards", "exactly": exactly}]}
+    return made(
+        "resource.k8s.io/v1",
+        "ResourceClaimTemplate",
+        engine_name(deployment, pool),
+        deployment,
+        component=ENGINE,
+        pool=pool,
+        spec={"spec": {"devices": devices}},
+    )
+
+
+def scheduling(deployment: Deployment, pool: Pool) -> Object:
+    """The fields of a pod that say where it may run."""
+    kubernetes = deployment.deploy.kubernetes
+    found: Object = {}
+    selected = dict(kubernetes.node_selector)
+    if is_google(deployment) and pool.needs.gpus:
+        selected |= {"cloud.google.com/compute-class": engine_name(deployment, pool)}
+    if selected:
+        found["nodeSelector"] = selected
+    if kubernetes.runtime_class and pool.needs.gpus:
+        found["runtimeClassName"] = kubernetes.runtime_class
+    found["affinity"] = _affinity(deployment, pool)
+    found["topologySpreadConstraints"] = spread(selector(deployment, ENGINE, pool))
+    if tolerated := _tolerations(deployment, pool):
+        found["tolerations"] = tolerated
+    if claimed(deployment, pool):
+        found["resourceClaims"] = [
+            {"name": "cards", "resourceClaimTemplateName": engine_name(deployment, pool)}
+        ]
+    return found
+
+
+def spread(chosen: dict[str, str]) -> list[Any]:
+    """Evenly over zones, then over nodes, where that is possible."""
+    return [
+        {
+            "maxSkew": 1,
+            "topologyKey": key,
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": chosen},
+        }
+        for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
+    ]
+
+
+def apart(chosen: dict[str, str]) -> Object:
+    """Rather not two of these on one node."""
+    term = {"labelSelector": {"matchLabels": chosen}, "topologyKey": "kubernetes.io/hostname"}
+    return {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 50, "podAffinityTerm": term}]}
+
+
+def _affinity(deployment: Deployment, pool: Pool) -> Object:
+    preferred: list[Any] = []
+    card = pool.setup.accelerator
+    if card.vendor == "nvidia" and not is_google(deployment):
+        least = str(int(card.memory_mib * 0.95)) if not card.is_slice else ""
+        if least:
+            term = {
+                "matchExpressions": [{"key": "nvidia.com/gpu.memory", "operator": "Gt", "values": [least]}]
+            }
+            preferred.append(
+                Because(
+                    {"weight": 100, "preference": term},
+                    f"nodes whose cards hold as much as the {card.name} of the plan; require one with node_selector",
+                )
+            )
+    if deployment.deploy.hardware.spot:
+        preferred += [
+            {
+                "weight": 80,
+                "preference": {"matchExpressions": [{"key": key, "operator": "In", "values": [value]}]},
+            }
+            for key, value in SPOT.items()
+        ]
+    found: Object = {"podAntiAffinity": apart({**selector(deployment, ENGINE, pool)})}
+    if preferred:
+        found["nodeAffinity"] = {"preferredDuringSchedulingIgnoredDuringExecution": preferred}
+    if nodes(pool, deployment) > 1:
+        together: Object = {
+            "labelSelector": {"matchLabels": selector(deployment, ENGINE, pool)},
+            "topologyKey": "topology.kubernetes.io/zone",
+        }
+        found["podAffinity"] = {
+            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 50, "podAffinityTerm": together}]
+        }
+    return found
+
+
+def _tolerations(deployment: Deployment, pool: Pool) -> list[Any]:
+    found: list[Any] = []
+    if pool.needs.gpus:
+        key = pool.needs.gpu_resource
+        key = "nvidia.com/gpu" if key.startswith("nvidia.com/") else key
+        found.append(
+            Because(
+                {"key": key, "operator": "Exists", "effect": "NoSchedule"},
+                "nodes with cards turn away what does not ask for them",
+            )
+        )
+    if deployment.deploy.hardware.spot:
+        found += [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in SPOT_TAINTS]
+    return found

@@ -1,0 +1,129 @@
+"""Certificates, secrets and the mesh: cert-manager, External Secrets, Istio.
+
+Linkerd needs no object of its own: its proxies encrypt what goes between pods that carry its annotations, and
+`default-inbound-policy` turns away whoever has no identity (`objects.meshed`).
+"""
+
+from __future__ import annotations
+
+from gemstead.render.because import Because
+from gemstead.render.deployment import ENGINE_PORT, Deployment
+from gemstead.render.kubernetes.gateway import secret_names
+from gemstead.render.kubernetes.objects import ENGINE, GATEWAY, Object, made, selector
+
+
+def objects(deployment: Deployment) -> list[Object]:
+    """What the file asks for of these."""
+    kubernetes = deployment.deploy.kubernetes
+    found: list[Object] = []
+    if kubernetes.issuer:
+        found.append(_certificate(deployment))
+    if kubernetes.secret_store and (names := wanted_secrets(deployment)):
+        found.append(_secrets(deployment, names))
+    if kubernetes.mesh == "istio":
+        found += _istio(deployment)
+    return found
+
+
+def wanted_secrets(deployment: Deployment) -> list[str]:
+    """Keys that the Secret `NAME-secrets` must have."""
+    names = set(secret_names(deployment))
+    token = deployment.deploy.hub_token
+    if token and token.startswith("env:"):
+        names.add(token.removeprefix("env:"))
+    return sorted(names)
+
+
+def _certificate(deployment: Deployment) -> Object:
+    namespace = deployment.deploy.namespace
+    inside = [deployment.name, f"{deployment.name}.{namespace}", f"{deployment.name}.{namespace}.svc"]
+    host = [deployment.deploy.host] if deployment.deploy.host else []
+    return made(
+        "cert-manager.io/v1",
+        "Certificate",
+        f"{deployment.name}-gateway",
+        deployment,
+        component=GATEWAY,
+        spec={
+            "secretName": f"{deployment.name}-tls",
+            "dnsNames": Because(host, "a public issuer signs public names only") if host else inside,
+            "duration": "2160h",
+            "renewBefore": Because("720h", "a month to notice that renewing fails; the gateway reads it again"),
+            "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
+            "usages": ["server auth"],
+            "issuerRef": {"kind": "ClusterIssuer", "name": deployment.deploy.kubernetes.issuer,
+                          "group": "cert-manager.io"},
+        },
+    )  # fmt: skip
+
+
+def _secrets(deployment: Deployment, names: list[str]) -> Object:
+    store = deployment.deploy.kubernetes.secret_store
+    name = f"{deployment.name}-secrets"
+    return made(
+        "external-secrets.io/v1",
+        "ExternalSecret",
+        name,
+        deployment,
+        spec={
+            "refreshInterval": "1h",
+            "secretStoreRef": {"kind": "ClusterSecretStore", "name": store},
+            "target": {"name": name, "creationPolicy": "Owner", "deletionPolicy": "Retain"},
+            "data": [
+                {"secretKey": one, "remoteRef": {"key": f"{deployment.name}-{one}".lower().replace("_", "-")}}
+                for one in names
+            ],
+        },
+    )
+
+
+def _istio(deployment: Deployment) -> list[Object]:
+    namespace = deployment.deploy.namespace
+    account = f"cluster.local/ns/{namespace}/sa/{deployment.name}-gateway"
+    monitoring = deployment.deploy.kubernetes.monitoring_namespace
+    hosts = f"*.{namespace}.svc.cluster.local"
+    return [
+        made(
+            "security.istio.io/v1",
+            "PeerAuthentication",
+            deployment.name,
+            deployment,
+            spec={
+                "mtls": {"mode": Because("STRICT", "nothing in this namespace is spoken in clear")},
+            },
+        ),
+        made(
+            "security.istio.io/v1",
+            "AuthorizationPolicy",
+            f"{deployment.name}-engines",
+            deployment,
+            component=ENGINE,
+            spec={
+                "selector": {"matchLabels": selector(deployment, ENGINE)},
+                "action": "ALLOW",
+                "rules": [
+                    {"from": [{"source": {"principals": [account]}}],
+                     "to": [{"operation": {"ports": [str(ENGINE_PORT)]}}]},
+                    {"from": [{"source": {"namespaces": [monitoring]}}],
+                     "to": [{"operation": {"methods": ["GET"], "paths": ["/metrics"]}}]},
+                ],
+            },
+        ),
+        made(
+            "networking.istio.io/v1",
+            "DestinationRule",
+            f"{deployment.name}-engines",
+            deployment,
+            component=ENGINE,
+            spec={
+                "host": hosts,
+                "trafficPolicy": {
+                    "tls": {"mode": "ISTIO_MUTUAL"},
+                    "connectionPool": {
+                        "tcp": {"connectTimeout": "5s"},
+                        "http": {"idleTimeout": "3600s", "maxRetries": 0},
+                    },
+                },
+            },
+        ),
+    ]  # fmt: skip
