@@ -81,7 +81,7 @@ FILES: dict[str, Object] = {
         "models": [{"name": "gemma-4-31b"}, {"name": "gemma-4-e4b", "aliases": ["small"]},
                    {"name": "mine", "endpoints": [{"url": "https://10.0.0.5", "api_key": "env:MINE_KEY"}]}],
         "deploy": {"hardware": {"gpu": "RTX PRO 6000", "count": 4}, "hub_token": "env:HF_TOKEN"},
-        "gateway": {"listen": ":4367", "tls": {"certificate": "/etc/a.crt", "key": "/etc/a.key", "client_ca": "/etc/c"}},
+        "gateway": {"listen": ":4367", "tls": {"certificate": "/a.crt", "key": "/a.key", "client_ca": "/c"}},
     },
     "regions": file(
         "H100", 8, cache={"kind": "image"},

@@ -206,7 +206,7 @@ def _route(deployment: Deployment, pool: Pool, routes: RoutesSpec) -> Object:
 
 
 def _picker_file(deployment: Deployment, pool: Pool, chosen: InferenceSpec) -> Object:
-    """What the picker is told: ours by a Spec, llm-d's by an EndpointPickerConfig (the plugins of its default guide)."""
+    """What the picker is told: ours by a Spec, llm-d's by an EndpointPickerConfig with the plugins of its guide."""
     if chosen.picker == "llm-d":
         names = ["prefix-cache-scorer", "queue-scorer", "kv-cache-utilization-scorer"]
         weights = (3, 2, 2)
@@ -227,12 +227,19 @@ def _picker_file(deployment: Deployment, pool: Pool, chosen: InferenceSpec) -> O
             }
         )
     else:
-        text = document({"version": 1, "models": [{"name": pool.model.name, "engine": "external",
-                         "context": pool.setup.length,
-                         "endpoints": [{"url": f"http://{engine_name(deployment, pool)}:{ENGINE_PORT}",
-                                        "discover": "dns",
-                                        "dialect": pool.setup.engine,
-                                        "served_model": pool.placement.name or pool.setup.checkpoint.repo}]}]})  # fmt: skip
+        endpoint = {
+            "url": f"http://{engine_name(deployment, pool)}:{ENGINE_PORT}",
+            "discover": "dns",
+            "dialect": pool.setup.engine,
+            "served_model": pool.placement.name or pool.setup.checkpoint.repo,
+        }
+        model = {
+            "name": pool.model.name,
+            "engine": "external",
+            "context": pool.setup.length,
+            "endpoints": [endpoint],
+        }
+        text = document({"version": 1, "models": [model]})
     return made(
         "v1",
         "ConfigMap",

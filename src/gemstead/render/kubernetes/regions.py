@@ -61,9 +61,9 @@ def _operations(deployment: Deployment, region: RegionSpec, one: Object) -> list
                 found.append({"op": "add", "path": key, "value": {REGION: where}})
             found += _images(region, path, pod)
     engines = one["metadata"]["labels"]["app.kubernetes.io/component"] == "engine"
-    if engines and kind in ("Deployment", "LeaderWorkerSet", "Rollout") and "replicas" in one["spec"]:
-        if (count := 0 if region.burst and region.replicas is None else region.replicas) is not None:
-            found.append({"op": "replace", "path": "/spec/replicas", "value": count})
+    count = 0 if region.burst and region.replicas is None else region.replicas
+    if engines and kind in WORKLOADS and "replicas" in one["spec"] and count is not None:
+        found.append({"op": "replace", "path": "/spec/replicas", "value": count})
     if kind == "ScaledObject" and region.burst:
         found.append({"op": "replace", "path": "/spec/minReplicaCount", "value": 0})
     if kind == "HorizontalPodAutoscaler" and region.replicas:
