@@ -16,6 +16,7 @@ class Reason(StrEnum):
     BAD_REQUEST = "bad_request"
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
+    IDENTITY_PENDING = "identity_pending"
     UNKNOWN_MODEL = "unknown_model"
     UNKNOWN_ROUTE = "unknown_route"
     WRONG_METHOD = "wrong_method"
@@ -24,6 +25,8 @@ class Reason(StrEnum):
     CONTEXT_EXCEEDED = "context_exceeded"
     RATE_LIMITED = "rate_limited"
     TOO_MANY_AT_ONCE = "too_many_at_once"
+    BUDGET_SPENT = "budget_spent"
+    LIMITS_UNAVAILABLE = "limits_unavailable"
     SHED = "shed"
     OVERLOADED = "overloaded"
     NO_ENDPOINT = "no_endpoint"
@@ -48,6 +51,7 @@ class Refused(Exception):
         code: a machine-readable code where clients know one (`context_length_exceeded`); else the reason.
         retry_after_s: seconds after which trying again makes sense.
         detail: for the operator's record, never shown to the caller.
+        kind: the error's type for OpenAI clients, where it is not the status's usual one.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Refused(Exception):
         code: str | None = None,
         retry_after_s: float | None = None,
         detail: str = "",
+        kind: str = "",
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -67,3 +72,4 @@ class Refused(Exception):
         self.code = code or reason.value
         self.retry_after_s = retry_after_s
         self.detail = detail
+        self.kind = kind

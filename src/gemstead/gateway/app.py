@@ -35,12 +35,14 @@ from gemstead.refused import Reason, Refused
 from gemstead.traffic.endpoint import Endpoint, EndpointFacts, Load
 from gemstead.traffic.limits import Limits
 from gemstead.traffic.picker import Picker
+from gemstead.traffic.roles import GATEWAY_RULES, Roles, gateway_right
 from gemstead.traffic.roster import Roster
 from gemstead.traffic.routes import Routes
 from gemstead.traffic.split import Split, split
 
 if TYPE_CHECKING:
     from gemstead.gateway.protocol import ClientConnection
+    from gemstead.traffic.caller import Caller
 
 SWEEP_S = 0.1
 DRAIN_LOOK_S = 0.02
@@ -99,6 +101,7 @@ class Gateway:
         self.hashers = PromptHashers(settings.hash_keys or (HashKey(id="1", secret=settings.hash_key),))
         self.limits.set_default(settings.limit, 1.0 / settings.workers)
         self.cors = settings.cors_origins
+        self.roles = Roles(settings.identity.roles)
         self.aside: Line | None = aside_line(settings.aside)
         self.set_fleet(settings.endpoints)
 
@@ -147,6 +150,24 @@ class Gateway:
     def new_id(self) -> str:
         self._calls += 1
         return f"req_{self._nonce}{self._calls:08x}"
+
+    def check_right(self, caller: Caller, path: str) -> None:
+        """Whether the caller's roles let him ask for this path.
+
+        Raises:
+            Refused: FORBIDDEN.
+        """
+        right = GATEWAY_RULES.get(path)
+        if right is None and (right := gateway_right(path)) is None:
+            if path in self.known:
+                raise Refused(Reason.FORBIDDEN, f"Nobody may ask for {path} here.")
+            return  # there is nothing at such a path
+        if right and right not in self.roles.rights(caller.roles):
+            held = ", ".join(caller.roles) or "none"
+            needed = " or ".join(self.roles.those_with(right))
+            raise Refused(
+                Reason.FORBIDDEN, f"Your roles ({held}) do not let you do this: it takes the role {needed}."
+            )
 
     def remember(self, record: AuditRecord) -> None:
         self._remember(record)

@@ -1,15 +1,16 @@
 """The words that the head process and its gateway workers exchange: one JSON object per line, over a socket pair.
 
 Head to worker: `Configure` (first, and at each reload), `Fleet` (endpoints changed), `Loads` (engine figures),
-`Report` (asks for a `Figures` at once), `Drain`.
+`SigningKeys` (issuers' keys, when they changed or were asked for), `Report` (asks for a `Figures` at once), `Drain`.
 Worker to head: `Listening`, `Figures` (its metrics, each second and when asked), `Drained`, `Trouble`,
-`Needed`.
+`Needed`, `UnknownKey`.
 """
 
 from __future__ import annotations
 
 import msgspec
 
+from gemstead.gateway.issuers import Signing
 from gemstead.gateway.settings import GatewaySettings
 from gemstead.traffic.endpoint import EndpointFacts, Load
 
@@ -24,6 +25,10 @@ class Fleet(msgspec.Struct, tag="fleet"):
 
 class Loads(msgspec.Struct, tag="loads"):
     loads: dict[str, Load]  # by endpoint name
+
+
+class SigningKeys(msgspec.Struct, tag="signing_keys"):
+    issuers: dict[str, Signing]  # by the issuer's name
 
 
 class Report(msgspec.Struct, tag="report"):
@@ -64,5 +69,12 @@ class Needed(msgspec.Struct, tag="needed"):
     pool: str
 
 
-ToWorker = Configure | Fleet | Loads | Report | Drain
-ToHead = Listening | Figures | Drained | Trouble | Needed
+class UnknownKey(msgspec.Struct, tag="unknown_key"):
+    """A token is signed with a key that the issuer did not have when its keys were last fetched."""
+
+    issuer: str
+    kid: str = ""
+
+
+ToWorker = Configure | Fleet | Loads | SigningKeys | Report | Drain
+ToHead = Listening | Figures | Drained | Trouble | Needed | UnknownKey

@@ -116,11 +116,16 @@ class Exchange(Reply):
         try:
             headers = self.headers
             self.caller = caller = self.gate.keyring.identify(
-                headers.get(b"authorization"), headers.get(b"x-api-key"), self.record.began
+                headers.get(b"authorization"),
+                headers.get(b"x-api-key"),
+                self.record.began,
+                self.client.client,
+                self.client.certificate,
             )
             record = self.record
             record.tenant, record.app, record.user = caller.tenant, caller.app, caller.user
             record.key_id = caller.key_id
+            self.gate.check_right(caller, self.path)
             if self.gate.settings.ledger_on_error == "refuse" and not self.gate.ledger_healthy():
                 raise Refused(Reason.LEDGER_UNAVAILABLE, LEDGER_AWAY, retry_after_s=2.0)
             length = headers.get(b"content-length")

@@ -23,6 +23,7 @@ import asyncio
 import socket
 import sys
 from collections import deque
+from hashlib import sha256
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,7 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
         "arriving",
         "begun",
         "blocked_at",
+        "certificate",
         "client",
         "exchange",
         "fault",
@@ -103,6 +105,7 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
         self.gate = gate
         self.transport: Any = None
         self.client = ""
+        self.certificate: tuple[bytes, dict[str, Any]] | None = None
         self.parser: Any = httptools.HttpRequestParser(self)
         self.exchange: Exchange | None = None
         self.waiting: deque[Exchange] = deque()
@@ -130,6 +133,8 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
         self.transport = transport
         peer = transport.get_extra_info("peername")
         self.client = str(peer[0]) if isinstance(peer, tuple) else ""
+        if gate.settings.identity.certificates:
+            self.certificate = shown_certificate(transport)
         self.transport.set_write_buffer_limits(high=gate.settings.bounds.write_buffer_bytes, low=WRITE_LOW)
         self.until = monotonic() + gate.settings.deadlines.client_idle_s
         gate.connections.add(self)
@@ -567,6 +572,14 @@ def keep(parts: list[bytes], data: bytes) -> None:
     if len(parts) == PARTS:
         parts.append(bytearray())  # type: ignore[arg-type]
     parts[PARTS] += data
+
+
+def shown_certificate(transport: asyncio.BaseTransport) -> tuple[bytes, dict[str, Any]] | None:
+    """The client's certificate, which TLS has checked: its SHA-256 and what it says; None without one."""
+    layer = transport.get_extra_info("ssl_object")
+    if layer is None or not (der := layer.getpeercert(True)):
+        return None
+    return sha256(der).digest(), layer.getpeercert()
 
 
 def head_fault(headers: dict[bytes, bytes], http11: bool, version: str) -> Refused | None:

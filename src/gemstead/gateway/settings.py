@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from gemstead.gateway.issuers import Identity
 from gemstead.ledger.audit import HashKey
 from gemstead.traffic.caller import RateLimit
 from gemstead.traffic.endpoint import EndpointFacts
@@ -88,6 +89,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     bounds: Bounds = Bounds()
     tls: Tls | None = None
     aside: Aside | None = None
+    identity: Identity = Identity()  # who else may call, and the roles of the file
     cors_origins: tuple[str, ...] = ()
     wake_s: float = 120.0  # longest time that a call waits for a model that sleeps
     retries: int = 2  # further endpoints tried before the first byte

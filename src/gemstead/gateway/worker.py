@@ -19,6 +19,7 @@ import ssl
 import sys
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -33,11 +34,14 @@ from gemstead.gateway.control import (
     Loads,
     Needed,
     Report,
+    SigningKeys,
     ToHead,
     ToWorker,
     Trouble,
+    UnknownKey,
 )
 from gemstead.gateway.figures import Figures as Measured
+from gemstead.gateway.issuers import Signing
 from gemstead.gateway.keyring import Keyring
 from gemstead.gateway.protocol import ClientConnection
 from gemstead.gateway.settings import GatewaySettings, Tls
@@ -49,6 +53,9 @@ from gemstead.refused import Reason, Refused
 from gemstead.traffic.breaker import State
 from gemstead.traffic.picker import Picker
 from gemstead.traffic.prefix import PrefixIndex
+
+if TYPE_CHECKING:
+    from gemstead.gateway.tokens import TokenBook
 
 INDEX_BYTES = 64 << 20
 REPORT_S = 1.0
@@ -67,6 +74,8 @@ class Worker:
         self.registry = Registry()
         self.measured = Measured(self.registry)
         self.book: KeyBook | None = None
+        self.tokens: TokenBook | None = None
+        self.signing: dict[str, Signing] = {}
         self.writer = (
             Writer(Path(settings.ledger_path), on_trouble=self.trouble) if settings.ledger_path else None
         )
@@ -234,6 +243,10 @@ class Worker:
                 self.gate.set_fleet(endpoints)
             case Loads(loads=loads):
                 self.gate.set_loads(loads)
+            case SigningKeys(issuers=signing):
+                self.signing = signing
+                if self.tokens is not None:
+                    self.tokens.learn(signing)
             case Report(number=number):
                 self.say(self.figures(number))
             case Drain():
@@ -259,7 +272,19 @@ class Worker:
                 raise ValueError("keys are required, but the settings name no file of keys")
             path, pepper = Path(settings.keys_path), bytes.fromhex(settings.pepper)
             self.book = KeyBook(path, pepper, on_trouble=self.trouble)
-        return Keyring(self.book, secret)
+        self.tokens = self.token_book(settings)
+        return Keyring(self.book, secret, self.tokens)
+
+    def token_book(self, settings: GatewaySettings) -> TokenBook | None:
+        """What believes tokens and certificates under these settings; None: nothing does."""
+        if not settings.identity.issuers and not settings.identity.certificates:
+            return None
+        from gemstead.gateway.tokens import TokenBook
+
+        ask = lambda issuer, kid: self.say(UnknownKey(issuer=issuer, kid=kid))  # noqa: E731
+        book = TokenBook(settings.identity, ask=ask)
+        book.learn(self.signing)
+        return book
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext:

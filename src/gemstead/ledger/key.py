@@ -9,6 +9,7 @@ A key may be revoked in any state, and stays revoked.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from datetime import UTC, datetime
 from typing import Literal
@@ -40,6 +41,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     limit: RateLimit | None = None  # None: the gateway's default; RateLimit(): no limit
     note: str = ""
     expires: float | None = None  # Unix seconds
+    networks: tuple[str, ...] = ()  # addresses that it may be used from, such as 10.0.0.0/8; (): any
 
     def check(self, now: float) -> None:
         """Refuses what no key may have.
@@ -57,6 +59,11 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
         for role in self.roles:
             if not _ROLE.fullmatch(role):
                 raise LedgerTrouble(f"{role!r} is not a role: use lower-case letters, digits, `-` and `_`")
+        for network in self.networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise LedgerTrouble(f"{error}: write a network as 10.0.0.0/8 or 2001:db8::/32") from None
         if self.expires is not None and self.expires <= now:
             raise LedgerTrouble("the expiry is in the past: give a later one")
         if not -1_000_000 <= self.priority <= 1_000_000:
@@ -99,6 +106,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     revoked_at: float | None = None
     replaced_by: str | None = None
     last_used: float | None = None
+    networks: tuple[str, ...] = ()
 
     def state(self, now: float) -> State:
         """In which state the key is; "active" and "retiring" are accepted."""

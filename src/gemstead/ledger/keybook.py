@@ -16,6 +16,7 @@ second it is tried again. A book belongs to one thread.
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import math
 import sqlite3
 from collections.abc import Callable
@@ -24,12 +25,14 @@ from pathlib import Path
 
 from gemstead.ledger import generation, keyform
 from gemstead.ledger.database import LedgerTrouble, open_to_read, trouble
+from gemstead.ledger.denials import NONE_DENIED, Denials, read_denials
 from gemstead.ledger.key import Key, date
 from gemstead.ledger.keytable import MIGRATIONS, check_pepper, hash_key, read_changes, read_rows
 from gemstead.refused import Reason, Refused
 from gemstead.traffic.caller import Caller
 
 POLL_S = 1.0
+_ADDRESSES_MOST = 1024  # of clients, remembered for one key
 
 _HOW = "send `Authorization: Bearer <key>`, with a key from `gemstead keys create`"
 
@@ -37,7 +40,7 @@ _HOW = "send `Authorization: Bearer <key>`, with a key from `gemstead keys creat
 class _Known:
     """One accepted key."""
 
-    __slots__ = ("caller", "hash", "key", "until", "used")
+    __slots__ = ("allowed", "caller", "hash", "key", "networks", "until", "used")
 
     def __init__(self, key: Key, key_hash: bytes) -> None:
         self.key = key
@@ -45,6 +48,16 @@ class _Known:
         self.caller = key.caller()
         self.until = math.inf if key.expires is None else key.expires
         self.used = 0.0  # when last found, since `used()` was last asked
+        self.networks = [ipaddress.ip_network(network) for network in key.networks]
+        self.allowed: dict[str, bool] = {}  # clients' addresses, whether they are in one of these
+
+    def lets_in(self, client: str) -> bool:
+        """Whether the key may be used from this address."""
+        if (allowed := self.allowed.get(client)) is None:
+            if len(self.allowed) >= _ADDRESSES_MOST:
+                self.allowed.clear()
+            allowed = self.allowed[client] = _inside(client, self.networks)
+        return allowed
 
 
 class KeyBook:
@@ -58,6 +71,7 @@ class KeyBook:
 
     def __init__(self, path: Path, pepper: bytes, *, on_trouble: Callable[[str], None] | None = None) -> None:
         self.trouble = ""
+        self.denials: Denials = NONE_DENIED
         self._path = path
         self._pepper = pepper
         self._on_trouble = on_trouble
@@ -72,11 +86,12 @@ class KeyBook:
         self._file: tuple[int, int] | None = None  # which file is open, which is mapped
         self._counter_file: tuple[int, int] | None = None
 
-    def find(self, secret: bytes, now: float) -> Caller:
-        """Who calls with this secret. `now` is wall time in Unix seconds.
+    def find(self, secret: bytes, now: float, client: str = "") -> Caller:
+        """Who calls with this secret, from this address. `now` is wall time in Unix seconds.
 
         Raises:
-            Refused: UNAUTHENTICATED, saying whether it is missing, mistyped, unknown, expired or revoked.
+            Refused: UNAUTHENTICATED, saying whether it is missing, mistyped, unknown, expired or revoked; FORBIDDEN,
+            it may not be used from there.
         """
         if self._counter[0] != self._seen or not 0.0 <= now - self._polled < POLL_S:
             self._refresh(now)
@@ -85,8 +100,18 @@ class KeyBook:
             known = self._look_up(secret)
         if now >= known.until:
             raise _no(_over(known.key))
+        if known.networks and not known.lets_in(client):
+            raise Refused(
+                Reason.FORBIDDEN, f"The API key {known.key.key_id} may not be used from the address {client}."
+            )
         known.used = now
         return known.caller
+
+    def denied(self, now: float) -> Denials:
+        """What is refused although it is signed, as it stands now."""
+        if self._counter[0] != self._seen or not 0.0 <= now - self._polled < POLL_S:
+            self._refresh(now)
+        return self.denials
 
     def check(self, key_id: str, now: float) -> None:
         """Whether a key that was found earlier still counts; one that is not in the book is not judged.
@@ -171,6 +196,7 @@ class KeyBook:
             check_pepper(self._connection, self._path, self._pepper)
             keys = {key.key_id: _Known(key, key_hash) for key, key_hash in read_rows(self._connection)}
             self._gather_used()
+            self.denials = read_denials(self._connection)
             self._keys, self._found, self._changes = keys, {}, changes
 
     def _follow_counter(self) -> str:
@@ -202,6 +228,16 @@ class KeyBook:
         if isinstance(self._counter, memoryview):
             self._counter.release()
         self._counter = (0,)
+
+
+def _inside(client: str, networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
+    try:
+        address = ipaddress.ip_address(client.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return any(address in network for network in networks)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -8,8 +8,8 @@ this:
 - `KeyBook`, for whoever checks keys (each gateway worker): the whole table in memory, right within one lookup
   after any change.
 
-The parts: `keyform` (what a key looks like), `key` (its rights and states), `keytable` (rows), `generation`
-(how workers learn of a change), `keybook` (lookups).
+The parts: `keyform` (what a key looks like), `key` (its rights and states), `keytable` (rows), `denials`
+(tokens that are refused), `generation` (how workers learn of a change), `keybook` (lookups).
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from gemstead.ledger.denials import Denial
 from gemstead.ledger.key import Grant, Key, Minted, State, UnknownKey
 from gemstead.ledger.keybook import KeyBook
 from gemstead.ledger.keytable import SqliteKeys
 
-__all__ = ["Grant", "Key", "KeyBook", "KeyStore", "Minted", "State", "UnknownKey", "open_keys"]
+__all__ = ["Denial", "Grant", "Key", "KeyBook", "KeyStore", "Minted", "State", "UnknownKey", "open_keys"]
 
 
 class KeyStore(Protocol):
@@ -33,6 +34,9 @@ class KeyStore(Protocol):
     def get(self, key_id: str) -> Key: ...
     def revoke(self, key_id: str, *, now: float) -> Key: ...
     def rotate(self, key_id: str, *, now: float, overlap_s: float) -> Minted: ...
+    def deny(self, entry: Denial) -> None: ...
+    def lift(self, issuer: str, kind: str, value: str) -> bool: ...
+    def denied(self) -> tuple[Denial, ...]: ...
     def touch(self, used: Mapping[str, float]) -> None: ...
 
 

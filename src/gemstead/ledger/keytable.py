@@ -18,8 +18,9 @@ from pathlib import Path
 
 import msgspec
 
-from gemstead.ledger import generation, keyform
+from gemstead.ledger import denials, generation, keyform
 from gemstead.ledger.database import STRICT, LedgerTrouble, Migrations, open_to_write, plainly, reading
+from gemstead.ledger.denials import Denial
 from gemstead.ledger.key import Grant, Key, Minted, UnknownKey
 from gemstead.traffic.caller import RateLimit
 
@@ -47,10 +48,11 @@ MIGRATIONS: Migrations = (
         "INSERT INTO changes VALUES (1)",
     ),
     (f"CREATE TABLE pepper (proof BLOB NOT NULL){STRICT}",),
+    ("ALTER TABLE keys ADD COLUMN networks TEXT NOT NULL DEFAULT '[]'", denials.SQL),
 )
 _COLUMNS = (
     "key_id, last4, tenant, app, user, roles, priority, models, rate_limit, note, created, expires, "
-    "revoked_at, replaced_by, last_used"
+    "revoked_at, replaced_by, last_used, networks"
 )
 
 
@@ -91,7 +93,8 @@ def read_changes(connection: sqlite3.Connection) -> int:
 
 def _key(row: tuple[object, ...]) -> Key:
     values = dict(zip(Key.__struct_fields__, row, strict=True))
-    values["roles"] = tuple(msgspec.json.decode(str(values["roles"]), type=list[str]))
+    for name in ("roles", "networks"):
+        values[name] = tuple(msgspec.json.decode(str(values[name]), type=list[str]))
     if values["models"] is not None:
         values["models"] = frozenset(msgspec.json.decode(str(values["models"]), type=list[str]))
     if values["limit"] is not None:
@@ -146,6 +149,22 @@ class SqliteKeys:
                 (until, new.key.key_id, key_id),
             )
             return new
+
+    def deny(self, entry: Denial) -> None:
+        """From now on every worker refuses what the entry names, though it be signed and valid."""
+        entry.check()
+        with self._changing() as connection:
+            denials.write_denial(connection, entry)
+
+    def lift(self, issuer: str, kind: str, value: str) -> bool:
+        """Whether there was such a denial; there is none any more."""
+        with self._changing() as connection:
+            return denials.lift_denial(connection, issuer, kind, value)
+
+    def denied(self) -> tuple[Denial, ...]:
+        """Every denial, oldest first."""
+        with reading(self._path, MIGRATIONS) as connection:
+            return tuple(denials.read_denials(connection).entries.values()) if connection else ()
 
     def touch(self, used: Mapping[str, float]) -> None:
         """Remember when keys were last used. Changes no right, so no worker reloads."""

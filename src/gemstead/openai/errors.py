@@ -19,6 +19,7 @@ STATUS: dict[Reason, int] = {
     Reason.BAD_REQUEST: 400,
     Reason.UNAUTHENTICATED: 401,
     Reason.FORBIDDEN: 403,
+    Reason.IDENTITY_PENDING: 503,
     Reason.UNKNOWN_MODEL: 404,
     Reason.UNKNOWN_ROUTE: 404,
     Reason.WRONG_METHOD: 405,
@@ -27,6 +28,8 @@ STATUS: dict[Reason, int] = {
     Reason.CONTEXT_EXCEEDED: 400,
     Reason.RATE_LIMITED: 429,
     Reason.TOO_MANY_AT_ONCE: 429,
+    Reason.BUDGET_SPENT: 429,
+    Reason.LIMITS_UNAVAILABLE: 503,
     Reason.SHED: 503,
     Reason.OVERLOADED: 429,
     Reason.NO_ENDPOINT: 503,
@@ -49,6 +52,7 @@ _CODES = {
     Reason.CONTEXT_EXCEEDED: "context_length_exceeded",
     Reason.RATE_LIMITED: "rate_limit_exceeded",
     Reason.TOO_MANY_AT_ONCE: "rate_limit_exceeded",
+    Reason.BUDGET_SPENT: "insufficient_quota",
 }
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _ANTHROPIC_TYPES = {  # https://docs.anthropic.com/en/api/errors
@@ -117,17 +121,18 @@ class _Told(msgspec.Struct, gc=False):
     status: int
     param: str | None
     code: str | None
+    kind: str = ""
 
 
 def _told(refused: Refused) -> _Told:
     reason, code = refused.reason, refused.code
     if code == reason.value:
         code = _CODES.get(reason, code)
-    return _Told(refused.message, STATUS[reason], refused.param, code)
+    return _Told(refused.message, STATUS[reason], refused.param, code, refused.kind)
 
 
 def _openai(told: _Told) -> dict[str, str | None]:
-    kind = _OPENAI_TYPES.get(told.status) or (
+    kind = told.kind or _OPENAI_TYPES.get(told.status) or (
         "server_error" if told.status >= 500 else "invalid_request_error"
     )
     return {"message": told.message, "type": kind, "param": told.param, "code": told.code}
