@@ -97,8 +97,9 @@ MIGRATIONS: Migrations = (
             link TEXT NOT NULL,
             at REAL NOT NULL,
             key_id TEXT NOT NULL,
+            kind TEXT NOT NULL,
             signature TEXT NOT NULL,
-            PRIMARY KEY (seq, key_id)
+            PRIMARY KEY (seq, kind, key_id)
         ){STRICT}""",
         f"""CREATE TABLE holds (
             hold_id TEXT PRIMARY KEY,
@@ -152,10 +153,30 @@ UNFIT = (
 
 Row = tuple[object, ...]
 Sealed = tuple[Row, bytes]  # a record's values in the order of the columns, and its text for the chain
-text_of = msgspec.json.Encoder().encode  # the bytes that are hashed; see chain.py
+_encode = msgspec.json.Encoder().encode
 _TYPES = {"str": str, "bool": bool, "int": int, "float": float, "float | None": float}
 _USUAL = tuple(_TYPES[str(AuditRecord.__annotations__[name])] for name in _NAMES)
 _FIT = {_USUAL, tuple(type(None) if n == "first_token_s" else t for n, t in zip(_NAMES, _USUAL, strict=True))}
+# msgspec leaves a default out when it is the same object, not when it is equal. Empty text, small whole numbers, False
+# and None are always the same objects; the others are put in by hand.
+_DEFAULTS = {
+    kind: [
+        (name, default)
+        for name, default in zip(
+            reversed(kind.__struct_fields__), reversed(kind.__struct_defaults__), strict=False
+        )
+        if isinstance(default, float) or (isinstance(default, str) and default != "")
+    ]
+    for kind in (AuditRecord, Act)
+}
+
+
+def text_of(one: AuditRecord | Act) -> bytes:
+    """The bytes that are hashed; see chain.py."""
+    for name, default in _DEFAULTS[type(one)]:
+        if getattr(one, name) == default:
+            setattr(one, name, default)
+    return _encode(one)
 
 
 def row(record: AuditRecord) -> Row:
@@ -275,4 +296,4 @@ def _mended(value: object, kind: str) -> object:
         return max(-_LARGEST, min(_LARGEST, value))
     if isinstance(value, (int, float)) and abs(value) < _LARGEST:  # also False for NaN
         return int(value) if kind == _WHOLE else float(value) + 0.0  # -0.0 becomes 0.0
-    return 0 if kind else None  # the only kind without a name is a time that may be missing
+    return {_WHOLE: 0, _REAL: 0.0}.get(kind)  # the only kind without a name is a time that may be missing

@@ -40,18 +40,22 @@ class Link(msgspec.Struct, frozen=True):
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """A holder of the signing key saw this link at this place. `link` and `signature` in hex, `at` in Unix seconds."""
+    """A holder of the signing key saw this link at this place. `link` and `signature` in hex, `at` in Unix seconds.
+
+    Kind `head`: the chain went so far. Kind `base`: what lies before was deleted by rule, and the chain begins here.
+    """
 
     chain: str
     seq: int
     link: str
     at: float
     key_id: str
+    kind: str = "head"
     signature: str = ""
 
     def statement(self) -> bytes:
         """The bytes that are signed."""
-        return f"{FORM}\n{self.chain}\n{self.seq}\n{self.link}\n{self.at!r}\n{self.key_id}\n".encode()
+        return f"{FORM}\n{self.kind}\n{self.chain}\n{self.seq}\n{self.link}\n{self.at!r}\n{self.key_id}\n".encode()
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):

@@ -66,7 +66,11 @@ def open_to_write(path: Path, migrations: Migrations, *, timeout_s: float = 5.0)
         sqlite3.Error, OSError: it cannot be opened or made.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    try:
+        # Only to give a new file its mode: closing a handle of one in use would drop this process's locks on it.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        pass
     connection = sqlite3.connect(path, timeout=timeout_s, isolation_level=None)
     try:
         _use_wal(connection, timeout_s)

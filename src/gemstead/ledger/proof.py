@@ -1,0 +1,315 @@
+"""Verifies the audit log's chain, and exports a part of it so that it can be verified elsewhere.
+
+An export is text, one JSON object a line. The first says what it is and where it begins; the last is a signed
+checkpoint. Between them every place of the chain has a line, in order:
+
+    {"seq":7,"call":{...}}     a record: its text, byte for byte as it was hashed
+    {"seq":8,"act":{...}}
+    {"seq":9,"leaf":"..."}     a record that was not asked for or was deleted by rule: its hash only
+
+So a part (a time, one tenant) can be handed over without the rest, and still shows that nothing in it was altered and
+nothing between its ends left out: each place that is not told is one leaf. Verifying needs the file and a public key.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from heapq import merge
+from operator import attrgetter
+from pathlib import Path
+
+import msgspec
+
+from gemstead.ledger import audittable, chain
+from gemstead.ledger.chain import Checkpoint, Fault, Link, Walk
+from gemstead.ledger.database import LedgerTrouble, reading
+from gemstead.ledger.signing import PublicKeys, holds
+
+FORM = "gemstead-audit-export-1"
+
+
+class Verified(msgspec.Struct, kw_only=True):
+    """What a verification found. Places are inclusive; times in Unix seconds."""
+
+    chain: str = ""
+    first: int = 0  # 0: there is nothing in the chain
+    last: int = 0
+    records: int = 0
+    deleted: int = 0  # by rule, or not told in this export
+    unsealed: int = 0  # written before there was a chain; nobody vouches for them
+    checkpoints: int = 0  # with good signatures
+    unknown_keys: list[str] = []  # of checkpoints that could not be looked at
+    vouched: int = 0  # the last place that a signature stands for
+    vouched_at: float = 0.0
+    fault: Fault | None = None
+
+
+class _Place(msgspec.Struct):
+    """A place with what is known of its record, for an export."""
+
+    link: Link
+    kind: str
+    text: bytes
+    at: float = 0.0
+    tenant: str = ""
+
+    @property
+    def seq(self) -> int:
+        return self.link.seq
+
+
+def verify(path: Path, keys: PublicKeys, outside: Iterable[Checkpoint] = ()) -> Verified:
+    """What the whole file is worth. `outside`: checkpoints that were kept elsewhere.
+
+    Raises:
+        LedgerTrouble: the file cannot be read.
+    """
+    with reading(path, audittable.MIGRATIONS) as connection:
+        if connection is None:
+            return Verified()
+        connection.execute("BEGIN")
+        return _verify(connection, keys, list(outside))
+
+
+def _verify(connection: sqlite3.Connection, keys: PublicKeys, outside: list[Checkpoint]) -> Verified:
+    name, base_seq, base_link, head_seq, head_link = connection.execute(
+        "SELECT name, base_seq, base_link, head_seq, head_link FROM chain"
+    ).fetchone()
+    found = Verified(chain=name)
+    found.unsealed = connection.execute(
+        "SELECT count(*) FROM audit WHERE seq <= ? AND link IS NULL", (base_seq,)
+    ).fetchone()[0]
+    said = [*checkpoints(connection, name), *(one for one in outside if one.chain == name)]
+    if foreign := next((one for one in outside if one.chain != name), None):
+        found.fault = Fault(
+            seq=base_seq + 1,
+            kind="rewritten",
+            what=f"this file holds chain {name}, and the checkpoint is of chain {foreign.chain}",
+        )
+        return found
+    good, found.fault = _good(said, keys, found)
+    based = any(one.kind == "base" and one.seq == base_seq and one.link == base_link.hex() for one in good)
+    if found.fault is None and good and not based:
+        what = f"no signature vouches for the chain's beginning behind record {base_seq}: earlier ones were removed"
+        found.fault = Fault(seq=base_seq, kind="removed", what=what)
+    if found.fault is None:
+        walk = Walk(base_seq, base_link, [one for one in good if one.kind == "head"])
+        found.fault = next(walk.over(place.link for place in places(connection, base_seq)), None)
+        found.fault = found.fault or walk.end(head_seq, head_link)
+        _tell(found, walk, base_seq)
+    return found
+
+
+def _tell(found: Verified, walk: Walk, base_seq: int) -> None:
+    found.first, found.last = (base_seq + 1, walk.seq) if walk.seq > base_seq else (0, 0)
+    found.records, found.deleted = walk.records, walk.deleted
+    found.vouched, found.vouched_at = walk.vouched, walk.vouched_at
+
+
+def _good(
+    said: Iterable[Checkpoint], keys: PublicKeys, found: Verified
+) -> tuple[list[Checkpoint], Fault | None]:
+    """Those with good signatures; a bad signature is a fault, an unknown key is told."""
+    good: list[Checkpoint] = []
+    for one in said:
+        held = holds(one, keys)
+        if held is None:
+            if one.key_id not in found.unknown_keys:
+                found.unknown_keys.append(one.key_id)
+        elif not held:
+            what = f"the checkpoint at record {one.seq} has a signature that is not of key {one.key_id}"
+            return good, Fault(seq=one.seq, kind="signature", what=what)
+        else:
+            good.append(one)
+    found.checkpoints = len(good)
+    return good, None
+
+
+def checkpoints(connection: sqlite3.Connection, name: str) -> list[Checkpoint]:
+    """All that are in the file, whatever they are worth, in the order of their places."""
+    rows = connection.execute(
+        "SELECT seq, link, at, key_id, kind, signature FROM checkpoints ORDER BY seq"
+    ).fetchall()
+    return [
+        Checkpoint(chain=name, seq=seq, link=link, at=at, key_id=key_id, kind=kind, signature=signature)
+        for seq, link, at, key_id, kind, signature in rows
+    ]
+
+
+def places(connection: sqlite3.Connection, after: int) -> Iterator[_Place]:
+    """Every place behind `after`, in order, whichever table it is in."""
+    return merge(
+        _calls(connection, after), _acts(connection, after), _stubs(connection, after), key=attrgetter("seq")
+    )
+
+
+def _calls(connection: sqlite3.Connection, after: int) -> Iterator[_Place]:
+    query = f"SELECT seq, link, {audittable.COLUMNS} FROM audit WHERE seq > ? ORDER BY seq"  # noqa: S608
+    for seq, link, *values in connection.cursor().execute(query, (after,)):
+        one = audittable.record(values)
+        text = audittable.text_of(one)
+        yield _Place(
+            Link(seq, chain.leaf(text), link or b"", name=one.call_id), "call", text, one.began, one.tenant
+        )
+
+
+def _acts(connection: sqlite3.Connection, after: int) -> Iterator[_Place]:
+    query = f"SELECT seq, link, {audittable.ACT_COLUMNS} FROM acts WHERE seq > ? ORDER BY seq"  # noqa: S608
+    for seq, link, *values in connection.cursor().execute(query, (after,)):
+        one = audittable.act(values)
+        text = audittable.text_of(one)
+        yield _Place(Link(seq, chain.leaf(text), link, name=one.act_id), "act", text, one.at, one.tenant)
+
+
+def _stubs(connection: sqlite3.Connection, after: int) -> Iterator[_Place]:
+    query = "SELECT seq, leaf, link FROM stubs WHERE seq > ? ORDER BY seq"
+    for seq, leaf, link in connection.cursor().execute(query, (after,)):
+        yield _Place(Link(seq, leaf, link, deleted=True), "leaf", b"")
+
+
+def export(path: Path, since: float, until: float, tenant: str | None = None) -> Iterator[bytes]:
+    """The lines of an export of what happened in [since, until), of one tenant or of all.
+
+    Raises:
+        LedgerTrouble: there is nothing in that time, no checkpoint stands behind it (make one first), or the
+            file cannot be read.
+    """
+    with reading(path, audittable.MIGRATIONS) as connection:
+        if connection is None:
+            raise LedgerTrouble(f"{path} does not exist yet: there is nothing to export")
+        connection.execute("BEGIN")
+        yield from _export(connection, since, until, tenant)
+
+
+def _export(
+    connection: sqlite3.Connection, since: float, until: float, tenant: str | None
+) -> Iterator[bytes]:
+    name, base_seq = connection.execute("SELECT name, base_seq FROM chain").fetchone()
+    first, last = _span(connection, base_seq, since, until)
+    end = next(
+        (one for one in checkpoints(connection, name) if one.kind == "head" and one.seq >= last),
+        None,
+    )
+    if end is None:
+        raise LedgerTrouble(
+            "no checkpoint stands behind these records yet: `gemstead audit checkpoint` makes one"
+        )
+    begin = {"seq": first - 1, "link": _link_at(connection, first - 1).hex()}
+    head = {"form": FORM, "chain": name, "since": since, "until": until, "tenant": tenant, "begin": begin}
+    yield msgspec.json.encode(head) + b"\n"
+    for place in places(connection, first - 1):
+        if place.seq > end.seq:
+            break
+        wanted = place.text and since <= place.at < until and tenant in (None, place.tenant)
+        if wanted:
+            yield b'{"seq":%d,"%s":%s}\n' % (place.seq, place.kind.encode(), place.text)
+        else:
+            yield b'{"seq":%d,"leaf":"%s"}\n' % (place.seq, place.link.leaf.hex().encode())
+    yield b'{"checkpoint":%s}\n' % msgspec.json.encode(end)
+
+
+def _span(connection: sqlite3.Connection, base_seq: int, since: float, until: float) -> tuple[int, int]:
+    row = connection.execute(
+        "SELECT min(seq), max(seq) FROM (SELECT seq FROM audit WHERE began >= :since AND began < :until "
+        "AND seq > :base UNION ALL SELECT seq FROM acts WHERE at >= :since AND at < :until)",
+        {"since": since, "until": until, "base": base_seq},
+    ).fetchone()
+    if row[0] is None:
+        raise LedgerTrouble("there are no sealed records in that time")
+    return int(row[0]), int(row[1])
+
+
+def _link_at(connection: sqlite3.Connection, seq: int) -> bytes:
+    """The stored link of a place."""
+    row = connection.execute(
+        "SELECT base_link FROM chain WHERE base_seq = :seq UNION ALL SELECT link FROM audit WHERE seq = :seq "
+        "UNION ALL SELECT link FROM acts WHERE seq = :seq UNION ALL SELECT link FROM stubs WHERE seq = :seq",
+        {"seq": seq},
+    ).fetchone()
+    return bytes(row[0]) if row and row[0] else b""
+
+
+class _Begin(msgspec.Struct):
+    seq: int
+    link: str
+
+
+class _Head(msgspec.Struct):
+    form: str
+    chain: str
+    begin: _Begin
+
+
+class _Line(msgspec.Struct):
+    seq: int = 0
+    call: msgspec.Raw = msgspec.Raw(b"")
+    act: msgspec.Raw = msgspec.Raw(b"")
+    leaf: str = ""
+    checkpoint: Checkpoint | None = None
+
+
+def verify_export(lines: Iterable[bytes], keys: PublicKeys) -> Verified:
+    """What an export is worth, without the database.
+
+    Raises:
+        LedgerTrouble: it is no export.
+    """
+    each = iter(lines)
+    try:
+        head = msgspec.json.decode(next(each, b""), type=_Head)
+        if head.form != FORM:
+            raise ValueError(head.form)
+        return _verify_export(head, each, keys)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise LedgerTrouble(f"this is no whole export of the audit log: {error}") from None
+
+
+def _verify_export(head: _Head, lines: Iterator[bytes], keys: PublicKeys) -> Verified:
+    found = Verified(chain=head.chain)
+    seq, link = head.begin.seq, bytes.fromhex(head.begin.link)
+    walk = Walk(seq, link)
+    decoder = msgspec.json.Decoder(_Line)
+    end: Checkpoint | None = None
+    for line in lines:
+        one = decoder.decode(line)
+        if (end := one.checkpoint) is not None:
+            break
+        text = bytes(one.call) or bytes(one.act)
+        leaf = chain.leaf(text) if text else bytes.fromhex(one.leaf)
+        if one.seq == walk.seq + 1:
+            link = chain.link(link, one.seq, leaf)  # an export has no links of its own: the end decides
+        found.fault = next(walk.over([Link(one.seq, leaf, link, deleted=not text)]), None)
+        if found.fault is not None:
+            break
+    if found.fault is None:
+        found.fault = _end(head, walk, end, keys, found)
+    _tell(found, walk, head.begin.seq)
+    if found.fault is None and end is not None:
+        found.vouched, found.vouched_at = end.seq, end.at
+    return found
+
+
+def _end(head: _Head, walk: Walk, end: Checkpoint | None, keys: PublicKeys, found: Verified) -> Fault | None:
+    if end is None:
+        return Fault(seq=walk.seq + 1, kind="truncated", what="the export has no checkpoint at its end")
+    held = holds(end, keys)
+    if held is None:
+        found.unknown_keys.append(end.key_id)
+        return Fault(
+            seq=end.seq, kind="signature", what=f"it is signed by key {end.key_id}, which was not given"
+        )
+    if not held:
+        return Fault(
+            seq=end.seq, kind="signature", what=f"the checkpoint's signature is not of key {end.key_id}"
+        )
+    found.checkpoints = 1
+    if end.chain != head.chain or end.kind != "head":
+        return Fault(seq=end.seq, kind="rewritten", what=f"the checkpoint is of another chain, {end.chain}")
+    if end.seq != walk.seq:
+        what = f"records {walk.seq + 1} to {end.seq} are missing before the checkpoint"
+        return Fault(seq=walk.seq + 1, kind="truncated", what=what)
+    if end.link != walk.link.hex():
+        what = f"something in records {head.begin.seq + 1} to {end.seq} is not what the checkpoint saw"
+        return Fault(seq=head.begin.seq + 1, kind="altered", what=what)
+    return None
