@@ -77,7 +77,9 @@ class TokenBook:
         identity: Identity,
         roles: Roles | None = None,
         ask: Callable[[str, str], None] = lambda issuer, kid: None,
+        most: int = KNOWN_MOST,
     ) -> None:
+        self._most = most
         self._roles = roles or Roles(identity.roles)
         self._ask = ask
         self._trusted = [_Trusted(issuer, self._roles) for issuer in identity.issuers]
@@ -145,7 +147,7 @@ class TokenBook:
         return found[0]
 
     def _remember(self, digest: bytes, found: tuple[Caller, float]) -> None:
-        if len(self._found) >= KNOWN_MOST:
+        if len(self._found) >= self._most:
             del self._found[next(iter(self._found))]
         self._found[digest] = found
 
