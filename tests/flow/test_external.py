@@ -66,6 +66,17 @@ async def test_external_engines_are_probed_named_and_routed_around(tmp_path):
                 await until(lambda: ready() == [True, True])
 
 
+async def test_a_name_stands_for_the_engines_behind_it(tmp_path):
+    tests = service_tests()
+    async with FakeEngine() as one:
+        port = one.url.rpartition(":")[2]
+        file = f"models: [{{name: mine, endpoints: [{{url: 'http://localhost:{port}', discover: dns}}]}}]"
+        with tests.serving(tmp_path, demo=False, file=file) as service:
+            await asyncio.to_thread(service.ready)
+            found = {end["name"]: end["ready"] for end in service.status()["endpoints"]}
+            assert found["mine-127-0-0-1"] is True
+
+
 async def test_a_secret_that_is_missing_stops_the_start(tmp_path):
     tests = service_tests()
     (tmp_path / "gemstead.yaml").write_text(FILE.format(one="http://127.0.0.1:1", two="http://127.0.0.1:2"))

@@ -21,6 +21,7 @@ from gemstead.spec.engines import EngineFields
 from gemstead.spec.part import FilePath, Listen, Name, Origin, Part, Seconds, SecretRef
 from gemstead.spec.rollout import ModelRolloutSpec, RolloutSpec
 from gemstead.spec.store import StoreSpec
+from gemstead.spec.traffic import TrafficSpec
 
 
 class ExternalEndpoint(Part):
@@ -36,8 +37,8 @@ class ExternalEndpoint(Part):
     )
     discover: Literal["off", "dns"] = Field(
         "off",
-        description="`dns`: the host's name stands for many engines, each address one of them, asked for anew every few "
-        "seconds (a headless Service of Kubernetes)",
+        description="`dns`: the host's name stands for many engines, each address one of them, asked for anew "
+        "every few seconds (a headless Service of Kubernetes)",
     )
     served_model: str = Field("", description="The name the engine uses, when it is not the model's")
     dialect: Literal[
@@ -247,6 +248,7 @@ class Spec(Part):
     limits: LimitSpec = Field(LimitSpec(), description="Default limits of every key")
     ledger: LedgerSpec = Field(LedgerSpec(), description="What must survive a restart")
     supervise: SuperviseSpec = Field(SuperviseSpec(), description="How engine processes are watched")
+    traffic: TrafficSpec = Field(TrafficSpec(), description="Which replica takes a call, and who waits")
     rollout: RolloutSpec = Field(
         RolloutSpec(), description="How a changed engine takes the place of the one that runs"
     )

@@ -12,7 +12,8 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -38,7 +39,9 @@ from gemstead.supervise.replica import Replica as Watching
 from gemstead.supervise.watched import Care, Watched
 from gemstead.traffic.caller import RateLimit
 from gemstead.traffic.endpoint import EndpointFacts
+from gemstead.traffic.queue import QueueBounds
 from gemstead.wiring.addresses import split
+from gemstead.wiring.discover import Names, hosts
 from gemstead.wiring.files import StateDir
 from gemstead.wiring.hosted import launches
 from gemstead.wiring.hosted import planned as planned_here
@@ -62,6 +65,7 @@ class Surroundings:
     in_flight: Callable[[str], int]
     log_of: Callable[..., RotatedLog]
     stopped: Callable[[], bool]  # Ctrl-C came: end a download
+    names: Names = field(default_factory=Names)  # that stand for many engines
 
 
 async def desired(spec: Spec, around: Surroundings) -> Wanted:
@@ -73,10 +77,22 @@ async def desired(spec: Spec, around: Surroundings) -> Wanted:
     around.folder.make()
     local = [model for model in spec.models if not model.endpoints]
     planned = await aside(lambda: planned_here(spec, around)) if local else Plan(())
+    await around.names.look(hosts(spec))
     seats = [seat for model in spec.models for seat in _external_seats(model, spec, around)]
     seats += [_local_seat(replica, spec, around) for replica in planned.replicas]
     rollouts = {pool_name(model): model.rollout or spec.rollout for model in spec.models}
     return Wanted(gateway_settings(spec, around), tuple(seats), planned.notes, rollouts=rollouts)
+
+
+async def discovered(spec: Spec, around: Surroundings, now: Wanted) -> Wanted | None:
+    """What should run now that names stand for other addresses; None when they do not."""
+    if not (names := hosts(spec)) or not await around.names.look(names):
+        return None
+    models = [model for model in spec.models if any(one.discover == "dns" for one in model.endpoints)]
+    pools = {pool_name(model) for model in models}
+    kept = tuple(seat for seat in now.seats if seat.pool not in pools)
+    fresh = tuple(seat for model in models for seat in _external_seats(model, spec, around))
+    return replace(now, seats=kept + fresh)
 
 
 async def aside(work: Callable[[], Result]) -> Result:
@@ -136,9 +152,30 @@ def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
             client_required=tls.client_certificate == "required",
         ),
         cors_origins=gateway.cors_origins,
-        wake_s=spec.supervise.wake_s,
+        queue=queue_bounds(spec),
+        weights={
+            name: tenant.weight for name, tenant in spec.traffic.tenants.items() if tenant.weight != 1.0
+        },
+        aims=aims(spec),
         retries=gateway.retries,
     )
+
+
+def queue_bounds(spec: Spec) -> QueueBounds:
+    """How much may wait. Each worker has its part of it."""
+    queue, workers = spec.traffic.queue, spec.gateway.workers
+    return QueueBounds(
+        requests=-(-queue.requests // workers),
+        bytes=queue.mib * 1024 * 1024 // workers,
+        wait_s=queue.wait_s,
+        starting_wait_s=spec.supervise.wake_s,
+    )
+
+
+def aims(spec: Spec) -> dict[str, float]:
+    """By tenant, the seconds after which a waiting call is of no use; "" for all others."""
+    said = {name: tenant.first_token_s for name, tenant in spec.traffic.tenants.items()}
+    return {name: aim_s for name, aim_s in {"": spec.traffic.first_token_s, **said}.items() if aim_s}
 
 
 def _pool(model: ModelSpec, spec: Spec) -> Pool:
@@ -156,29 +193,38 @@ def _pool(model: ModelSpec, spec: Spec) -> Pool:
 
 
 def _external_seats(model: ModelSpec, spec: Spec, around: Surroundings) -> list[Seat]:
-    index = spec.models.index(model)
-    return [
-        _external_seat(model, number, endpoint, f"models[{index}].endpoints[{number}]", around)
-        for number, endpoint in enumerate(model.endpoints)
-    ]
+    index, found = spec.models.index(model), []
+    for number, endpoint in enumerate(model.endpoints):
+        seat = partial(_external_seat, model, endpoint, f"models[{index}].endpoints[{number}]", around)
+        if endpoint.discover == "off":
+            found.append(seat(f"{pool_name(model)}-{number}", ""))
+        else:
+            lead = f"{pool_name(model)}-{number}-" if len(model.endpoints) > 1 else f"{pool_name(model)}-"
+            addresses = around.names.of(urlsplit(endpoint.url).hostname or "")
+            found += [
+                seat(lead + address.replace(":", "-").replace(".", "-"), address) for address in addresses
+            ]
+    return found
 
 
 def _external_seat(
-    model: ModelSpec, number: int, endpoint: ExternalEndpoint, where: str, around: Surroundings
+    model: ModelSpec, endpoint: ExternalEndpoint, where: str, around: Surroundings, name: str, host: str
 ) -> Seat:
+    """The seat of an endpoint; `host` is one of the addresses that its name stands for, if it does."""
     address = urlsplit(endpoint.url)
     tls = address.scheme == "https"
     pool = pool_name(model)
     facts = EndpointFacts(
-        name=f"{pool}-{number}",
+        name=name,
         pool=pool,
-        host=address.hostname or "",
+        host=host or address.hostname or "",
         port=address.port or (443 if tls else 80),
         tls=tls,
         base_path=address.path.rstrip("/").removesuffix("/v1"),
         engine=endpoint.dialect,
         served_model=endpoint.served_model,
         context_tokens=model.context or 0,
+        slots=model.slots or 0,
         api_key=resolved(endpoint.api_key, around.environ, f"{where}.api_key"),
         thinking=model.thinking,
         ready=False,

@@ -20,6 +20,7 @@ import msgspec
 from gemstead import __version__
 from gemstead.traffic.endpoint import Load
 from gemstead.wiring.batch import BatchProcess
+from gemstead.wiring.discover import NAMES_S
 from gemstead.wiring.drafts import Advice, Drafts
 from gemstead.wiring.fleet import CannotDo, Fleet
 from gemstead.wiring.gateway import GatewayWorkers
@@ -44,6 +45,7 @@ class Head:
         changed: Callable[[], None] = lambda: None,
         rescale: Callable[[str, int], Awaitable[Wanted]] | None = None,
         redraft: Callable[[Advice], Awaitable[Wanted]] | None = None,
+        discover: Callable[[Wanted], Awaitable[Wanted | None]] | None = None,
     ) -> None:
         """Args:
         addresses: of the gateway and of the admin port, to be shown.
@@ -52,6 +54,7 @@ class Head:
         changed: called when there may be something new to show.
         rescale: the file planned with so many replicas of a model. Raises a sentence for the user.
         redraft: the file planned with another depth of a model's drafter. Raises a sentence for the user.
+        discover: what should run now that names stand for other addresses; None when they do not.
         """
         self.wanted, self.gateway, self.batch = wanted, gateway, batch
         gateway.on_listening = lambda: self._shown()
@@ -60,6 +63,7 @@ class Head:
         gateway.on_needed = self.fleet.needed
         self.troubles: list[str] = []
         self._reread, self._shown, self._rescale, self._redraft = reread, changed, rescale, redraft
+        self._discover = discover
         self._gateway, self._admin = addresses
         self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -209,7 +213,11 @@ class Head:
         if self.batch is not None:
             self.batch.start()
         drafts = Drafts(lambda: self.fleet.lives, self.gateway.figures, self._with_depth)
-        watching = [asyncio.create_task(self._tell_loads()), asyncio.create_task(drafts.run())]
+        watching = [
+            asyncio.create_task(self._tell_loads()),
+            asyncio.create_task(drafts.run()),
+            asyncio.create_task(self._follow_names()),
+        ]
         try:
             await self._stop.wait()
             await self._end()
@@ -257,6 +265,17 @@ class Head:
             if loads != told:
                 self.gateway.tell_loads(loads)
                 told = loads
+
+    async def _follow_names(self) -> None:
+        while self._discover is not None:
+            await asyncio.sleep(NAMES_S)
+            async with self._reloading:
+                if self.fleet.rolling:
+                    continue  # a rollout counts its replicas: they stay as they are until it has ended
+                wanted = await self._discover(self.wanted)
+                if wanted is not None:
+                    done = self._apply(wanted)
+                    log.info("names stand for other engines now: %s", done)
 
     # Reloading.
 

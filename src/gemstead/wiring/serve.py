@@ -35,6 +35,7 @@ from gemstead.wiring import desired
 from gemstead.wiring.addresses import base_url, listener, named, reserve, split, warnings
 from gemstead.wiring.batch import BatchProcess, aside, batch_settings
 from gemstead.wiring.desired import Surroundings
+from gemstead.wiring.discover import Names
 from gemstead.wiring.drafts import Advice, redrafted
 from gemstead.wiring.files import Card, StateDir, hold, running, state_dir, write_card
 from gemstead.wiring.gateway import GatewayWorkers
@@ -137,6 +138,7 @@ class Service:
         self._preparing: asyncio.Task[Wanted] | None = None
         self.batch_socket: socket.socket | None = None
         self.aside: Aside | None = None
+        self.names = Names()
         self.scaled: dict[str, Scaled] = {}  # models whose replicas were set beside the file
         self._reloads: set[asyncio.Task[Any]] = set()
 
@@ -203,6 +205,7 @@ class Service:
             changed=self._show,
             rescale=self._rescaled,
             redraft=self._redrafted,
+            discover=self._discovered,
         )
         token = secrets.token_urlsafe(32)
         admin = server(console(head, token))
@@ -253,8 +256,8 @@ class Service:
         self.spec = spec
         return wanted
 
-    async def _desired(self, spec: Spec) -> Wanted:
-        around = Surroundings(
+    def _around(self) -> Surroundings:
+        return Surroundings(
             folder=self.folder,
             environ=self.order.environ,
             demo=self.order.demo,
@@ -264,8 +267,14 @@ class Service:
             in_flight=self._in_flight,
             log_of=self._log_of,
             stopped=self._stopped.is_set,
+            names=self.names,
         )
-        wanted = await desired.desired(with_scales(spec, self.scaled), around)
+
+    async def _discovered(self, now: Wanted) -> Wanted | None:
+        return await desired.discovered(self.spec, self._around(), now)
+
+    async def _desired(self, spec: Spec) -> Wanted:
+        wanted = await desired.desired(with_scales(spec, self.scaled), self._around())
         port = wanted.settings.port or self.gateway_at[1]
         settings = msgspec.structs.replace(wanted.settings, port=port, aside=self.aside)
         stays = ("batch: the present settings stay until the service is restarted",)

@@ -10,7 +10,6 @@ cannot be sent away.
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 from gemstead.render.because import Because
 from gemstead.render.deployment import ADMIN_PORT, ENGINE_PORT, GATEWAY_PORT, Deployment
@@ -145,8 +144,9 @@ def _external(deployment: Deployment) -> list[str]:
 
 
 def _port_of(url: str) -> int:
-    parts = urlsplit(url)
-    return parts.port or (443 if parts.scheme == "https" else 80)
+    scheme, _, rest = url.partition("://")
+    said = rest.partition("/")[0].rpartition(":")[2]
+    return int(said) if said.isdigit() else 443 if scheme == "https" else 80
 
 
 def _engines(deployment: Deployment) -> Object:
