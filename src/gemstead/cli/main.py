@@ -35,6 +35,7 @@ VERBS = {
     "plan": ("plan", "work out what to run: memory, replicas, flags, speed and cost"),
     "simulate": ("simulate", "play a load against a pretended fleet: policies, sizes, failures"),
     "engines": ("engines", "install, list and upgrade the engines that run on cards"),
+    "epp": ("epp", "pick endpoints for an Envoy gateway, from a cluster or a file"),
     "render": ("render", "write the plan as files: Docker, Compose, Kubernetes, clouds"),
     "diff": ("render", "say what rendering again would change"),
     "doctor": ("doctor", "look at this machine: cards, driver, disk, memory, network, ports"),
