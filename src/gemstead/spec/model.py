@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from gemstead.spec.batch import BatchSpec
 from gemstead.spec.deploy import DeploySpec
 from gemstead.spec.engines import EngineFields
+from gemstead.spec.identity import IdentitySpec
 from gemstead.spec.part import FilePath, Listen, Name, Origin, Part, Seconds, SecretRef
 from gemstead.spec.rollout import ModelRolloutSpec, RolloutSpec
 from gemstead.spec.store import StoreSpec
@@ -246,6 +247,9 @@ class Spec(Part):
     gateway: GatewaySpec = Field(GatewaySpec(), description="The door: where callers connect")
     admin: AdminSpec = Field(AdminSpec(), description="Health, metrics and control")
     limits: LimitSpec = Field(LimitSpec(), description="Default limits of every key")
+    identity: IdentitySpec = Field(
+        IdentitySpec(), description="Who may call besides holders of an API key, and what each role may do"
+    )
     ledger: LedgerSpec = Field(LedgerSpec(), description="What must survive a restart")
     supervise: SuperviseSpec = Field(SuperviseSpec(), description="How engine processes are watched")
     traffic: TrafficSpec = Field(TrafficSpec(), description="Which replica takes a call, and who waits")

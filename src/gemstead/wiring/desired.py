@@ -45,6 +45,7 @@ from gemstead.wiring.discover import Names, hosts
 from gemstead.wiring.files import StateDir
 from gemstead.wiring.hosted import launches
 from gemstead.wiring.hosted import planned as planned_here
+from gemstead.wiring.identity import identity, providers
 from gemstead.wiring.learning import learning
 from gemstead.wiring.secrets import CannotRun, resolved
 from gemstead.wiring.wanted import Seat, Wanted
@@ -81,7 +82,13 @@ async def desired(spec: Spec, around: Surroundings) -> Wanted:
     seats = [seat for model in spec.models for seat in _external_seats(model, spec, around)]
     seats += [_local_seat(replica, spec, around) for replica in planned.replicas]
     rollouts = {pool_name(model): model.rollout or spec.rollout for model in spec.models}
-    return Wanted(gateway_settings(spec, around), tuple(seats), planned.notes, rollouts=rollouts)
+    return Wanted(
+        gateway_settings(spec, around),
+        tuple(seats),
+        planned.notes,
+        rollouts=rollouts,
+        providers=providers(spec.identity, around.environ),
+    )
 
 
 async def discovered(spec: Spec, around: Surroundings, now: Wanted) -> Wanted | None:
@@ -151,6 +158,7 @@ def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
             client_ca=str(_existing(tls.client_ca, "gateway.tls.client_ca")) if tls.client_ca else "",
             client_required=tls.client_certificate == "required",
         ),
+        identity=identity(spec.identity),
         cors_origins=gateway.cors_origins,
         queue=queue_bounds(spec),
         weights={

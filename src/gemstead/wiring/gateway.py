@@ -25,10 +25,13 @@ from gemstead.gateway.control import (
     Loads,
     Needed,
     Report,
+    SigningKeys,
     ToHead,
     ToWorker,
     Trouble,
+    UnknownKey,
 )
+from gemstead.gateway.issuers import Signing
 from gemstead.gateway.settings import GatewaySettings
 from gemstead.observe import names
 from gemstead.observe.metrics import Snapshot, merge
@@ -68,12 +71,14 @@ class GatewayWorkers:
         self.settings = settings
         self.endpoints: tuple[EndpointFacts, ...] = settings.endpoints
         self.loads: dict[str, Load] = {}
+        self.signing: dict[str, Signing] = {}
         self.seats: dict[str, Seat] = {}
         self.past: list[Snapshot] = []  # one: the counters of all workers that are gone
         self.restarts = 0
         self.listening = asyncio.Event()
         self.on_listening: Callable[[], None] = lambda: None
         self.on_needed: Callable[[str], None] = lambda pool: None  # a call came for a model that sleeps
+        self.on_unknown_key: Callable[[str], None] = lambda issuer: None
         self._logs, self._trouble = logs, trouble
         self._reply: Reply | None = None
         self._number = 0
@@ -101,6 +106,11 @@ class GatewayWorkers:
     def tell_loads(self, loads: dict[str, Load]) -> None:
         self.loads = loads
         self._tell_all(Loads(loads))
+
+    def tell_signing(self, signing: dict[str, Signing]) -> None:
+        """Issuers' keys, whenever there is news of one."""
+        self.signing = signing
+        self._tell_all(SigningKeys(signing))
 
     def in_flight(self, endpoint: str) -> int:
         """Calls on that endpoint as last reported, at most a second old."""
@@ -177,6 +187,8 @@ class GatewayWorkers:
     def _joined(self, worker: Worker) -> None:
         worker.tell(msgspec.json.encode(Configure(self._present())))
         worker.tell(msgspec.json.encode(Loads(self.loads)))
+        if self.signing:
+            worker.tell(msgspec.json.encode(SigningKeys(self.signing)))
 
     def _said(self, worker: Worker, line: bytes) -> None:
         seat = self.seats.get(worker.name)
@@ -196,6 +208,8 @@ class GatewayWorkers:
             self._answered(worker.name, word.number)
         elif isinstance(word, Needed):
             self.on_needed(word.pool)
+        elif isinstance(word, UnknownKey):
+            self.on_unknown_key(word.issuer)
         elif isinstance(word, Trouble):
             self._trouble(f"{worker.name}: {word.message}")
         elif isinstance(word, Drained) and word.unfinished:

@@ -24,6 +24,7 @@ from gemstead.wiring.discover import NAMES_S
 from gemstead.wiring.drafts import Advice, Drafts
 from gemstead.wiring.fleet import CannotDo, Fleet
 from gemstead.wiring.gateway import GatewayWorkers
+from gemstead.wiring.identity import Keeper
 from gemstead.wiring.measures import exposed
 from gemstead.wiring.wanted import Wanted, needs_restart
 
@@ -61,6 +62,8 @@ class Head:
         self.began = time.time()
         self.fleet = Fleet(self.changed, self.trouble, gateway.figures)
         gateway.on_needed = self.fleet.needed
+        self.keeper = Keeper(gateway.tell_signing, self.trouble)
+        gateway.on_unknown_key = self.keeper.unknown_key
         self.troubles: list[str] = []
         self._reread, self._shown, self._rescale, self._redraft = reread, changed, rescale, redraft
         self._discover = discover
@@ -210,6 +213,7 @@ class Head:
         self.fleet.apply(self.wanted)
         self.gateway.endpoints = self.fleet.facts()
         self.gateway.start()
+        self.keeper.configure(self.wanted.providers)
         if self.batch is not None:
             self.batch.start()
         drafts = Drafts(lambda: self.fleet.lives, self.gateway.figures, self._with_depth)
@@ -224,6 +228,7 @@ class Head:
         finally:
             for task in watching:
                 task.cancel()
+            self.keeper.close()
             await self._kill()
 
     async def _end(self) -> None:
@@ -292,6 +297,7 @@ class Head:
         self.wanted = replace(wanted, settings=settings, admin=old.admin)
         # Workers hear of new models before their engines, and of engines that go after all others.
         self.gateway.configure(msgspec.structs.replace(settings, endpoints=self.fleet.facts()))
+        self.keeper.configure(wanted.providers)
         done = self.fleet.apply(wanted)
         self.changed()
         return {

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from gemstead.gateway.settings import GatewaySettings
+from gemstead.operate.oidc import Provider
 from gemstead.spec.rollout import RolloutSpec
 from gemstead.supervise.watched import Watched
 
@@ -30,6 +31,7 @@ class Wanted:
     notes: tuple[str, ...] = ()
     admin: str = ""  # the admin port's address, to notice that it was changed
     rollouts: Mapping[str, RolloutSpec] = field(default_factory=dict)  # by model; else the defaults
+    providers: tuple[Provider, ...] = ()  # whose signing keys are to be kept
 
 
 def needs_restart(old: Wanted, new: Wanted) -> list[str]:
