@@ -46,7 +46,8 @@ def test_an_engine_with_enough_to_read_has_no_room_until_it_has_read_it():
     send(endpoints, tokens=1500)
     send(endpoints, tokens=1500)
     assert room(endpoints, 0.0) == 0
-    assert room(endpoints, 0.9) > 0
+    assert room(endpoints, 1.1) == 0
+    assert room(endpoints, 1.3) > 0
 
 
 def test_a_full_cache_has_no_room():
@@ -60,13 +61,14 @@ def test_an_idle_engine_always_has_room_even_for_what_is_too_large():
     assert room(pool(1, slots=1), 0.0, priority=-1) == 1
 
 
-def test_stale_metrics_are_full_as_soon_as_anything_is_there():
-    endpoints = pool(2, slots=4)
+def test_stale_metrics_are_full_for_what_may_be_shed_as_soon_as_anything_is_there():
+    endpoints = pool(2, slots=5)
     for endpoint in endpoints:
         endpoint.load = Load(at=0.0, running=0, waiting=0)
-    assert room(endpoints, STALE_S + 1) == 8
+    assert room(endpoints, STALE_S + 1, priority=-1) == 8
     send(endpoints, STALE_S + 1)
-    assert room(endpoints, STALE_S + 1) == 4
+    assert room(endpoints, STALE_S + 1, priority=-1) == 4
+    assert room(endpoints, STALE_S + 1) == 9, "others go by our own books"
 
 
 def test_calls_that_may_be_shed_leave_room_for_others():

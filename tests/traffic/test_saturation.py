@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from gemstead.refused import Reason, Refused
-from gemstead.traffic.caller import Caller
 from gemstead.traffic.endpoint import STALE_S, Endpoint, EndpointFacts, Load
-from gemstead.traffic.saturation import saturation, shed
+from gemstead.traffic.saturation import saturation
 
 
 def endpoint(in_flight=0, *, slots=0, ready=True, **load) -> Endpoint:
@@ -41,12 +39,3 @@ def test_an_engine_that_has_gone_silent_is_full_as_soon_as_a_call_is_there():
     assert saturation([endpoint(1, waiting=0)], STALE_S) == 1.0
     assert saturation([endpoint(0, waiting=0)], STALE_S) == 0.0
     assert saturation([endpoint(300, waiting=0)], STALE_S) == 3.0
-
-
-def test_only_calls_that_may_be_shed_are_shed_and_only_when_full():
-    shed(Caller(key_id="k", priority=-1), 0.99)
-    shed(Caller(key_id="k", priority=0), 9.0)
-    with pytest.raises(Refused) as refused:
-        shed(Caller(key_id="k", priority=-1), 1.0)
-    assert refused.value.reason is Reason.SHED
-    assert refused.value.retry_after_s

@@ -11,7 +11,7 @@ import asyncio
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from math import ceil
 from random import Random
@@ -32,7 +32,7 @@ from gemstead.ledger.audit import AuditRecord, HashKey, PromptHashers
 from gemstead.openai import errors, models
 from gemstead.openai.requests import ROUTES
 from gemstead.refused import Reason, Refused
-from gemstead.traffic.endpoint import Endpoint, EndpointFacts, Load
+from gemstead.traffic.endpoint import UNBOUNDED, Endpoint, EndpointFacts, Load
 from gemstead.traffic.limits import Limits
 from gemstead.traffic.picker import Picker
 from gemstead.traffic.roles import GATEWAY_RULES, Roles, gateway_right
@@ -103,6 +103,8 @@ class Gateway:
         self.cors = settings.cors_origins
         self.roles = Roles(settings.identity.roles)
         self.aside: Line | None = aside_line(settings.aside)
+        self.aims = dict(settings.aims)
+        self.waitroom.configure()
         self.set_fleet(settings.endpoints)
 
     def set_fleet(self, fleet: tuple[EndpointFacts, ...]) -> None:
@@ -135,15 +137,18 @@ class Gateway:
         chance = Random().randrange  # noqa: S311
         divided = {name: split(roster, chance, name in sticky) for name, roster in self.pools.items()}
         self.splits = {name: one for name, one in divided.items() if one is not None}
-        self.waitroom.look()
+        # A prompt that is estimated to have so many tokens is looked at again: it may fit nowhere.
+        self.too_long = {name: too_long(roster) for name, roster in self.pools.items()}
         self.routes = Routes((pool.name, (*pool.aliases, *pool.adapters)) for pool in self.settings.pools)
         # Adapters by any spelling of theirs: engines know them by the one in the file.
         self.adapters = {name.casefold(): name for pool in self.settings.pools for name in pool.adapters}
+        self.waitroom.look()
 
     def set_loads(self, loads: dict[str, Load]) -> None:
         for name, load in loads.items():
             if (endpoint := self.endpoints.get(name)) is not None:
                 endpoint.load = load
+        self.waitroom.look()
 
     # -- what exchanges use -----------------------------------------------------------------------------
 
@@ -320,6 +325,12 @@ class Gateway:
     def busy(self) -> list[ClientConnection]:
         """Connections with a request that was accepted and is not answered."""
         return [connection for connection in self.connections if connection.busy()]
+
+
+def too_long(endpoints: Sequence[Endpoint]) -> int:
+    """Estimated prompt tokens from which on a prompt may fit nowhere; beyond all where endpoints do not say."""
+    offered = [endpoint.facts.context_tokens for endpoint in endpoints]
+    return 2 * max(offered) if offered and all(offered) else UNBOUNDED
 
 
 def aside_line(aside: Aside | None) -> Line | None:

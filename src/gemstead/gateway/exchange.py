@@ -19,6 +19,7 @@ except that a model's alias becomes the name that the engine knows.
 from __future__ import annotations
 
 import asyncio
+import re
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -29,17 +30,18 @@ from gemstead.openai.meter import Meter, usage_of
 from gemstead.openai.requests import ROUTES, Request, parse
 from gemstead.openai.rewrite import with_model
 from gemstead.refused import Reason, Refused
+from gemstead.traffic.admission import never_fits
 from gemstead.traffic.call import Call
 from gemstead.traffic.endpoint import Endpoint
 from gemstead.traffic.estimate import prompt_tokens, tokens_to_hold
 from gemstead.traffic.prefix import chain
-from gemstead.traffic.saturation import saturation, shed
 
 if TYPE_CHECKING:
     from gemstead.gateway.app import Gateway
     from gemstead.gateway.protocol import ClientConnection
     from gemstead.gateway.upstream import Line, UpstreamConnection
     from gemstead.traffic.caller import Caller
+    from gemstead.traffic.queue import Waiting
 
 TRY_ANOTHER = frozenset({500, 502, 503, 504})
 OUR_KEY_REFUSED = frozenset({401, 403, 407})  # the engine's word to us, not to the caller
@@ -53,6 +55,7 @@ PASSED_ON = (
     b"openai-beta",
 )
 PASSED = frozenset(PASSED_ON)
+REPEATED = re.compile(rb"(?:\s|\\[nrt]){2,}|(.)\1{3,}", re.DOTALL)
 ERROR_BODY_MOST = 65_536
 LEDGER_AWAY = (
     "Calls cannot be recorded at the moment, and this service serves none unrecorded. Try again soon."
@@ -76,6 +79,8 @@ class Exchange(Reply):
     endpoint: Endpoint | None = None
     up: UpstreamConnection | None = None
     connecting: asyncio.Task[None] | None = None
+    place: Waiting | None = None  # in the queue of its pool, or where it was
+    waited_for = ""  # that pool
     whole: list[bytes] | None = None
     need: evening.Needed | None = None  # what this call needs because of its engine's dialect
     evened: evening.Stream | None = None
@@ -154,18 +159,52 @@ class Exchange(Reply):
             record.bytes_in = len(body)
             record.prompt_hash = gate.hashers.hash(request.prompt, record.tenant)
             record.pool = pool = gate.routes.pool(request.model or gate.only_model(), self.caller)
-            if self.caller.priority < 0:
-                shed(self.caller, saturation(gate.pools[pool], self.began_at))
             self.call = call = self.describe(request, pool)
+            if call.prompt_tokens >= gate.too_long[pool]:
+                self.check_fits(request, call)
             self.hold = gate.limits.hold(self.caller, call.most_tokens, self.began_at)
             self.body = body
             gate.running.add(self)
             self.overdue_at = self.total_at = self.began_at + gate.settings.deadlines.total_s
             self.last_at = self.began_at
+            self.another(fresh=True)
+        except Refused as refusal:
+            self.turned_away(refusal)
+
+    def go_on(self) -> None:
+        """It has waited, and now it is its turn."""
+        self.last_at = monotonic()
+        try:
             self.another()
         except Refused as refusal:
-            if not gate.waitroom.take(self, refusal):
-                self.fail(refusal)
+            self.turned_away(refusal)
+
+    def turned_away(self, refusal: Refused) -> None:
+        """No endpoint takes the call now: wait where that helps, else tell the client."""
+        try:
+            if not self.done and self.gate.waitroom.wakes(self, refusal):
+                return
+        except Refused as full:
+            refusal = full
+        self.fail(refusal)
+
+    def check_fits(self, request: Request, call: Call) -> None:
+        """Look again at a prompt that may be longer than any engine's context.
+
+        Raises:
+            Refused: CONTEXT_EXCEEDED, when that is beyond doubt.
+        """
+        longest = never_fits(
+            Call(call.model, prompt_tokens=least_tokens(request)), self.gate.pools[call.model]
+        )
+        if longest:
+            raise Refused(
+                Reason.CONTEXT_EXCEEDED,
+                f"This model takes at most {longest} tokens, and the prompt alone has about "
+                f"{call.prompt_tokens}. Shorten it.",
+                param="messages" if self.path == "/v1/chat/completions" else None,
+                code="context_length_exceeded",
+            )
 
     def describe(self, request: Request, pool: str) -> Call:
         """The facts that decisions need. A prompt is hashed into blocks only where there is a choice."""
@@ -182,8 +221,8 @@ class Exchange(Reply):
             streams=request.stream,
         )
 
-    def another(self) -> None:
-        """Pick an endpoint that has not failed this call yet, and forward.
+    def another(self, fresh: bool = False) -> None:
+        """Pick an endpoint that has not failed this call yet, and forward; a `fresh` call may have to wait first.
 
         Raises:
             Refused: NO_ENDPOINT, or the last failure when every endpoint has been tried.
@@ -195,6 +234,12 @@ class Exchange(Reply):
             endpoint = divided.pick(gate.picker, call, self.record.key_id or self.record.client, monotonic())
         else:
             endpoint = gate.picker.pick(call, gate.pools.get(call.model, ()), monotonic())
+        if (
+            fresh
+            and (endpoint.in_flight >= endpoint.easy or gate.waitroom.waiting)
+            and gate.waitroom.holds(self, endpoint)
+        ):
+            return
         self.endpoint = endpoint
         gate.picker.charge(endpoint, call)
         self.record.attempts += 1
@@ -330,6 +375,8 @@ class Exchange(Reply):
             self.first_at = now
             assert self.endpoint is not None and self.call is not None
             self.gate.picker.first_token(self.endpoint, self.call, now)
+            if self.gate.waitroom.waiting:
+                self.gate.waitroom.next_ones(self.call.model)
             if self.status < 400:
                 self.open_answer()
         elif self.meter is not None:
@@ -538,6 +585,8 @@ class Exchange(Reply):
             else:
                 why = f"The model's engine stopped for {deadlines.between_tokens_s:g} s in mid-answer."
                 self.fail(Refused(Reason.DEADLINE, why), ok=False)
+        elif self.place is not None and not self.place.gone:
+            pass  # a comment would promise an answer; its turn, or a refusal, comes within `queue.wait_s`
         elif now - self.last_at >= deadlines.keep_alive_comment_s and self.request is not None:
             self.last_at = now
             if self.request.stream and self.status < 400 and self.http11 and self.at_boundary():
@@ -627,6 +676,10 @@ class Exchange(Reply):
         if self.call is not None and self.endpoint is not None:
             tokens, cached = (record.output_tokens, record.cached_tokens) if record.tokens_from else (-1, -1)
             gate.picker.settle(self.endpoint, self.call, ok, now, tokens, cached)
+        if self.place is not None:
+            gate.waitroom.leave(self, record.prompt_tokens + record.output_tokens)
+        if gate.waitroom.waiting and self.call is not None:
+            gate.waitroom.next_ones(self.call.model)
         if self.hold is not None:
             self.hold.settle(record.prompt_tokens + record.output_tokens, now)
         gate.running.discard(self)
@@ -647,6 +700,13 @@ class Exchange(Reply):
             if usage is not None:
                 record.prompt_tokens, record.cached_tokens, record.output_tokens = usage
                 record.tokens_from = "engine"
+
+
+def least_tokens(request: Request) -> int:
+    """The fewest tokens that a long prompt can have: repetitions may be one, and images have few for their bytes."""
+    if request.images or b'"input_audio"' in request.prompt:
+        return 0
+    return prompt_tokens(REPEATED.sub(b" ", request.prompt))
 
 
 def passed_on(headers: dict[bytes, bytes]) -> bytes:

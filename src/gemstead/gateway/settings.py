@@ -11,6 +11,7 @@ from gemstead.gateway.issuers import Identity
 from gemstead.ledger.audit import HashKey
 from gemstead.traffic.caller import RateLimit
 from gemstead.traffic.endpoint import EndpointFacts
+from gemstead.traffic.queue import QueueBounds
 
 
 class Deadlines(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +92,9 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     aside: Aside | None = None
     identity: Identity = Identity()  # who else may call, and the roles of the file
     cors_origins: tuple[str, ...] = ()
-    wake_s: float = 120.0  # longest time that a call waits for a model that sleeps
+    queue: QueueBounds = QueueBounds(starting_wait_s=120.0)  # of each model's waiting calls, in each worker
+    weights: dict[str, float] = {}  # of tenants in the queue; 1 where none is given
+    aims: dict[str, float] = {}  # seconds after which a tenant's waiting call is of no use; "" for all others
     retries: int = 2  # further endpoints tried before the first byte
 
     def __repr__(self) -> str:  # holds secrets

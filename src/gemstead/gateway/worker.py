@@ -200,6 +200,7 @@ class Worker:
         if self.writer is not None:
             self.measured.ledger(self.writer.held, self.writer.healthy)
         self.measured.in_flight.set(len(self.gate.running))
+        self.measured.queue_waiting.set(self.gate.waitroom.waiting)
         for name, endpoint in self.gate.endpoints.items():
             shut = endpoint.breaker.state is not State.CLOSED
             self.measured.breaker_open.labels(name).set(float(shut))

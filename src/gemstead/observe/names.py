@@ -76,6 +76,11 @@ REQUEST_SECONDS = _histogram(
 )
 IN_FLIGHT = _gauge("in_flight", "Calls that are being worked on.")
 QUEUE_WAITING = _gauge("queue_waiting", "Calls that wait in the gateway for a free place.")
+QUEUE_SECONDS = _histogram(
+    "queue_seconds",
+    "How long a call waited in the gateway before it was sent to an engine, of those that did.",
+    _FIRST,
+)
 RETRIES = _counter(
     "upstream_retries_total", "Calls that were moved to another endpoint before their first byte."
 )
@@ -141,6 +146,7 @@ FAMILIES: dict[str, Family] = {
         REQUEST_SECONDS,
         IN_FLIGHT,
         QUEUE_WAITING,
+        QUEUE_SECONDS,
         RETRIES,
         ENDPOINT_CALLS,
         ENDPOINT_FIRST_TOKEN,

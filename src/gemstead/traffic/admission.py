@@ -1,16 +1,21 @@
 """How many more calls a pool should be sent now; the others wait in the queue (`queue.py`), where they can
 still be ordered, be given to whoever is free first, and leave.
 
-An engine that has all its slots taken, or enough prompts to read for `BACKLOG_S`, gains nothing from one more
-call but a longer line that nobody can reorder. Below that it must not run dry: one that knows what is next
+An engine that has as many calls as it gains from, or enough prompts to read for `BACKLOG_S`, gains nothing from one
+more call but a longer line that nobody can reorder. Below that it must not run dry: one that knows what is next
 batches better. So an endpoint has room while
 
-- its slots are not all taken, where their number is known;
+- it has fewer calls than its knee (`Endpoint.knee`: its slots, or fewer where the plan foresees that more at once
+  only make each slower); where that is unknown, than it had when it last said that calls wait in it;
 - what stands before a new call is less than `BACKLOG_S` seconds of reading;
 - its KV cache holds what is booked.
 
-Metrics that are stale say that it is full as soon as anything of ours is there (`saturation.py`); an idle
-endpoint is never full. Sheddable calls have less: a share is kept back for those that matter.
+Others may send calls there too: further workers of this gateway, further gateways. Whoever asks may always fill its
+part (`sharers`), so that nobody waits for ever behind somebody else's calls.
+
+Sheddable calls have less: a share is kept back for those that matter, and metrics that are stale say that it is full
+as soon as anything of ours is there (`saturation.py`). Other calls then go by our own books, which are exact: that a
+head is silent for some seconds must not empty engines that are well. An idle endpoint is never full.
 """
 
 from __future__ import annotations
@@ -18,10 +23,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gemstead.traffic.call import Call
-from gemstead.traffic.endpoint import Endpoint
+from gemstead.traffic.endpoint import UNBOUNDED, Endpoint
 from gemstead.traffic.saturation import MOST_IN_FLIGHT
 
-BACKLOG_S = 1.0  # half of the usual aim of 2 s for a first token, the rest is the call's own prefill
+BACKLOG_S = (
+    0.3  # at 3 times what 8 engines can do, others' p99 moved by a tenth (benchmarks/traffic/overload.py)
+)
 SHEDDABLE_SHARE = 0.8  # of an endpoint's room that calls with a priority below zero may fill
 
 
@@ -34,29 +41,47 @@ def room(endpoints: Sequence[Endpoint], now: float, priority: int = 0) -> int:
     return total
 
 
-def endpoint_room(endpoint: Endpoint, now: float, priority: int = 0) -> int:
-    """How many calls of this priority one endpoint should be sent now."""
-    calls = endpoint.in_flight + endpoint.calls_elsewhere
+def has_room(endpoints: Sequence[Endpoint], now: float, priority: int = 0, sharers: int = 1) -> bool:
+    """Whether any of them should be sent one more call of this priority now."""
+    shut = True
+    for endpoint in endpoints:
+        if endpoint.open_from <= now:
+            if endpoint_room(endpoint, now, priority, sharers) > 0:
+                return True
+            shut = False
+    return shut  # where breakers shut out all, whoever is left is tried all the same
+
+
+def endpoint_room(endpoint: Endpoint, now: float, priority: int = 0, sharers: int = 1) -> int:
+    """How many calls of this priority one endpoint should be sent now. `sharers` send calls there, with us."""
+    mine = endpoint.in_flight
+    calls = mine + endpoint.calls_elsewhere
     if endpoint.wedged and calls:
         return 0
-    most = endpoint.facts.slots or MOST_IN_FLIGHT
+    most = endpoint.knee or endpoint.took or UNBOUNDED
     backlog_s, kv_share = BACKLOG_S, 1.0
     if priority < 0:
-        most = max(1, int(most * SHEDDABLE_SHARE))
+        if mine and endpoint.is_stale(now):
+            return 0
+        most = max(1, int(min(most, endpoint.knee or MOST_IN_FLIGHT) * SHEDDABLE_SHARE))
         backlog_s, kv_share = BACKLOG_S * SHEDDABLE_SHARE, SHEDDABLE_SHARE
-    if not endpoint.in_flight and calls < most:
-        return max(1, most - calls) if not endpoint.calls_elsewhere else most - calls
-    if calls >= most or endpoint.is_stale(now):
-        return 0
-    reading_s = (endpoint.prefill_tokens + endpoint.prefill_elsewhere) * endpoint.token_s
-    if endpoint.waiting:
-        reading_s -= min(now - endpoint.progress_at, endpoint.head_s)
-    if reading_s >= backlog_s:
+    left = most - calls
+    if left <= 0:
+        left = min(most - mine, max(1, most // max(sharers, 2)) - mine)
+    if left <= 0 or not mine:
+        return max(left, 0)
+    if endpoint.waiting and reading_s(endpoint, now) >= backlog_s:
         return 0
     held = max(0.0, endpoint.kv_booked + endpoint.kv_elsewhere)
     if endpoint.facts.kv_tokens and held >= endpoint.facts.kv_tokens * kv_share:
         return 0
-    return most - calls
+    return left
+
+
+def reading_s(endpoint: Endpoint, now: float) -> float:
+    """What an engine has to read before a new call's prompt."""
+    tokens = endpoint.prefill_tokens + endpoint.prefill_elsewhere
+    return tokens * endpoint.token_s - min(now - endpoint.progress_at, endpoint.head_s)
 
 
 def never_fits(call: Call, endpoints: Sequence[Endpoint]) -> int:

@@ -40,6 +40,9 @@ FIRST_LIFE_S = 5.0
 LIFE_FORGET = 0.05
 FIRST_PROMPT_TOKENS = 1024.0  # SMG's mean prompt, until it is learned
 NO_ROOM_LIMIT = 1e18
+KNEE = 1.15  # plan/throughput.py: the least that doubling what runs must bring to be worth its longer wait
+UNBOUNDED = 1 << 20
+MOST_WAITING = 5  # queue depth at which GIE's and llm-d's saturation detector call a server full
 
 
 class EndpointFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +104,7 @@ class Endpoint:
         "cache_blocks",
         "calls_elsewhere",
         "crowd_s",
+        "easy",
         "failed_share",
         "failures",
         "handicap",
@@ -108,6 +112,7 @@ class Endpoint:
         "heard_at",
         "hears",
         "in_flight",
+        "knee",
         "kv_booked",
         "kv_elsewhere",
         "kv_room",
@@ -130,6 +135,7 @@ class Endpoint:
         "standing_s",
         "token_s",
         "told_at",
+        "took",
         "waiting",
         "wedged",
         "well_until",
@@ -154,7 +160,10 @@ class Endpoint:
         self.told_at = -inf  # when the picker last learned of a first token or an end
         self.hears = False  # the gateway does set it: between those two, silence means something
         self.progress_at = -inf  # since when it works on the oldest call without a first token
-        # What it can do: learned.
+        # What it can do: foreseen, and learned.
+        self.knee = 0  # calls at once, beyond which only first tokens come later; 0 is unknown
+        self.easy = 1  # calls there below which nobody has to look whether it has room for another
+        self.took = 0  # where that is unknown: what it ran when it last let calls wait, and a few more
         self.rates = foreseen(facts)  # shared with its like in the same roster
         self.pace = Pace()
         self.life_s = FIRST_LIFE_S  # how long a call stays, on average
@@ -203,6 +212,8 @@ class Endpoint:
         if kind(facts) != kind(was):
             self.rates, self.pace = foreseen(facts), Pace()
         self.cache_blocks = (facts.cache_tokens or facts.kv_tokens) // BLOCK_TOKENS
+        self.knee = knee(facts)
+        self.ease()
         self.open_from = self._breaker.shut_until if self.takes_calls else inf
         self.weigh()
         if self.roster is not None:
@@ -246,6 +257,9 @@ class Endpoint:
             if load.adapters is not None:
                 self.adapters = frozenset(load.adapters)
             self.well_until = load.at + STALE_S if (load.kv_used or 0.0) < KV_VETO else -inf
+            if not self.knee:
+                self.took = took(self.took, running, waiting)
+            self.ease()
         self.weigh()
         if self.roster is not None:
             self.roster.revise()
@@ -274,6 +288,13 @@ class Endpoint:
             standing_s += kv_pressure_s(load.kv_used)
         self.standing_s, self.head_s = standing_s * self.handicap, head_s * self.handicap
 
+    def ease(self) -> None:
+        """Work out anew how many calls are too few to be looked at."""
+        if self.alone and not self.calls_elsewhere:
+            self.easy = self.knee or self.took or UNBOUNDED
+        else:
+            self.easy = 1
+
     def learn_prefill(self, ahead_tokens: float, seconds: float, alone: bool) -> None:
         """A first token came after `seconds`, with so much to read before it.
 
@@ -285,6 +306,29 @@ class Endpoint:
         if self.rates.moved() and self.roster is not None:
             for endpoint in self.roster:
                 endpoint.weigh()
+
+
+def knee(facts: EndpointFacts) -> int:
+    """How many calls at once an engine gains from, by what the plan foresees; 0 is unknown.
+
+    Twice the calls bring `KNEE` times the tokens where 2 (step + slot n) = KNEE (step + 2 slot n).
+    """
+    if not facts.decode_step_s or not facts.decode_step_slot_s:
+        return facts.slots
+    calls = int((2.0 - KNEE) / (2.0 * (KNEE - 1.0)) * facts.decode_step_s / facts.decode_step_slot_s)
+    return max(1, min(calls, facts.slots) if facts.slots else calls)
+
+
+def took(before: int, running: int, waiting: int) -> int:
+    """How many calls an engine of unknown size should have, by what it said last. 0: no bound shows.
+
+    An engine that lets calls wait runs as many as it can. When none waits any more it may have become roomier.
+    """
+    if waiting >= MOST_WAITING:
+        return max(running, 1) + MOST_WAITING
+    if not before or waiting:
+        return before
+    return before + max(1, before // 4) if before <= 2 * running + 16 else 0
 
 
 def kind(facts: EndpointFacts) -> tuple[object, ...]:

@@ -176,6 +176,11 @@ class Picker:
         if endpoint.probe is call:
             endpoint.probe = None
 
+    def passed(self, now: float) -> None:
+        """Time has passed without a pick."""
+        if self._quiet and self._quiet[0][0] <= now:
+            self._read(now)
+
     def forget(self, endpoint_name: str) -> None:
         """An endpoint is gone or has restarted: its cache is empty."""
         self.index.forget(endpoint_name)

@@ -57,5 +57,8 @@ class Policy(Protocol):
         said; UNKNOWN where it did not.
         """
 
+    def passed(self, now: float) -> None:
+        """Time has passed without a pick."""
+
     def forget(self, endpoint_name: str) -> None:
         """The endpoint is gone, or its cache is empty."""

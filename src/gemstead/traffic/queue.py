@@ -138,6 +138,11 @@ class Queue:
             for flow in band.flows.values():
                 yield from (one for _, _, one in flow.calls if not one.gone)
 
+    @property
+    def priority(self) -> int:
+        """Of the call that is next; of an empty queue 0."""
+        return next((priority for priority, band in self._bands.items() if band.count), 0)
+
     def push(self, waiting: Waiting, now: float, starting: bool = False) -> list[Waiting]:
         """Let a call wait. Returns who has to go instead, perhaps the call itself; refuse them with `full`.
 

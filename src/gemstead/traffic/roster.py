@@ -44,6 +44,7 @@ class Roster(list[Endpoint]):
         for endpoint in self:
             endpoint.roster = self
             endpoint.alone = len(self) == 1
+            endpoint.ease()
             endpoint.weigh()
 
     def revise(self) -> None:

@@ -1,4 +1,4 @@
-"""How full a pool is, and whether a call that may be shed has to go.
+"""How full a pool is.
 
 1.0 is full. Each endpoint is judged by the worst of three: what this gateway worker has in flight there, how
 many requests the engine reports waiting, and how full its KV cache is. In-flight comes first, because it is
@@ -11,14 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gemstead.refused import Reason, Refused
-from gemstead.traffic.caller import Caller
-from gemstead.traffic.endpoint import KV_FULL, Endpoint
+from gemstead.traffic.endpoint import KV_FULL, MOST_WAITING, Endpoint
 
 MOST_IN_FLIGHT = 100  # of an endpoint whose slots are unknown: llm-d-router v0.10's concurrency detector
 BATCHES_DEEP = 2  # a known number of slots is full with one batch running and as many waiting
-MOST_WAITING = 5  # queue depth at which GIE's and llm-d's saturation detector call a server full
-SHED_RETRY_S = 5.0
 
 
 def endpoint_level(endpoint: Endpoint, now: float) -> float:
@@ -43,18 +39,3 @@ def saturation(endpoints: Sequence[Endpoint], now: float) -> float:
     if min(levels) < 1.0:
         levels = [min(level, 1.0) for level in levels]
     return sum(levels) / len(levels)
-
-
-def shed(caller: Caller, level: float) -> None:
-    """Turn away a caller whose calls may be shed while the pool is full.
-
-    Raises:
-        Refused: SHED, when `level` is 1.0 or more and the caller's priority is below zero.
-    """
-    if level >= 1.0 and caller.priority < 0:
-        raise Refused(
-            Reason.SHED,
-            "The model is fully busy and calls of this priority wait until it is not; try again later.",
-            code="overloaded",
-            retry_after_s=SHED_RETRY_S,
-        )

@@ -101,6 +101,9 @@ class Named:
         if probe:
             endpoint.probe = None
 
+    def passed(self, now: float) -> None:
+        """Time has passed without a pick."""
+
     def forget(self, endpoint_name: str) -> None:
         """The endpoint is gone, or its cache is empty."""
 
