@@ -69,7 +69,8 @@ class Conversation:
         self._trailers = False  # the request ended with trailers
         self._dialect = "openai"
         self._new_model = ""
-        self._held = False  # the request's head has not been answered
+        self._opened = False  # the request's head was here
+        self._held = False  # and has not been answered
         self._picked = False
         self._addresses: list[str] = []
         self._picked_first: Endpoint | None = None
@@ -113,6 +114,9 @@ class Conversation:
     # -- the request ------------------------------------------------------------------------------------------
 
     def _request_headers(self, message: Any) -> list[bytes]:
+        if self._opened:
+            raise wire.BadMessage("a second request head")
+        self._opened = True
         self._request_mode, self._response_mode = wire.modes(message)
         self._headers = wire.head(message.request_headers)
         self._subset = wire.subset(message)
@@ -126,7 +130,7 @@ class Conversation:
         return []
 
     def _request_body(self, message: Any) -> list[bytes]:
-        if self._picked or self._request_mode not in HELD:
+        if self._picked or not self._opened or self._request_mode not in HELD:
             return [wire.GO_ON["request_body"]]
         body = message.request_body
         self._body_came = True
@@ -141,7 +145,7 @@ class Conversation:
         return []
 
     def _request_trailers(self, message: Any) -> list[bytes]:
-        if self._picked or self._request_mode != wire.FULL_DUPLEX:
+        if self._picked or not self._opened or self._request_mode != wire.FULL_DUPLEX:
             return [wire.GO_ON["request_trailers"]]
         self._trailers = True
         return self._decide()
