@@ -1,156 +1,243 @@
-"""A pretend Kubernetes API on a loopback port: lists in pages, watches with bookmarks, history that can be forgotten.
+"""A Kubernetes API in this process: enough of it that `gemstead apply` cannot tell the difference.
 
-It knows the kinds that it is told of; others are 404, as where a CRD is not installed. What it did is on record
-(`asked`), and it can be away, or refuse a token.
-
-    async with FakeCluster("/api/v1/namespaces/default/pods") as cluster:
-        cluster.put("/api/v1/namespaces/default/pods", {"metadata": {"name": "a"}})
+It keeps objects, knows kinds, carries out server-side apply with field managers (fields that a manager no longer says
+go, fields of another manager conflict), lists by labels, and lets workloads become ready after a few looks. It can be
+told to fail at the nth change: before anything is done (status 500), or after it is done and before it is said (the
+connection breaks), which are the two ways in which a real one leaves a client in doubt.
 """
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import json
-from collections.abc import AsyncIterator
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any, Self
-
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
-
-from gemstead.console.app import Server
-from gemstead.operate.cluster.access import Access
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 Object = dict[str, Any]
-Event = tuple[int, str, Object]  # resourceVersion, ADDED and so on, the object
+Path = tuple[str, ...]
+# apiVersion -> kind -> (plural, namespaced).
+KINDS: dict[str, dict[str, tuple[str, bool]]] = {
+    "v1": {
+        "Namespace": ("namespaces", False),
+        "ConfigMap": ("configmaps", True),
+        "Secret": ("secrets", True),
+        "Service": ("services", True),
+        "ServiceAccount": ("serviceaccounts", True),
+        "PersistentVolumeClaim": ("persistentvolumeclaims", True),
+        "Pod": ("pods", True),
+    },
+    "apps/v1": {"Deployment": ("deployments", True), "StatefulSet": ("statefulsets", True)},
+    "batch/v1": {"Job": ("jobs", True), "CronJob": ("cronjobs", True)},
+    "networking.k8s.io/v1": {"NetworkPolicy": ("networkpolicies", True), "Ingress": ("ingresses", True)},
+    "policy/v1": {"PodDisruptionBudget": ("poddisruptionbudgets", True)},
+    "rbac.authorization.k8s.io/v1": {
+        "Role": ("roles", True),
+        "RoleBinding": ("rolebindings", True),
+        "ClusterRole": ("clusterroles", False),
+        "ClusterRoleBinding": ("clusterrolebindings", False),
+    },
+    "scheduling.k8s.io/v1": {"PriorityClass": ("priorityclasses", False)},
+    "autoscaling/v2": {"HorizontalPodAutoscaler": ("horizontalpodautoscalers", True)},
+}
 
 
-class FakeCluster:
-    """Use it as an async context manager. Changes reach watchers at once."""
+class ClusterApi:
+    """Use as a context manager; `url` is where it answers."""
 
-    def __init__(self, *kinds: str, token: str = "", page: int = 500) -> None:
-        self.kinds: dict[str, dict[str, Object]] = {kind: {} for kind in kinds}
-        self.token, self.page = token, page
-        self.away = False  # everything is answered 503, and watches end
-        self.gone_by_event = False  # a watch that is too old is told so by an event, not by its status
-        self.asked: list[str] = []  # "list PATH" or "watch PATH from VERSION"
-        self.port = 0
-        self._version, self._oldest = 1000, 0
-        self._events: dict[str, list[Event]] = {kind: [] for kind in kinds}
-        self._changed = asyncio.Condition()
-        self._cut = 0
+    def __init__(self, *, looks: int = 1) -> None:
+        self.objects: dict[tuple[str, str, str, str], Object] = {}  # (api, plural, namespace, name)
+        self.managers: dict[tuple[str, str, str, str], dict[str, Object]] = {}
+        self.looks_needed = looks  # reads after a change until a workload is ready
+        self.looks: dict[tuple[str, str, str, str], int] = {}
+        self.changes = 0  # requests that change something
+        self.fail_at, self.fail_how = 0, "before"
+        self.stuck: set[str] = set()  # names of workloads that never become ready
+        self.lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    @property
-    def access(self) -> Access:
-        return Access(f"http://127.0.0.1:{self.port}", fixed_token=self.token)
-
-    async def put(self, kind: str, item: Object) -> None:
-        """Make or replace an object."""
-        name = item["metadata"]["name"]
-        await self._do(kind, "MODIFIED" if name in self.kinds[kind] else "ADDED", copy.deepcopy(item))
-
-    async def delete(self, kind: str, name: str) -> None:
-        await self._do(kind, "DELETED", self.kinds[kind][name])
-
-    async def forget(self) -> None:
-        """Drop all history and end all watches: who comes with an old version has to list again."""
-        self._version += 1
-        self._oldest = self._version
-        for events in self._events.values():
-            events.clear()
-        await self.cut()
-
-    async def cut(self) -> None:
-        """End all watches."""
-        async with self._changed:
-            self._cut += 1
-            self._changed.notify_all()
-
-    async def __aenter__(self) -> Self:
-        app = Starlette(routes=[Route("/{path:path}", self._answer)])
-        self._server = Server(uvicorn.Config(app, port=0, lifespan="off", log_config=None))
-        self._serving = asyncio.create_task(self._server.serve())
-        while not self._server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(0.01)
-        self.port = self._server.servers[0].sockets[0].getsockname()[1]
+    def __enter__(self) -> ClusterApi:
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.should_exit = self._server.force_exit = True
-        await self.cut()
-        await self._serving
+        self._server.shutdown()
+        self._server.server_close()
 
-    async def _do(self, kind: str, what: str, item: Object) -> None:
-        async with self._changed:
-            self._version += 1
-            item["metadata"]["resourceVersion"] = str(self._version)
-            if what == "DELETED":
-                del self.kinds[kind][item["metadata"]["name"]]
-            else:
-                self.kinds[kind][item["metadata"]["name"]] = item
-            self._events[kind].append((self._version, what, item))
-            self._changed.notify_all()
+    def there(self, kind: str) -> dict[str, Object]:
+        """Objects of a kind, by name."""
+        return {at[3]: one for at, one in self.objects.items() if one["kind"] == kind}
 
-    async def _answer(self, request: Request) -> Response:
-        path, params = request.url.path, request.query_params
-        if self.away:
-            return _status(503, "away")
-        if self.token and request.headers.get("authorization") != f"Bearer {self.token}":
-            return _status(401, "Unauthorized")
-        if path not in self.kinds:
-            return _status(404, "the server could not find the requested resource")
-        select = (params.get("labelSelector", ""), params.get("fieldSelector", ""))
-        if params.get("watch") in ("1", "true"):
-            since = int(params.get("resourceVersion") or 0)
-            self.asked.append(f"watch {path} from {since}")
-            if since < self._oldest and not self.gone_by_event:
-                return _status(410, "too old resource version")
-            return StreamingResponse(self._stream(path, since, select), media_type="application/json")
-        self.asked.append(f"list {path}")
-        found = [item for _, item in sorted(self.kinds[path].items()) if _selected(item, *select)]
-        start = int(params.get("continue") or 0)
-        size = min(int(params.get("limit") or self.page), self.page)
-        meta: Object = {"resourceVersion": str(self._version)}
-        if start + size < len(found):
-            meta["continue"] = str(start + size)
-        return JSONResponse({"metadata": meta, "items": found[start : start + size]})
+    # -- verbs; each returns (status, body) -----------------------------------------------------------------
 
-    async def _stream(self, path: str, since: int, select: tuple[str, str]) -> AsyncIterator[bytes]:
-        if since < self._oldest:
-            yield _line("ERROR", {"code": 410, "message": "too old resource version"})
+    def answer(self, method: str, url: str, body: bytes) -> tuple[int, Object] | None:
+        """The answer to a request; None: the connection breaks."""
+        parts = urlsplit(url)
+        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        steps = [unquote(step) for step in parts.path.strip("/").split("/")]
+        api, rest = (steps[1], steps[2:]) if steps[0] == "api" else ("/".join(steps[1:3]), steps[3:])
+        if api not in KINDS:
+            return _no(404, f"the server could not find the requested resource: {api}")
+        if not rest:
+            resources = [
+                {"name": plural, "kind": kind, "namespaced": within}
+                for kind, (plural, within) in KINDS[api].items()
+            ]
+            return 200, {"kind": "APIResourceList", "groupVersion": api, "resources": resources}
+        namespace = ""
+        if rest[0] == "namespaces" and len(rest) > 2:
+            namespace, rest = rest[1], rest[2:]
+        plural, name = rest[0], rest[1] if len(rest) > 1 else ""
+        at = (api, plural, namespace, name)
+        if not name:
+            return 200, self._list(at, query.get("labelSelector", ""))
+        if method == "GET":
+            return self._read(at)
+        return self._change(method, at, query, body)
+
+    def _change(
+        self, method: str, at: tuple[str, str, str, str], query: dict[str, str], body: bytes
+    ) -> tuple[int, Object] | None:
+        dry = query.get("dryRun") == "All"
+        if not dry:
+            self.changes += 1
+            if self.changes == self.fail_at and self.fail_how == "before":
+                return _no(500, "etcdserver: request timed out")
+        if method == "PATCH":
+            found = self._apply(
+                at, json.loads(body), query.get("fieldManager", ""), query.get("force") == "true", dry
+            )
+        elif at in self.objects:
+            gone = self.objects.pop(at)
+            self.managers.pop(at, None)
+            found = 200, gone
+        else:
+            found = _no(404, f'{at[1]} "{at[3]}" not found')
+        if not dry and self.changes == self.fail_at and self.fail_how == "after":
+            return None
+        return found
+
+    def _list(self, at: tuple[str, str, str, str], selector: str) -> Object:
+        wanted = dict(part.split("=", 1) for part in selector.split(",") if part)
+        found = [
+            {
+                key: value for key, value in one.items() if key not in ("apiVersion", "kind")
+            }  # as lists leave them out
+            for there, one in sorted(self.objects.items())
+            if there[:2] == at[:2]
+            and at[2] in ("", there[2])
+            and wanted.items() <= (one["metadata"].get("labels") or {}).items()
+        ]
+        return {"kind": "List", "items": found, "metadata": {}}
+
+    def _read(self, at: tuple[str, str, str, str]) -> tuple[int, Object]:
+        if at not in self.objects:
+            return _no(404, f'{at[1]} "{at[3]}" not found')
+        self.looks[at] = self.looks.get(at, 0) + 1
+        if self.looks[at] >= self.looks_needed and at[3] not in self.stuck:
+            _settle(self.objects[at])
+        return 200, self.objects[at]
+
+    def _apply(
+        self, at: tuple[str, str, str, str], said: Object, manager: str, force: bool, dry: bool
+    ) -> tuple[int, Object]:
+        if at[2] and ("v1", "namespaces", "", at[2]) not in self.objects:
+            return _no(404, f'namespaces "{at[2]}" not found')
+        old, managers = self.objects.get(at), self.managers.get(at, {})
+        new = copy.deepcopy(old) if old else {"status": {}}
+        mine, before = _leaves(said), _leaves(managers.get(manager, {}))
+        others = {path: who for who, one in managers.items() if who != manager for path in _leaves(one)}
+        for path, value in mine.items():
+            if path in others and _at(new, path) != value and not force:
+                return _no(
+                    409, f'Apply failed with 1 conflict: conflict with "{others[path]}": .{".".join(path)}'
+                )
+        for path in before.keys() - mine.keys() - others.keys():
+            _cut(new, path)
+        for path, value in mine.items():
+            _set(new, path, copy.deepcopy(value))
+        metadata = new["metadata"]
+        metadata.setdefault("uid", f"uid-{len(self.objects)}")
+        if old is None or old.get("spec") != new.get("spec"):
+            metadata["generation"] = metadata.get("generation", 0) + 1
+        metadata["managedFields"] = [{"manager": who} for who in sorted({*managers, manager})]
+        if not dry:
+            self.objects[at] = new
+            self.managers[at] = {**managers, manager: said}
+            if old is None or old["metadata"].get("generation") != metadata.get("generation"):
+                self.looks[at] = 0
+        return 200 if old else 201, new
+
+
+def _settle(one: Object) -> None:
+    """The workload becomes what it should be."""
+    wanted = one.get("spec", {}).get("replicas", 1)
+    generation = one["metadata"].get("generation", 1)
+    if one["kind"] in ("Deployment", "StatefulSet"):
+        one["status"] = {"observedGeneration": generation, "replicas": wanted, "updatedReplicas": wanted,
+                         "readyReplicas": wanted, "availableReplicas": wanted}  # fmt: skip
+    elif one["kind"] == "Job":
+        one["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+
+
+def _leaves(value: Any, path: Path = ()) -> dict[Path, Any]:
+    """Every field that is not a mapping, by its path; a list is one field."""
+    if isinstance(value, dict) and value:
+        return {
+            one: leaf for name, inner in value.items() for one, leaf in _leaves(inner, (*path, name)).items()
+        }
+    return {path: value} if path else {}
+
+
+def _at(one: Any, path: Path) -> Any:
+    for name in path:
+        one = one.get(name) if isinstance(one, dict) else None
+    return one
+
+
+def _set(one: Object, path: Path, value: Any) -> None:
+    for name in path[:-1]:
+        one = one.setdefault(name, {})
+    one[path[-1]] = value
+
+
+def _cut(one: Object, path: Path) -> None:
+    for name in path[:-1]:
+        one = one.get(name, {})
+    one.pop(path[-1], None)
+
+
+def _no(status: int, message: str) -> tuple[int, Object]:
+    return status, {"kind": "Status", "status": "Failure", "message": message, "code": status}
+
+
+def _handler(api: ClusterApi) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _serve(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            with api.lock:
+                found = api.answer(self.command, self.path, body)
+            if found is None:
+                self.close_connection = True
+                self.connection.close()
+                return
+            text = json.dumps(found[1]).encode()
+            self.send_response(found[0])
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        do_GET = do_PATCH = do_DELETE = do_POST = _serve  # noqa: N815
+
+        def log_message(self, format: str, *args: object) -> None:
             return
-        cut = self._cut
-        yield _line("BOOKMARK", {"metadata": {"resourceVersion": str(since)}})
-        while True:
-            for version, what, item in list(self._events[path]):
-                if version > since:
-                    since = version
-                    if _selected(item, *select):
-                        yield _line(what, item)
-            async with self._changed:
-                while self._cut == cut and not any(v > since for v, _, _ in self._events[path]):
-                    await self._changed.wait()
-                if self._cut != cut:
-                    return
 
-
-def _selected(item: Object, labels: str, fields: str) -> bool:
-    mine = item["metadata"].get("labels") or {}
-    wanted = [pair.partition("=") for pair in labels.split(",") if pair]
-    if any(mine.get(name) != value for name, _, value in wanted):
-        return False
-    return not fields or fields == f"metadata.name={item['metadata']['name']}"
-
-
-def _line(what: str, item: Object) -> bytes:
-    return json.dumps({"type": what, "object": item}).encode() + b"\n"
-
-
-def _status(code: int, message: str) -> Response:
-    return JSONResponse({"kind": "Status", "code": code, "message": message}, code)
+    return Handler
