@@ -94,11 +94,15 @@ async def signing_keys(provider: Provider, http: httpx2.AsyncClient) -> str:
     """
     if provider.jwks_file:
         try:
-            return await asyncio.to_thread(Path(provider.jwks_file).expanduser().read_text, "utf-8")
+            return await asyncio.to_thread(_text_of, provider.jwks_file)
         except (OSError, UnicodeDecodeError) as error:
             raise ProviderTrouble(f"the keys of {provider.name} cannot be read: {error}") from None
     url = provider.jwks_url or str((await discover(provider, http)).get("jwks_uri", ""))
     return json.dumps(await _json(http, "GET", url, provider))
+
+
+def _text_of(path: str) -> str:
+    return Path(path).expanduser().read_text("utf-8")
 
 
 # Signing in.
