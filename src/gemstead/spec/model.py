@@ -19,6 +19,7 @@ from gemstead.spec.batch import BatchSpec
 from gemstead.spec.deploy import DeploySpec
 from gemstead.spec.engines import EngineFields
 from gemstead.spec.identity import IdentitySpec
+from gemstead.spec.limits import LimitSpec
 from gemstead.spec.part import FilePath, Listen, Name, Origin, Part, Seconds, SecretRef
 from gemstead.spec.rollout import ModelRolloutSpec, RolloutSpec
 from gemstead.spec.store import StoreSpec
@@ -127,20 +128,6 @@ class TlsSpec(Part):
     )
 
 
-class LimitSpec(Part):
-    """Default limits of every key. A key may have its own (`gemstead keys create`)."""
-
-    requests_per_minute: int | None = Field(
-        None, ge=1, description="Calls of one key per minute; default: no limit"
-    )
-    tokens_per_minute: int | None = Field(
-        None, ge=1, description="Prompt and answer tokens of one key per minute; default: no limit"
-    )
-    concurrent: int | None = Field(
-        None, ge=1, description="Calls of one key at the same time; default: no limit"
-    )
-
-
 class DeadlineSpec(Part):
     """How long the gateway waits, in seconds."""
 
@@ -246,7 +233,7 @@ class Spec(Part):
     )
     gateway: GatewaySpec = Field(GatewaySpec(), description="The door: where callers connect")
     admin: AdminSpec = Field(AdminSpec(), description="Health, metrics and control")
-    limits: LimitSpec = Field(LimitSpec(), description="Default limits of every key")
+    limits: LimitSpec = Field(LimitSpec(), description="How much callers may take")
     identity: IdentitySpec = Field(
         IdentitySpec(), description="Who may call besides holders of an API key, and what each role may do"
     )
