@@ -28,6 +28,8 @@ TARGETS: dict[str, str] = {
     "docker": "docker",
     "compose": "compose",
     "kubernetes": "kubernetes",
+    "helm": "helm",
+    "gke": "gke",
 }
 
 

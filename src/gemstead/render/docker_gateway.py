@@ -93,8 +93,11 @@ def distroless(deployment: Deployment) -> str:
 
 
 def _installed(deployment: Deployment, python: str) -> Iterator[Step]:
+    routes = deployment.deploy.kubernetes.routes
+    extras = "[epp]" if routes and routes.inference and routes.inference.picker == "gemstead" else ""
+    wheel = f'"$(ls /wheels/gemstead-*.whl){extras}"' if extras else "/wheels/gemstead-*.whl"
     yield Step(
-        f"ARG GEMSTEAD=gemstead=={deployment.version}",
+        f"ARG GEMSTEAD=gemstead{extras}=={deployment.version}",
         "What is installed: a release, or the wheel that lies in wheels/ (`pip wheel . --no-deps -w wheels`).",
     )
     yield Step("COPY wheel[s] /wheels")
@@ -110,7 +113,7 @@ def _installed(deployment: Deployment, python: str) -> Iterator[Step]:
     yield Step(
         run(
             f"{python} -m venv /opt/gemstead",
-            'if ls /wheels/gemstead-*.whl 2>/dev/null; then set -- /wheels/gemstead-*.whl; else set -- "$GEMSTEAD"; fi',
+            f'if ls /wheels/gemstead-*.whl 2>/dev/null; then set -- {wheel}; else set -- "$GEMSTEAD"; fi',
             '/opt/gemstead/bin/pip install "$@"',
             "/opt/gemstead/bin/pip uninstall -y pip setuptools",
         ),

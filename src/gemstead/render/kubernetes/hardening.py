@@ -90,7 +90,7 @@ def _bounded(container: Any) -> bool:
 def _exact_image(container: Any) -> bool:
     image = container["image"]
     tag = image.partition("@")[0].rpartition("/")[2].partition(":")[2]
-    return "@sha256:" in image or tag not in ("", "latest")
+    return bool("@sha256:" in image or tag not in ("", "latest"))
 
 
 def _bounded_volumes(pod: Any) -> bool:
@@ -98,7 +98,8 @@ def _bounded_volumes(pod: Any) -> bool:
 
 
 def _restricted_namespace(one: Any) -> bool:
-    return one["metadata"].get("labels", {}).get("pod-security.kubernetes.io/enforce") == "restricted"
+    labels: Mapping[str, str] = one["metadata"].get("labels", {})
+    return labels.get("pod-security.kubernetes.io/enforce") == "restricted"
 
 
 def _denied(objects: list[Object]) -> Iterator[str]:

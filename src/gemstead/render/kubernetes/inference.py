@@ -28,6 +28,7 @@ from gemstead.render.kubernetes.objects import (
     selector,
 )
 from gemstead.render.kubernetes.routes import API, CLASSES, INSIDE, seconds
+from gemstead.render.kubernetes.scaling import at_once
 from gemstead.render.yamltext import document
 from gemstead.spec.kubernetes import InferenceSpec, RoutesSpec
 
@@ -206,7 +207,7 @@ def _route(deployment: Deployment, pool: Pool, routes: RoutesSpec) -> Object:
 
 
 def _picker_file(deployment: Deployment, pool: Pool, chosen: InferenceSpec) -> Object:
-    """What the picker is told: ours by a Spec, llm-d's by an EndpointPickerConfig with the plugins of its guide."""
+    """What the picker is told: ours by its own file, llm-d's by an EndpointPickerConfig."""
     if chosen.picker == "llm-d":
         names = ["prefix-cache-scorer", "queue-scorer", "kv-cache-utilization-scorer"]
         weights = (3, 2, 2)
@@ -227,19 +228,16 @@ def _picker_file(deployment: Deployment, pool: Pool, chosen: InferenceSpec) -> O
             }
         )
     else:
-        endpoint = {
-            "url": f"http://{engine_name(deployment, pool)}:{ENGINE_PORT}",
-            "discover": "dns",
-            "dialect": pool.setup.engine,
-            "served_model": pool.placement.name or pool.setup.checkpoint.repo,
-        }
-        model = {
-            "name": pool.model.name,
-            "engine": "external",
-            "context": pool.setup.length,
-            "endpoints": [endpoint],
-        }
-        text = document({"version": 1, "models": [model]})
+        text = document(
+            {
+                "pool": engine_name(deployment, pool),
+                "kubernetes": {"namespace": deployment.deploy.namespace},
+                "engine": pool.setup.engine,
+                "slots": Because(at_once(pool), "requests that one engine runs at once, as planned"),
+                "context": pool.setup.length,
+                "drain_s": pool.longest_answer_s,
+            }
+        )
     return made(
         "v1",
         "ConfigMap",
@@ -278,22 +276,24 @@ def _picker(deployment: Deployment, pool: Pool, chosen: InferenceSpec) -> Object
         ]  # fmt: skip
         said: Object = {"args": command}
     else:
-        image = Because(deployment.gateway.reference, deployment.gateway.reason)
+        image = Because(
+            deployment.deploy.images.get("picker", deployment.gateway.reference),
+            "the gateway's image, which `gemstead render docker` builds with what a picker needs",
+        )
         said = {
             "command": ["/opt/gemstead/bin/python", "-m", "gemstead", "epp"],
-            "args": ["--config", "/etc/picker/picker.yaml", "--listen", f"0.0.0.0:{EXT_PROC}"],
+            "args": ["--file", "/etc/picker/picker.yaml"],
         }
-    probe = {
-        "grpc": {"port": HEALTH if chosen.picker == "llm-d" else EXT_PROC},
-        "periodSeconds": 5,
-        "timeoutSeconds": 2,
-    }
+    probe = {"grpc": {"port": HEALTH}, "periodSeconds": 5, "timeoutSeconds": 2}
     container: Object = {
         "name": "picker",
         "image": image,
         "imagePullPolicy": "IfNotPresent",
         **said,
-        "ports": [{"name": "ext-proc", "containerPort": EXT_PROC, "protocol": "TCP"}],
+        "ports": [
+            {"name": "ext-proc", "containerPort": EXT_PROC, "protocol": "TCP"},
+            {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
+        ],
         "securityContext": restricted(),
         "resources": small("1", "1Gi"),
         "readinessProbe": probe,
@@ -303,12 +303,9 @@ def _picker(deployment: Deployment, pool: Pool, chosen: InferenceSpec) -> Object
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
         ],
     }
-    needs_api = chosen.picker == "llm-d"
     pod: Object = {
         "serviceAccountName": f"{deployment.name}-picker",
-        "automountServiceAccountToken": Because(needs_api, "it watches the pool and its pods")
-        if needs_api
-        else False,
+        "automountServiceAccountToken": Because(True, "it watches the pool and its pods, and may nothing else"),
         "enableServiceLinks": False,
         "priorityClassName": f"{deployment.name}-gateway",
         "securityContext": pod_security(USER),
@@ -336,14 +333,10 @@ def _picker(deployment: Deployment, pool: Pool, chosen: InferenceSpec) -> Object
 
 
 def _access(deployment: Deployment) -> list[Object]:
-    routes = deployment.deploy.kubernetes.routes
     name = f"{deployment.name}-picker"
-    needs_api = bool(routes and routes.inference and routes.inference.picker == "llm-d")
     found = [
         made("v1", "ServiceAccount", name, deployment, component=PICKER, automountServiceAccountToken=False)
     ]
-    if not needs_api:
-        return found
     look = ["get", "list", "watch"]
     rules = [
         {"apiGroups": [""], "resources": ["pods"], "verbs": look},
@@ -371,11 +364,11 @@ def _access(deployment: Deployment) -> list[Object]:
 def _picker_network(deployment: Deployment, pool: Pool) -> Object:
     engines = [{"podSelector": {"matchLabels": selector(deployment, ENGINE, pool)}}]
     egress: list[Any] = [{"to": engines, "ports": [{"port": ENGINE_PORT, "protocol": "TCP"}]}]
-    routes = deployment.deploy.kubernetes.routes
-    if routes and routes.inference and routes.inference.picker == "llm-d":
-        api = {"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}], "ports": [{"port": 443, "protocol": "TCP"},
-                                                                     {"port": 6443, "protocol": "TCP"}]}  # fmt: skip
-        egress.append(Because(api, "the cluster's API, whose address only the cluster knows: narrow it"))
+    api = {
+        "to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}],
+        "ports": [{"port": 443, "protocol": "TCP"}, {"port": 6443, "protocol": "TCP"}],
+    }
+    egress.append(Because(api, "the cluster's API, whose address only the cluster knows: narrow it"))
     ports = [{"port": EXT_PROC, "protocol": "TCP"}, {"port": HEALTH, "protocol": "TCP"}]
     return made(
         "networking.k8s.io/v1",

@@ -35,7 +35,7 @@ Made by `gemstead render {target}`. Kubernetes 1.30 or later.
 {rows}
 
 Kinds: {", ".join(kinds)}.
-{_operators(deployment)}{_secrets(deployment)}
+{operators(deployment)}{secrets(deployment)}
 ```console
 $ kubectl apply -k .{overlays}
 {wait}
@@ -49,7 +49,7 @@ with keys and records, is kept until `kubectl -n {namespace} delete pvc -l app.k
 """
 
 
-def _operators(deployment: Deployment) -> str:
+def operators(deployment: Deployment) -> str:
     kubernetes = deployment.deploy.kubernetes
     wanted = []
     if kubernetes.scaling == "keda":
@@ -81,7 +81,7 @@ def _operators(deployment: Deployment) -> str:
     return f"\nThe cluster has to have: {'; '.join(wanted)}.\n" if wanted else ""
 
 
-def _secrets(deployment: Deployment) -> str:
+def secrets(deployment: Deployment) -> str:
     lines = []
     names = trust.wanted_secrets(deployment)
     if names and not deployment.deploy.kubernetes.secret_store:
