@@ -1,16 +1,16 @@
 """The admin port: health, metrics, and what `gemstead ps`, `stop` and `reload` ask for.
 
 Plain HTTP for probes and Prometheus (`/healthz`, `/readyz`, `/metrics`: open, no secrets, nothing changes),
-and `/admin/*` for whoever holds the token in the state folder. The token keeps other users of the machine
-out, and web pages too: a browser can be made to send a request to a loopback port, but not to send this
-header. Nothing is decided here; the head answers.
+and `/admin/*` for whoever holds the token in the state folder, or has a role that lets them (`door.py`). The token
+keeps other users of the machine out, and web pages too: a browser can be made to send a request to a loopback port,
+but not to send this header. Nothing is decided here; the head answers.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hmac
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import uvicorn
@@ -18,6 +18,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+
+from gemstead.console.door import Door
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # What can be asked of a model, and what each takes besides.
@@ -49,8 +51,12 @@ class Head(Protocol):
     def stop(self, *, now: bool) -> None: ...
 
 
-def console(head: Head, token: str) -> Starlette:
-    """The admin application."""
+def console(head: Head, token: str, door: Door | None = None, pages: Sequence[Route] = ()) -> Starlette:
+    """The admin application. `door`: who else gets in besides whoever has the token; `pages`: further routes.
+
+    Every route is behind its rule in `traffic/roles.py`.
+    """
+    door = door or Door(token, time.time)
 
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -64,18 +70,14 @@ def console(head: Head, token: str) -> Starlette:
     async def metrics(_: Request) -> Response:
         return Response(await head.metrics(), media_type=METRICS_TYPE)
 
-    async def status(request: Request) -> Response:
-        return _shut(request, token) or JSONResponse(head.status())
+    async def status(_: Request) -> Response:
+        return JSONResponse(head.status())
 
-    async def reload(request: Request) -> Response:
-        if shut := _shut(request, token):
-            return shut
+    async def reload(_: Request) -> Response:
         done = await head.reload()
         return JSONResponse(done, 422 if "refused" in done else 200)
 
     async def model(request: Request) -> Response:
-        if shut := _shut(request, token):
-            return shut
         name, verb = request.path_params["model"], request.path_params["verb"]
         if verb not in MODEL_VERBS:
             return JSONResponse({"error": f"there is no {verb}; there are: {', '.join(MODEL_VERBS)}"}, 404)
@@ -91,32 +93,20 @@ def console(head: Head, token: str) -> Starlette:
         return JSONResponse(done, 409 if "refused" in done else 200)
 
     async def stop(request: Request) -> Response:
-        if shut := _shut(request, token):
-            return shut
         head.stop(now=request.query_params.get("now") == "1")
         return JSONResponse({"stopping": True}, 202)
 
-    return Starlette(
-        routes=[
-            Route("/healthz", healthz),
-            Route("/readyz", readyz),
-            Route("/metrics", metrics),
-            Route("/admin/status", status),
-            Route("/admin/reload", reload, methods=["POST"]),
-            Route("/admin/stop", stop, methods=["POST"]),
-            Route("/admin/models/{model:path}/{verb}", model, methods=["POST"]),
-        ]
-    )
-
-
-def _shut(request: Request, token: str) -> Response | None:
-    """The answer to somebody without the token."""
-    given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
-    if hmac.compare_digest(given, token.encode()):
-        return None
-    return JSONResponse(
-        {"error": "this needs the token of the state folder; use `gemstead ps`, `reload` or `stop`"}, 401
-    )
+    routes = [
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", metrics),
+        Route("/admin/status", status),
+        Route("/admin/reload", reload, methods=["POST"]),
+        Route("/admin/stop", stop, methods=["POST"]),
+        Route("/admin/models/{model:path}/{verb}", model, methods=["POST"]),
+        *pages,
+    ]
+    return Starlette(routes=[door.guarded(route) for route in routes])
 
 
 class Server(uvicorn.Server):

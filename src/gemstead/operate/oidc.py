@@ -189,6 +189,36 @@ async def redeem(
     return await _tokens(document, us, asked, http)
 
 
+def check_id_token(
+    tokens: Mapping[str, Any], document: Mapping[str, Any], us: Client, attempt: Attempt, now: float
+) -> None:
+    """Whether the id token that came with a sign-in belongs to it. It came from the provider itself over TLS, which
+    stands for its signature (OpenID Connect Core, 3.1.3.7); none is sent where the scope `openid` was not asked for.
+
+    Raises:
+        ProviderTrouble: it is another sign-in's, another client's or another provider's.
+    """
+    if "id_token" not in tokens:
+        if "openid" in us.scopes:
+            raise ProviderTrouble("the provider sent no id token")
+        return
+    try:
+        part = str(tokens["id_token"]).split(".")[1]
+        said = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        audience = said["aud"] if isinstance(said["aud"], list) else [said["aud"]]
+        good = (
+            said["iss"] == document.get("issuer")
+            and us.client_id in audience
+            and said.get("azp", us.client_id) == us.client_id
+            and secrets.compare_digest(str(said["nonce"]), attempt.nonce)
+            and float(said["exp"]) > now - 60
+        )
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        good = False
+    if not good:
+        raise ProviderTrouble("the provider's id token does not belong to this sign-in: begin again")
+
+
 async def begin_device(document: Mapping[str, Any], us: Client, http: httpx2.AsyncClient) -> dict[str, Any]:
     """What to show to a person who signs in on another machine (RFC 8628)."""
     page = _endpoint(document, "device_authorization_endpoint")

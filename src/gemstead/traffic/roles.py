@@ -85,16 +85,12 @@ GATEWAY_RULES: dict[str, str] = {
 ADMIN_RULES: dict[str, str] = {
     "GET /healthz": OPEN,
     "GET /readyz": OPEN,
-    "GET /metrics": OPEN,  # where the port is for this machine alone; else "metrics.read"
+    "GET /metrics": "metrics.read",  # open to anyone unless the file says otherwise (admin.metrics)
     "GET /admin/status": "status.read",
     "POST /admin/reload": "config.apply",
     "POST /admin/stop": "service.run",
     "POST /admin/models/{model:path}/{verb}": "fleet.operate",
     "GET /admin/whoami": OPEN,  # to whoever is known
-    "GET /admin/keys": "keys.list",
-    "GET /admin/denied": "keys.list",
-    "POST /admin/denied": "tokens.revoke",
-    "GET /admin/roles": "config.read",
     "GET /admin/login": OPEN,
     "GET /admin/login/{issuer}": OPEN,
     "GET /admin/callback": OPEN,

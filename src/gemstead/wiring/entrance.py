@@ -1,0 +1,169 @@
+"""Who gets in at the admin port: the same keys and tokens as at the gateway, and people who sign in with a browser.
+
+The head has a keyring of its own, told of issuers' keys like any worker. What is denied there is denied here at the
+same moment. Every sign-in, and every use and change of the break-glass password, is an act in the audit log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from gemstead.gateway.issuers import Identity, Signing
+from gemstead.gateway.keyring import Keyring
+from gemstead.gateway.tokens import TokenBook
+from gemstead.ledger import acts
+from gemstead.ledger.database import LedgerTrouble
+from gemstead.ledger.keys import KeyBook
+from gemstead.operate import oidc
+from gemstead.refused import Reason, Refused
+from gemstead.spec.identity import IdentitySpec, IssuerSpec
+from gemstead.traffic.caller import Caller
+from gemstead.wiring.identity import identity, provider
+from gemstead.wiring.password import DAY_S, BadPassword, PasswordFile, Tries, judge
+from gemstead.wiring.secrets import CannotRun, resolved
+
+
+class Entrance:
+    """Identifies visitors of the admin port. Use from one event loop."""
+
+    def __init__(
+        self,
+        book: KeyBook,
+        password: PasswordFile,
+        audit: Path,
+        environ: Mapping[str, str],
+        ask: Callable[[str], None] = lambda issuer: None,
+        say: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        self._book, self._file, self._audit, self._environ = book, password, audit, environ
+        self._ask, self._say = ask, say
+        self._spec = IdentitySpec()
+        self._tokens: TokenBook | None = None
+        self._keyring = Keyring(book)
+        self._tries, self._one_at_a_time = Tries(), asyncio.Lock()
+
+    def configure(self, spec: IdentitySpec, signing: Mapping[str, Signing]) -> None:
+        """Believe the issuers of this file."""
+        made: Identity = identity(spec)
+        self._spec = spec
+        self._tokens = TokenBook(made, ask=lambda issuer, kid: self._ask(issuer)) if made.issuers else None
+        self._keyring = Keyring(self._book, b"", self._tokens)
+        self.learn(signing)
+
+    def learn(self, signing: Mapping[str, Signing]) -> None:
+        if self._tokens is not None:
+            self._tokens.learn(signing)
+
+    def identify(self, authorization: bytes, client: str) -> Caller:
+        """Whose key or token this is. Raises Refused."""
+        return self._keyring.identify(authorization, None, time.time(), client)
+
+    def still(self, caller: Caller) -> bool:
+        """Whether somebody who signed in has not been denied since."""
+        issuer, colon, subject = caller.key_id.partition(":")
+        return not colon or not self._book.denied(time.time()).denies(
+            issuer, subject, "", time.time(), time.time()
+        )
+
+    # Signing in at an issuer.
+
+    def issuers(self) -> list[str]:
+        return [one.name for one in self._spec.issuers if one.login is not None]
+
+    async def begin(self, issuer: str, redirect: str) -> oidc.Attempt:
+        spec, us = self._login(issuer)
+        try:
+            async with oidc.client(at := provider(spec, self._environ)) as http:
+                return oidc.begin(await oidc.discover(at, http), us, redirect)
+        except (oidc.ProviderTrouble, CannotRun) as trouble:
+            raise Refused(Reason.INTERNAL, f"sign-in at {issuer} does not work now: {trouble}") from None
+
+    async def finish(self, issuer: str, attempt: Any, query: str) -> Caller:
+        spec, us = self._login(issuer)
+        try:
+            async with oidc.client(at := provider(spec, self._environ)) as http:
+                document = await oidc.discover(at, http)
+                code = oidc.code_of(attempt, query, document)
+                tokens = await oidc.redeem(document, us, attempt, code, http)
+                oidc.check_id_token(tokens, document, us, attempt, time.time())
+        except (oidc.ProviderTrouble, CannotRun, httpx2.HTTPError) as trouble:
+            raise Refused(Reason.UNAUTHENTICATED, f"sign-in at {issuer} failed: {trouble}") from None
+        token = tokens["id_token" if spec.token == "id" else "access_token"]  # noqa: S105
+        caller = self.identify(b"Bearer " + str(token).encode(), "")
+        await self._remember("admin.login", caller.key_id, {"roles": list(caller.roles)})
+        return caller
+
+    def _login(self, issuer: str) -> tuple[IssuerSpec, oidc.Client]:
+        spec = next((one for one in self._spec.issuers if one.name == issuer and one.login), None)
+        if spec is None or spec.login is None:
+            raise Refused(Reason.FORBIDDEN, f"nobody signs in at {issuer[:64]!r} here")
+        where = f"identity.issuers ({issuer}).login.client_secret"
+        try:
+            secret = resolved(spec.login.client_secret, self._environ, where)
+        except CannotRun as trouble:
+            raise Refused(Reason.INTERNAL, str(trouble)) from None
+        return spec, client_of(spec, secret)
+
+    # The break-glass password.
+
+    def has_password(self) -> bool:
+        return self._file.exists()
+
+    async def password(self, given: str, client: str) -> bool:
+        async with self._one_at_a_time:  # each try takes 64 MiB and a quarter of a second
+            kept = await self._try(given, client)
+            now = time.time()
+            lasting = judge(kept, now, self._spec.password_days * DAY_S)
+            if lasting:
+                await asyncio.to_thread(self._file.used, kept, now)
+        self._say(f"somebody signed in with the break-glass password from {client or 'this machine'}")
+        return lasting
+
+    async def change_password(self, given: str, new: str, client: str) -> None:
+        async with self._one_at_a_time:
+            await self._try(given, client)
+            try:
+                await asyncio.to_thread(self._file.set, new, time.time())
+            except (BadPassword, OSError) as trouble:
+                raise Refused(Reason.FORBIDDEN, str(trouble)) from None
+        await self._remember("admin.password.change", "break-glass", {"client": client})
+
+    async def _try(self, given: str, client: str) -> Any:
+        if (wait_s := self._tries.wait_s(time.time())) > 0:
+            raise Refused(
+                Reason.FORBIDDEN,
+                f"too many wrong passwords: try again in {wait_s / 60:.0f} min, or set a new one on the machine",
+            )
+        try:
+            kept = await asyncio.to_thread(self._file.matches, given)
+        except BadPassword as trouble:
+            raise Refused(Reason.FORBIDDEN, str(trouble)) from None
+        if kept is None:
+            self._tries.failed(time.time())
+            await self._remember("admin.login.failed", "break-glass", {"client": client})
+            raise Refused(Reason.UNAUTHENTICATED, "this is not the password")
+        self._tries.right()
+        await self._remember("admin.login", "break-glass", {"client": client})
+        return kept
+
+    async def _remember(self, action: str, actor: str, detail: Any) -> None:
+        """An act that cannot be written down does not happen."""
+        act = acts.new_act(action, "admin port", actor=actor, detail=detail)
+        try:
+            await asyncio.to_thread(acts.remember, self._audit, act)
+        except LedgerTrouble as trouble:
+            raise Refused(
+                Reason.LEDGER_UNAVAILABLE, f"this cannot be recorded, so it is not done: {trouble}"
+            ) from None
+
+
+def client_of(spec: IssuerSpec, secret: str) -> oidc.Client:
+    """Us, as this issuer knows us."""
+    assert spec.login is not None
+    return oidc.Client(spec.login.client_id, secret, spec.login.scopes, spec.login.resource)

@@ -1,0 +1,119 @@
+"""The break-glass password: kept as argon2id, tried slowly, good for one emergency.
+
+One file of mode 0600 beside the keys holds the hash, when it was set and when it was first used. `judge` decides what a
+right password is good for: a password older than the file allows, or one first used longer ago than `AFTER_USE_S`,
+opens nothing but its own change. Whoever can write the state folder can set a new one (`gemstead admin set-password`).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections import deque
+from pathlib import Path
+
+import msgspec
+
+LEAST_LETTERS = 15  # NIST SP 800-63B-4, 3.1.1.2: of a password that is the only factor
+MOST_LETTERS = 256
+AFTER_USE_S = 12 * 3600.0
+TRIES, TRIES_WITHIN_S = 5, 900.0
+DAY_S = 86_400.0
+
+
+class BadPassword(Exception):
+    """This cannot be a password, or is not the one. A sentence for the user."""
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """What the file holds. Times in Unix seconds."""
+
+    hash: str
+    set_at: float
+    used_at: float | None = None  # first use
+
+
+def judge(kept: Kept, now: float, most_s: float) -> bool:
+    """Whether the right password opens the service; False: it must be changed first."""
+    if now - kept.set_at >= most_s:
+        return False
+    return kept.used_at is None or now - kept.used_at < AFTER_USE_S
+
+
+class Tries:
+    """How often it may be tried: `TRIES` failures within `TRIES_WITHIN_S`, whoever tries."""
+
+    def __init__(self) -> None:
+        self._failed: deque[float] = deque()
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until the next try is allowed; 0: now."""
+        while self._failed and not now - TRIES_WITHIN_S < self._failed[0] <= now:
+            self._failed.popleft()
+        return 0.0 if len(self._failed) < TRIES else self._failed[0] + TRIES_WITHIN_S - now
+
+    def failed(self, now: float) -> None:
+        self._failed.append(now)
+
+    def right(self) -> None:
+        self._failed.clear()
+
+
+class PasswordFile:
+    """The file. Slow: call its methods away from an event loop."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    def set(self, password: str, now: float) -> None:
+        """Take a new password.
+
+        Raises:
+            BadPassword: it is too short, too long, or the present one.
+            OSError: it cannot be written.
+        """
+        from argon2 import PasswordHasher
+
+        if not LEAST_LETTERS <= len(password) <= MOST_LETTERS:
+            raise BadPassword(f"a password has {LEAST_LETTERS} to {MOST_LETTERS} characters")
+        if self.exists() and self.matches(password) is not None:
+            raise BadPassword("this is the present password: take another")
+        self._write(Kept(hash=PasswordHasher().hash(password), set_at=now))
+
+    def matches(self, password: str) -> Kept | None:
+        """What is kept, if this is the password.
+
+        Raises:
+            BadPassword: none is set, or the file is damaged.
+        """
+        from argon2 import PasswordHasher
+        from argon2.exceptions import Argon2Error, InvalidHashError
+
+        try:
+            kept = msgspec.json.decode(self.path.read_bytes(), type=Kept)
+        except (OSError, msgspec.MsgspecError):
+            raise BadPassword("no password is set: `gemstead admin set-password` sets one") from None
+        try:
+            PasswordHasher().verify(kept.hash, password[: MOST_LETTERS + 1])
+        except (Argon2Error, InvalidHashError):
+            return None
+        return kept
+
+    def used(self, kept: Kept, now: float) -> None:
+        """Remember the first use."""
+        if kept.used_at is None:
+            self._write(msgspec.structs.replace(kept, used_at=now))
+
+    def _write(self, kept: Kept) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
+        handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(handle, msgspec.json.encode(kept) + b"\n")
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        draft.replace(self.path)
