@@ -26,7 +26,10 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 EVENT = b'data: {"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"word%d"}}]}\n\n'
 END = b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":200,"total_tokens":209}}\n\ndata: [DONE]\n\n'
-WHOLE = b'{"choices":[{"index":0,"message":{"role":"assistant","content":"%s"}}],"usage":{"prompt_tokens":9,"completion_tokens":99,"total_tokens":108}}'
+WHOLE = (
+    b'{"choices":[{"index":0,"message":{"role":"assistant","content":"%s"}}],'
+    b'"usage":{"prompt_tokens":9,"completion_tokens":99,"total_tokens":108}}'
+)
 PIECE = 60_000
 HEADERS = {
     ":method": "POST",

@@ -257,8 +257,12 @@ async def test_while_the_picker_is_away_the_failure_mode_holds_and_then_it_is_fo
     async with place(gateway=Gateway(fail_open=fail_open)) as at:
         assert (await at.ask()).status_code == 200
         await at.server.kill()
-        away = await at.ask()
-        assert (away.status_code == 200) is fail_open, away.status_code
+        # A call that is on its way to the picker when it dies is lost either way: Envoy has given its body away.
+        in_a_row = 0
+        async with asyncio.timeout(20):  # until Envoy's health check has seen it
+            while in_a_row < 5:
+                held = ((await at.ask()).status_code == 200) is fail_open
+                in_a_row = in_a_row + 1 if held else 0
         again = Server(at.desk)
         await again.start(f"127.0.0.1:{at.epp_port}")
         try:

@@ -97,6 +97,18 @@ class Envoy:
                 "explicit_http_config": {"http2_protocol_options": {}},
             }
         }
+        # Envoy has to know that a picker is away before it gives a body away: only then can it fail open.
+        picker["health_checks"] = [
+            {
+                "timeout": "1s",
+                "interval": "0.2s",
+                "no_traffic_interval": "0.2s",
+                "unhealthy_threshold": 1,
+                "healthy_threshold": 1,
+                "grpc_health_check": {"service_name": "envoy.service.ext_proc.v3.ExternalProcessor"},
+            }
+        ]
+        picker["common_lb_config"] = {"healthy_panic_threshold": {"value": 0}}
         if self.gateway.tls:
             picker["transport_socket"] = {
                 "name": "envoy.transport_sockets.tls",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import nsmallest
+from math import inf
 
 import msgspec
 
@@ -26,6 +27,7 @@ from gemstead.traffic.queue import Queue, QueueBounds, Waiting
 from gemstead.traffic.roster import Roster
 
 RETRY_AFTER_S = 2.0
+LOOKED_AT = 16  # of a large pool, for fallbacks
 Turn = Callable[[Refused | None], None]
 
 
@@ -57,6 +59,7 @@ class Desk:
         self._by_address: dict[str, Endpoint] = {}
         self._address: dict[str, str] = {}  # by name
         self._ready = 0
+        self._long = inf  # tokens; a shorter prompt fits everywhere
 
     # -- what is known of the pool ------------------------------------------------------------------------------
 
@@ -79,6 +82,7 @@ class Desk:
         self._address = {name: address_of(one) for name, one in wanted.items()}
         self._by_address = {self._address[name]: endpoint for name, endpoint in self._named.items()}
         self._ready = sum(endpoint.takes_calls for endpoint in self.endpoints)
+        self._long = 2.0 * min((one.context_tokens for one in wanted.values()), default=0) or inf
         self.known = True
         self.next_ones(now)
 
@@ -113,7 +117,7 @@ class Desk:
         if self.draining:
             raise Refused(Reason.DRAINING, "This picker is stopping; try again.", retry_after_s=RETRY_AFTER_S)
         endpoints = self.candidates(subset)
-        if longest := never_fits(call, endpoints):
+        if call.prompt_tokens >= self._long and (longest := never_fits(call, endpoints)):
             message = f"The prompt has about {call.prompt_tokens} tokens; the model takes at most {longest}."
             raise Refused(Reason.CONTEXT_EXCEEDED, message)
         starting = not self._ready if subset is None else not any(e.takes_calls for e in endpoints)
@@ -143,7 +147,7 @@ class Desk:
         if (count := self.settings.fallbacks) and len(endpoints) > 1:
             others = [
                 endpoint
-                for endpoint in endpoints
+                for endpoint in self._some(endpoints)
                 if endpoint is not chosen
                 and endpoint.open_from <= now < endpoint.well_until
                 and not endpoint.wedged
@@ -153,6 +157,13 @@ class Desk:
             else:
                 addresses += [self._address[e.name] for e in nsmallest(count, others, key=_standing)]
         return addresses
+
+    def _some(self, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
+        """Enough of a large pool to find one that is not busy."""
+        if len(endpoints) <= LOOKED_AT:
+            return endpoints
+        start, stride = self.choose(len(endpoints)), len(endpoints) // LOOKED_AT
+        return [endpoints[(start + n * stride) % len(endpoints)] for n in range(LOOKED_AT)]
 
     def served_by(self, call: Call, address: str, now: float) -> None:
         """Another endpoint than the picked one has answered: the gateway could not reach the first. Its books move."""
