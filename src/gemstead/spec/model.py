@@ -184,6 +184,14 @@ class AdminSpec(Part):
     listen: Listen = Field(
         "127.0.0.1:4368", description="Address of health, metrics and control, as `host:port`"
     )
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/?#]+$")] | None = Field(
+        None,
+        description="Its address as browsers know it, when a proxy stands before it; needed for sign-in then",
+        examples=["https://gemstead.acme.example"],
+    )
+    metrics: Literal["open", "role"] = Field(
+        "open", description="Who reads `/metrics`: anybody who reaches the port, or who has the right `metrics.read`"
+    )
 
 
 class LedgerSpec(Part):

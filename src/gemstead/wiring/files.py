@@ -64,6 +64,10 @@ class StateDir:
     def hash_key(self) -> Path:
         return self.ledger / "hash.key"
 
+    @property
+    def password(self) -> Path:
+        return self.ledger / "admin.password"
+
     def make(self) -> None:
         """The folders, for their owner only."""
         for folder in (self.path, self.ledger, self.logs):

@@ -26,6 +26,8 @@ import msgspec
 
 from gemstead import __version__
 from gemstead.console.app import console, server
+from gemstead.console.door import Door
+from gemstead.console.signin import Pages
 from gemstead.gateway.settings import Aside
 from gemstead.ledger.keys import Grant, open_keys
 from gemstead.ledger.secrets import secret_at
@@ -37,6 +39,7 @@ from gemstead.wiring.batch import BatchProcess, aside, batch_settings
 from gemstead.wiring.desired import Surroundings
 from gemstead.wiring.discover import Names
 from gemstead.wiring.drafts import Advice, redrafted
+from gemstead.wiring.entrance import Entrance, door_of, entrance, reopen
 from gemstead.wiring.files import Card, StateDir, hold, running, state_dir, write_card
 from gemstead.wiring.gateway import GatewayWorkers
 from gemstead.wiring.head import Head
@@ -139,6 +142,8 @@ class Service:
         self.batch_socket: socket.socket | None = None
         self.aside: Aside | None = None
         self.names = Names()
+        self.entrance: Entrance | None = None  # who gets in at the admin port
+        self.door: Door | None = None
         self.scaled: dict[str, Scaled] = {}  # models whose replicas were set beside the file
         self._reloads: set[asyncio.Task[Any]] = set()
 
@@ -208,7 +213,10 @@ class Service:
             discover=self._discovered,
         )
         token = secrets.token_urlsafe(32)
-        admin = server(console(head, token))
+        self.entrance = entrance(self.spec, self.folder, self.order.environ, head.keeper, self._trouble)
+        self.door = door = door_of(self.spec, token, self.entrance)
+        pages = Pages(door, self.entrance, time.time).routes()
+        admin = server(console(head, token, door, pages))
         serving = asyncio.create_task(admin.serve(sockets=[self.admin_socket]))
         card = Card(
             os.getpid(), self.gateway_url, self.admin_url, token, bool(key) or self._keys(), time.time()
@@ -254,6 +262,9 @@ class Service:
         spec = await asyncio.to_thread(self.order.read)
         wanted = await self._desired(spec)
         self.spec = spec
+        if self.entrance is not None and self.door is not None and self.head is not None:
+            self.entrance.configure(spec.identity, self.head.keeper.signing)
+            reopen(self.door, spec)
         return wanted
 
     def _around(self) -> Surroundings:
