@@ -14,17 +14,22 @@ from typing import Any
 
 import httpx2
 
+from gemstead.console.door import Door
 from gemstead.gateway.issuers import Identity, Signing
 from gemstead.gateway.keyring import Keyring
 from gemstead.gateway.tokens import TokenBook
 from gemstead.ledger import acts
 from gemstead.ledger.database import LedgerTrouble
 from gemstead.ledger.keys import KeyBook
+from gemstead.ledger.secrets import secret_at
 from gemstead.operate import oidc
 from gemstead.refused import Reason, Refused
 from gemstead.spec.identity import IdentitySpec, IssuerSpec
+from gemstead.spec.model import Spec
 from gemstead.traffic.caller import Caller
-from gemstead.wiring.identity import identity, provider
+from gemstead.traffic.roles import Roles
+from gemstead.wiring.files import StateDir
+from gemstead.wiring.identity import Keeper, identity, provider
 from gemstead.wiring.password import DAY_S, BadPassword, PasswordFile, Tries, judge
 from gemstead.wiring.secrets import CannotRun, resolved
 
@@ -167,3 +172,30 @@ def client_of(spec: IssuerSpec, secret: str) -> oidc.Client:
     """Us, as this issuer knows us."""
     assert spec.login is not None
     return oidc.Client(spec.login.client_id, secret, spec.login.scopes, spec.login.resource)
+
+
+def entrance(
+    spec: Spec, folder: StateDir, environ: Mapping[str, str], keeper: Keeper, say: Callable[[str], None]
+) -> Entrance:
+    """Who gets in at the admin port of a service with this state folder, which has these keys of issuers."""
+    book = KeyBook(folder.keys, secret_at(folder.pepper))
+    made = Entrance(
+        book, PasswordFile(folder.password), folder.audit, environ, ask=keeper.unknown_key, say=say
+    )
+    made.configure(spec.identity, keeper.signing)
+    keeper.listeners.append(made.learn)
+    return made
+
+
+def door_of(spec: Spec, token: str, made: Entrance) -> Door:
+    """The admin port's door, as the file has it."""
+    door = Door(token, time.time, identify=made.identify, still=made.still)
+    reopen(door, spec)
+    return door
+
+
+def reopen(door: Door, spec: Spec) -> None:
+    """The file has changed: its roles, and how long a sign-in holds."""
+    door.roles = Roles(identity(spec.identity).roles)
+    door.url, door.session_s = spec.admin.url or "", spec.identity.session_s
+    door.open_metrics = spec.admin.metrics == "open"

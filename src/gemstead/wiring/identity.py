@@ -94,7 +94,8 @@ class Keeper:
         trouble: told in one sentence when keys cannot be had, and when they can again.
         """
         self.signing: dict[str, Signing] = {}
-        self._tell, self._trouble = tell, trouble
+        self.listeners = [tell]
+        self._trouble = trouble
         self._providers: dict[str, Provider] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._asked: dict[str, asyncio.Event] = {}
@@ -135,7 +136,8 @@ class Keeper:
         """There has been a look at an issuer's keys; "": it brought none, and the old ones stay."""
         old = self.signing.get(name, Signing())
         self.signing[name] = Signing(jwks=jwks or old.jwks, attempt=old.attempt + 1)
-        self._tell(self.signing)
+        for tell in self.listeners:
+            tell(dict(self.signing))
 
     async def _keep(self, one: Provider) -> None:
         failures = 0
