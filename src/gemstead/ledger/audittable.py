@@ -151,6 +151,7 @@ UNFIT = (
 )
 
 
+_STREAM = _NAMES.index("stream")
 Row = tuple[object, ...]
 Sealed = tuple[Row, bytes]  # a record's values in the order of the columns, and its text for the chain
 _encode = msgspec.json.Encoder().encode
@@ -186,7 +187,7 @@ def row(record: AuditRecord) -> Row:
 
 def record(values: Sequence[object]) -> AuditRecord:
     """The record of a row's values."""
-    return AuditRecord(**dict(zip(_NAMES, values, strict=True)) | {"stream": bool(values[13])})  # type: ignore[arg-type]
+    return AuditRecord(**dict(zip(_NAMES, values, strict=True)) | {"stream": bool(values[_STREAM])})  # type: ignore[arg-type]
 
 
 def act(values: Sequence[object]) -> Act:

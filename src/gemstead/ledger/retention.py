@@ -119,9 +119,19 @@ def holds(path: Path) -> list[Hold]:
 
 
 def prune(
-    path: Path, rules: Sequence[Rule], now: float, signer: Signer | None, *, actor: str = "gemstead"
+    path: Path,
+    rules: Sequence[Rule],
+    now: float,
+    signer: Signer | None,
+    *,
+    actor: str = "gemstead",
+    upto: int | None = None,
 ) -> Pruned:
-    """Delete what is due, a few records at a time. `signer`: None only counts what would be deleted.
+    """Delete what is due, a few records at a time.
+
+    Args:
+        signer: None only counts what would be deleted.
+        upto: records behind this place are kept: a receiver of audit records does not have them yet.
 
     Raises:
         LedgerTrouble: the file cannot be read or written.
@@ -134,8 +144,9 @@ def prune(
         try:
             connection.execute("PRAGMA secure_delete=ON")
             kept = _holds(connection)
+            last = 2**62 if upto is None else upto
             for kind in KINDS:
-                _prune_kind(connection, kind, rules, kept, now, signer is not None, done)
+                _prune_kind(connection, kind, rules, kept, now, last, signer is not None, done)
             if signer is not None and done.calls + done.acts:
                 _finish(connection, signer, now, actor, done)
         finally:
@@ -149,14 +160,15 @@ def _prune_kind(
     rules: Sequence[Rule],
     kept: Sequence[Hold],
     now: float,
+    last: int,
     deletes: bool,
     done: Pruned,
 ) -> None:
     table, time = ("audit", "began") if kind == "calls" else ("acts", "at")
     oldest_s = min(rule.keep_days for rule in rules) * DAY_S
-    look = f"SELECT seq, tenant, {time} FROM {table} WHERE seq > ? AND {time} < ? ORDER BY seq LIMIT ?"  # noqa: S608
+    look = f"SELECT seq, tenant, {time} FROM {table} WHERE seq > ? AND seq <= ? AND {time} < ? ORDER BY seq LIMIT ?"  # noqa: S608
     after = 0
-    while rows := connection.execute(look, (after, now - oldest_s, AT_ONCE)).fetchall():
+    while rows := connection.execute(look, (after, last, now - oldest_s, AT_ONCE)).fetchall():
         after = rows[-1][0]
         gone = [(seq, tenant, at) for seq, tenant, at in rows if due(rules, kind, tenant, at, now)]
         free = [seq for seq, tenant, at in gone if not any(one.keeps(tenant, at) for one in kept)]
