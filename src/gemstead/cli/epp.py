@@ -49,6 +49,7 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what is wrong is said in our words
     try:
         import envoy.service.ext_proc.v3  # noqa: F401
         import grpc  # noqa: F401

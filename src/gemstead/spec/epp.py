@@ -155,7 +155,12 @@ def overridden(spec: EppSpec, said: dict[str, Any], kubernetes: dict[str, Any]) 
         return EppSpec.model_validate(values)
     except ValidationError as error:
         found = [_fault(one) for one in error.errors(include_url=False)]
-    raise SpecError([replace(fault, place=Place(f"--{fault.field}")) for fault in found])
+    raise SpecError([replace(fault, path=(), place=Place(f"--{_option(fault)}")) for fault in found])
+
+
+def _option(fault: Fault) -> str:
+    """The option that says a field: `--drain-s` for `drain_s`, `--namespace` for `kubernetes.namespace`."""
+    return fault.field.removeprefix("kubernetes.").replace("_", "-")
 
 
 def _fault(error: Any) -> Fault:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ from gemstead.traffic.policy import Policy
 from gemstead.traffic.prefix import PrefixIndex
 from gemstead.traffic.queue import QueueBounds
 from gemstead.wiring.addresses import listener, split
+from gemstead.wiring.secrets import CannotRun
 
 MISSES = 2  # of the looks at an endpoint of the file, until it counts as down
 LOOK_S = 1.0  # between two looks at the file
@@ -219,10 +221,14 @@ class Picking:
         """Listen, and keep up to date from now on.
 
         Raises:
-            OSError: an address cannot be had.
+            OSError, CannotRun: an address cannot be had.
         """
-        host, port = split(self.spec.metrics)
-        socket = listener(host, port)
+        try:
+            socket = listener(*split(self.spec.metrics))
+        except OSError as error:
+            raise CannotRun(
+                f"cannot listen on {self.spec.metrics} (metrics): {error.strerror or error}"
+            ) from error
         self.look()
         grpc_port, health_port = await self.server.start(self.spec.listen, self.spec.health)
         scraper = Scraper(self.spec.scrape_s, self._scraped, self._took)
@@ -429,11 +435,16 @@ def pem_of(spec: EppSpec) -> Callable[[], Pem] | None:
     """Where key and certificate come from.
 
     Raises:
-        OSError: they cannot be read.
+        CannotRun: they cannot be read, or are none.
     """
     if isinstance(tls := spec.tls, EppTls):
         certificate, key = Path(tls.certificate).expanduser(), Path(tls.key).expanduser()
-        from_files(certificate, key)
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+        except (OSError, ssl.SSLError) as error:
+            raise CannotRun(
+                f"{certificate} and {key} are no certificate with its key: {error.strerror or error}"
+            ) from error
         return lambda: from_files(certificate, key)
     if tls == "off":
         return None

@@ -121,6 +121,8 @@ class Conversation:
         self._headers = wire.head(message.request_headers)
         self._subset = wire.subset(message)
         self.record.call_id = self._headers.get("x-request-id", "")
+        self.record.tenant = names.first(self._headers, names.FAIRNESS) or names.NO_TENANT
+        self.record.pool = self.desk.settings.pool
         self._held = True
         if message.request_headers.end_of_stream or self._request_mode not in HELD:
             return self._decide()
@@ -164,8 +166,6 @@ class Conversation:
     def _describe(self, body: bytes) -> Call:
         """The facts that decisions need. Only what is known to be a request to a model is parsed."""
         headers, record, desk = self._headers, self.record, self.desk
-        record.tenant = names.first(headers, names.FAIRNESS) or names.NO_TENANT
-        record.pool = desk.settings.pool
         path = headers.get(":path", "").partition("?")[0]
         route = path if path in ROUTES else next((known for known in BY_PATH if path.endswith(known)), "")
         request = None
