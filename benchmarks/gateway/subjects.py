@@ -105,7 +105,7 @@ def _worker(place: Place, python: str) -> Launch:
     )
     path = place.folder / "settings.json"
     path.write_bytes(msgspec.json.encode(settings))
-    command = [python, "-P", "-m", "gemstead.gateway.worker", "--settings", str(path)]
+    command = [python, "-I", "-m", "gemstead.gateway.worker", "--settings", str(path)]
     return Launch([command] * place.workers, key=key)
 
 
