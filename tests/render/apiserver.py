@@ -19,13 +19,19 @@ VERSION = "1.34"
 CORE = {"apps", "batch", "autoscaling", "policy"}
 
 
-def faults(one: dict[str, Any]) -> list[str]:
+def faults(one: dict[str, Any]) -> tuple[str, ...]:
     """Every fault of an object; none when a strict server would take it."""
+    return _faults(json.dumps(one))
+
+
+@cache  # most objects are the same in most bundles
+def _faults(text: str) -> tuple[str, ...]:
+    one = json.loads(text)
     name = f"{one.get('kind')}/{one.get('metadata', {}).get('name')}"
     group = one["apiVersion"].rpartition("/")[0]
     if not group or group in CORE or (group.endswith(".k8s.io") and not _custom(group)):
-        return [f"{name}: {fault}" for fault in _core(one)]
-    return [f"{name}: {fault}" for fault in _defined(one)]
+        return tuple(f"{name}: {fault}" for fault in _core(one))
+    return tuple(f"{name}: {fault}" for fault in _defined(one))
 
 
 def _custom(group: str) -> bool:

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
+import copy
+import json
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
-from apiserver import faults
+import yaml
+from apiserver import SCHEMAS, faults
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft7Validator
 
 from gemstead.catalog.catalogue import built_in
+from gemstead.cli import models
+from gemstead.refused import Refused
 from gemstead.render import target
 from gemstead.render.bundle import Bundle
+from gemstead.render.deployment import Deployment
+from gemstead.render.kubernetes import hardening
 from gemstead.render.kubernetes.build import built
+from gemstead.spec import epp
+from gemstead.spec.load import parse
 from gemstead.spec.model import Spec
 from gemstead.wiring.deployment import deployment
 
@@ -92,12 +109,28 @@ FILES: dict[str, Object] = {
 }  # fmt: skip
 
 
+CATALOGUE = built_in()
+_MADE: dict[str, Bundle] = {}  # the same bytes every time (test_golden.py), so once is enough
+
+
+def made(said: Object) -> Deployment:
+    return deployment(Spec.model_validate(said, strict=False), CATALOGUE)
+
+
 def bundle(said: Object, name: str = "kubernetes") -> Bundle:
-    return target(name).render(deployment(Spec.model_validate(said, strict=False), built_in()))
+    key = json.dumps([said, name])
+    if key not in _MADE:
+        _MADE[key] = target(name).render(made(said))
+    return _MADE[key]
 
 
 def objects(said: Object, folder: str = "") -> list[Object]:
-    return built(bundle(said).files, folder)
+    return copy.deepcopy(_built(json.dumps(said), folder))
+
+
+@cache
+def _built(said: str, folder: str) -> list[Object]:
+    return built(bundle(json.loads(said)).files, folder)
 
 
 def of(found: list[Object], kind: str) -> list[Object]:
@@ -122,3 +155,296 @@ def pods(found: list[Object]) -> list[tuple[str, Object]]:
 def test_a_strict_server_takes_every_object(name: str) -> None:
     found = [fault for one in objects(FILES[name]) for fault in faults(one)]
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("region", ["us-east", "burst", "eu"])
+def test_a_strict_server_takes_every_object_of_every_overlay(region: str) -> None:
+    found = [fault for one in objects(FILES["regions"], f"overlays/{region}") for fault in faults(one)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_kustomizations_are_valid_by_their_schema(name: str) -> None:
+    schema = json.loads((SCHEMAS / "other" / "kustomization.json").read_text("utf-8"))
+    for path, text in bundle(FILES[name]).files.items():
+        if path.endswith("kustomization.yaml"):
+            assert not list(Draft7Validator(schema).iter_errors(yaml.safe_load(text))), path
+
+
+@pytest.mark.parametrize("folder", ["", "overlays/us-east", "overlays/burst", "overlays/eu"])
+def test_kubectl_builds_the_same(folder: str, tmp_path: Path) -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed")
+    files = bundle(FILES["regions"]).files
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text, "utf-8")
+    words = ["kubectl", "kustomize", str(tmp_path / folder)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
+
+    def key(one: Object) -> tuple[str, str]:
+        return one["kind"], one["metadata"]["name"]
+
+    theirs = sorted((one for one in yaml.safe_load_all(done.stdout) if one), key=key)
+    assert theirs == sorted(built(files, folder), key=key)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_objects_fit_each_other(name: str) -> None:
+    found = objects(FILES[name])
+    keys = [(one["kind"], one["metadata"]["name"]) for one in found]
+    assert len(keys) == len(set(keys))
+    assert all(len(name) <= 63 for _, name in keys)
+    labels = dict(pod_labels(found))
+    for one in of(found, "Service") + of(found, "PodDisruptionBudget"):
+        wanted = one["spec"]["selector"]
+        wanted = wanted.get("matchLabels", wanted)
+        wanted = {key: value for key, value in wanted.items() if not key.startswith("leaderworkerset")}
+        assert any(wanted.items() <= said.items() for said in labels.values()), one["metadata"]["name"]
+    accounts = {one["metadata"]["name"] for one in of(found, "ServiceAccount")}
+    priorities = {one["metadata"]["name"] for one in of(found, "PriorityClass")}
+    claims = {one["metadata"]["name"] for one in of(found, "PersistentVolumeClaim")} | {"state"}
+    for who, pod in pods(found):
+        assert pod["serviceAccountName"] in accounts, who
+        assert pod.get("priorityClassName") in {None, *priorities}, who
+        held = {volume["name"] for volume in pod["volumes"]} | ({"state"} if "StatefulSet" in who else set())
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+            assert {mount["name"] for mount in container["volumeMounts"]} <= held, who
+        used = [
+            one["persistentVolumeClaim"]["claimName"]
+            for one in pod["volumes"]
+            if "persistentVolumeClaim" in one
+        ]
+        assert set(used) <= claims, who
+
+
+def pod_labels(found: list[Object]) -> list[tuple[str, Object]]:
+    rows = []
+    for one in found:
+        spec = one.get("spec", {})
+        group = spec.get("leaderWorkerTemplate", {})
+        for template in (spec.get("template"), group.get("leaderTemplate"), group.get("workerTemplate")):
+            if template and "containers" in template.get("spec", {}):
+                rows.append((one["metadata"]["name"], template["metadata"]["labels"]))
+    return rows
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_gateway_reads_its_file_and_knows_every_engine(name: str) -> None:
+    found = objects(FILES[name])
+    text = next(one for one in of(found, "ConfigMap") if one["metadata"]["name"].endswith("-gateway"))
+    spec = parse(text["data"]["gemstead.yaml"])
+    hosts = {one.url.split("//")[1].partition(":")[0] for model in spec.models for one in model.endpoints}
+    engines = {
+        one["metadata"]["name"]
+        for one in of(found, "Service")
+        if one["metadata"]["labels"]["app.kubernetes.io/component"] == "engine"
+        and not one["metadata"]["name"].endswith("-preview")
+    }
+    assert hosts - {"10.0.0.5"} == engines
+    assert all(
+        one.discover == "dns" for model in spec.models for one in model.endpoints if "10.0" not in one.url
+    )
+
+
+def test_the_picker_reads_its_file() -> None:
+    found = [
+        one
+        for one in of(objects(FILES["everything"]), "ConfigMap")
+        if one["metadata"]["name"].endswith("-picker")
+    ]
+    read = epp.parse(found[0]["data"]["picker.yaml"], "picker.yaml")
+    assert read.pool == "gemstead-gemma-4-31b" and read.engine == "vllm" and read.endpoints is None
+
+
+@pytest.mark.parametrize(
+    "name", ["e2b on a processor", "31b on eight", "ollama", "amd", "mig", "tpu", "31b over two nodes"]
+)
+def test_an_engine_is_given_the_time_its_start_takes(name: str) -> None:
+    for pool in made(FILES[name]).pools:
+        found = dict(pods(objects(FILES[name])))
+        container = next(pod for who, pod in found.items() if pool.name in who)["containers"][0]
+        start = container["startupProbe"]
+        assert start["periodSeconds"] * start["failureThreshold"] >= pool.startup.allowance_s >= 300
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "less"),
+    [
+        ("31b on eight", 0, 1),  # four replicas of two cards take all eight
+        ("e4b on an L4", 0, 1),  # one replica on the only card: there is a gap, and the reason says so
+        ("e2b on a processor", 1, 0),
+        ("spot", 0, 1),
+    ],
+)
+def test_an_update_asks_for_no_more_cards_than_there_are(name: str, more: int, less: int) -> None:
+    workload = of(objects(FILES[name]), "Deployment")[0]
+    assert workload["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": more, "maxUnavailable": less}
+
+
+def test_spare_cards_are_used_for_updates() -> None:
+    said = file("H100", 8)
+    said["models"][0]["replicas"] = 3
+    assert of(objects(said), "Deployment")[0]["spec"]["strategy"]["rollingUpdate"] == {
+        "maxSurge": 1,
+        "maxUnavailable": 0,
+    }
+
+
+def test_a_replica_over_nodes_is_one_group_that_starts_and_ends_together() -> None:
+    group = of(objects(FILES["31b over two nodes"]), "LeaderWorkerSet")[0]["spec"]["leaderWorkerTemplate"]
+    assert group["size"] == 2 and group["restartPolicy"] == "RecreateGroupOnPodRestart"
+    leader, worker = (group[f"{part}Template"]["spec"]["containers"][0] for part in ("leader", "worker"))
+    assert leader["resources"]["limits"]["nvidia.com/gpu"] == "4"
+    assert "--headless" in worker["command"] and "--headless" not in leader["command"]
+    assert "ports" not in worker and "readinessProbe" not in worker
+    assert "$(LWS_LEADER_ADDRESS)" in leader["command"]
+
+
+@pytest.mark.parametrize(
+    ("name", "resource"),
+    [
+        ("amd", "amd.com/gpu"),
+        ("tpu", "google.com/tpu"),
+        ("mig", "nvidia.com/mig-2g.20gb"),
+        ("12b on an L40S", "nvidia.com/gpu"),
+    ],
+)
+def test_cards_are_asked_for_by_their_makers_name(name: str, resource: str) -> None:
+    container = next(pod for who, pod in pods(objects(FILES[name])) if "gemma" in who)["containers"][0]
+    assert int(container["resources"]["limits"][resource]) >= 1
+
+
+def test_cards_by_claim_are_not_asked_for_twice() -> None:
+    found = objects(FILES["dra"])
+    pod = next(pod for who, pod in pods(found) if "gemma" in who)
+    assert not [one for one in pod["containers"][0]["resources"]["limits"] if "gpu" in one]
+    assert (
+        pod["resourceClaims"][0]["resourceClaimTemplateName"]
+        == of(found, "ResourceClaimTemplate")[0]["metadata"]["name"]
+    )
+
+
+@pytest.mark.parametrize("name", ["hpa", "everything"])
+def test_nothing_scales_by_how_busy_a_card_is(name: str) -> None:
+    found = of(objects(FILES[name]), "HorizontalPodAutoscaler") + of(objects(FILES[name]), "ScaledObject")
+    assert found
+    text = json.dumps(found)
+    assert "utilization" not in text.lower().replace("kv_cache", "") and "DCGM" not in text
+    assert (
+        "waiting" in text
+        and "running" in text
+        and "kv_cache_usage" in text
+        and "gemstead_desired_replicas" in text
+    )
+    assert not any("replicas" in one["spec"] for one in of(objects(FILES[name]), "Deployment") if "gemma" in
+                   one["metadata"]["name"] and "picker" not in one["metadata"]["name"])  # fmt: skip
+
+
+def test_a_sovereign_region_has_no_way_out() -> None:
+    found = objects(FILES["regions"], "overlays/eu")
+    open_ = [rule for one in of(found, "NetworkPolicy") for rule in one["spec"].get("egress", [])
+             if any(to.get("ipBlock", {}).get("cidr") == "0.0.0.0/0" for to in rule.get("to", []))]  # fmt: skip
+    assert not open_
+    for who, pod in pods(found):
+        assert pod["nodeSelector"]["topology.kubernetes.io/region"] == "eu", who
+        assert all(one["image"].startswith("registry.eu.acme.com/") for one in pod["containers"]), who
+
+
+def test_a_region_that_bursts_starts_at_nothing() -> None:
+    found = objects(FILES["regions"], "overlays/burst")
+    assert {one["spec"]["replicas"] for one in of(found, "Deployment")} == {0}
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (file("L4", 8, tensor_parallel=8, kubernetes={"cards_per_node": 4}), "multi_node"),
+        (file("H100", 8, kubernetes={"hours": [{}]}), "keda"),
+        (file("H100", 8, kubernetes={"routes": {}}), "deploy.host"),
+        (file("H100", 8, kubernetes={"regions": [{"name": "eu", "sovereign": True}]}), "registry"),
+        (file("H100", 8, kubernetes={"regions": [{"name": "e", "sovereign": True, "registry": "r"}]}), "model_image"),
+        (file("H100", 8, kubernetes={"routes": {"armor": {"template": "projects/a/locations/b/templates/c"}}}, **HOST),
+         "Model Armor"),
+        (file("L4", 1, "gemma-4-e4b", engine="ollama", kubernetes={"routes": {"inference": {}}}, **HOST), "Ollama"),
+        ({**file("H100", 8), "deploy": {"name": "a" * 41}}, "at most 40"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_refused_with_what_to_do(said: Object, why: str) -> None:
+    with pytest.raises(Refused, match=why):
+        bundle(said)
+
+
+def test_weights_are_found_where_they_were_put() -> None:
+    mounted = next(pod for who, pod in pods(objects(FILES["bucket, mounted"])) if "gemma" in who)[
+        "containers"
+    ][0]
+    assert mounted["command"][2] == "/models/google/gemma-4-31B-it"
+    assert any('"/models/google/gemma-4-31B-it-assistant"' in word for word in mounted["command"])
+    streamed = next(pod for who, pod in pods(objects(FILES["bucket, streamed"])) if "gemma" in who)[
+        "containers"
+    ][0]
+    assert streamed["command"][2] == "s3://acme-models/google/gemma-4-31B-it"
+    assert streamed["command"][streamed["command"].index("--load-format") + 1] == "runai_streamer"
+    volume = next(pod for who, pod in pods(objects(FILES["31b on eight"])) if "gemma" in who)
+    job = of(objects(FILES["31b on eight"]), "Job")[0]["spec"]["template"]["spec"]["containers"][0][
+        "command"
+    ][2]
+    mark = volume["initContainers"][0]["command"][2].split("'")[1]
+    assert mark in job and "'models', 'verify'" in job
+
+
+def test_the_job_says_words_that_gemstead_knows() -> None:
+    parser = argparse.ArgumentParser()
+    models.add(parser.add_subparsers())
+    assert parser.parse_args(["models", "pull", "google/gemma-4-31B-it", "--include", "*.gguf"]).include == [
+        "*.gguf"
+    ]
+    assert parser.parse_args(["models", "verify"])
+
+
+def test_alerts_are_rules_for_prometheus(tmp_path: Path) -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    rule = of(objects(FILES["everything"]), "PrometheusRule")[0]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rule["spec"]), "utf-8")
+    done = subprocess.run(["promtool", "check", "rules", str(tmp_path / "rules.yaml")], capture_output=True, text=True,
+                          timeout=60, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@given(
+    model=st.sampled_from(["gemma-4-e2b", "gemma-4-e4b", "gemma-4-12b", "gemma-4-26b", "gemma-4-31b"]),
+    card=st.sampled_from([("", None), ("L40S", 4), ("H100", 8), ("MI300X", 4), ("B200", None)]),
+    spot=st.booleans(),
+    kubernetes=st.fixed_dictionaries(
+        {
+            "scaling": st.sampled_from(["off", "hpa", "keda"]),
+            "monitoring": st.sampled_from(["off", "prometheus-operator", "google"]),
+            "mesh": st.sampled_from(["off", "istio", "linkerd"]),
+            "issuer": st.sampled_from(["", "letsencrypt"]),
+            "rollouts": st.sampled_from(["off", "canary", "blue-green"]),
+            "devices": st.sampled_from(["plugin", "dra"]),
+            "routes": st.one_of(
+                st.none(),
+                st.fixed_dictionaries(
+                    {
+                        "flavour": st.sampled_from(["gke", "istio", "kgateway", "envoy-gateway"]),
+                        "inference": st.sampled_from([None, {}, {"picker": "llm-d"}]),
+                    }
+                ),
+            ),
+        }
+    ),
+    target_name=st.sampled_from(["kubernetes", "gke"]),
+)
+def test_whatever_is_combined_a_strict_server_takes_it_and_it_is_hardened(
+    model: str, card: tuple[str, int | None], spot: bool, kubernetes: Object, target_name: str
+) -> None:
+    if target_name == "gke" and kubernetes["routes"]:
+        kubernetes = {**kubernetes, "routes": {**kubernetes["routes"], "flavour": "gke"}}
+    kubernetes = {name: value for name, value in kubernetes.items() if value is not None}
+    found = built(bundle(file(*card, model, spot=spot, kubernetes=kubernetes, **HOST), target_name).files)
+    wrong = [fault for one in found for fault in faults(one)] + hardening.faults(found)
+    assert not wrong, "\n".join(wrong)
