@@ -59,6 +59,10 @@ def _create_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", action="append", metavar="NAME", help="a model it may call; may be given again (all)"
     )
+    parser.add_argument(
+        "--network", action="append", metavar="CIDR", help="an address or network that it may be used from; may be "
+        "given again (any)"
+    )
     parser.add_argument("--expires", metavar="WHEN", help="a span such as 30d, or a date (never)")
     parser.add_argument("--priority", type=int, default=0, help="below 0 is shed first under load (0)")
     parser.add_argument("--rpm", type=int, metavar="N", help="requests per minute")
@@ -81,12 +85,13 @@ def create(args: argparse.Namespace) -> int:
         tenant=args.tenant,
         app=args.app,
         user=args.user,
-        roles=tuple(args.role or ("service",)),
+        roles=tuple(_role(name, spec) for name in args.role or ("service",)),
         priority=args.priority,
         models=frozenset(_pool(name, spec) for name in args.model) if args.model else None,
         limit=_limit(args),
         note=args.note,
         expires=_moment(args.expires, now, "--expires") if args.expires else None,
+        networks=tuple(args.network or ()),
     )
     return _hand_over(store.create(grant, now=now), args, spec, folder)
 
@@ -141,6 +146,7 @@ def show(args: argparse.Namespace) -> int:
         ("user", key.user),
         ("roles", ", ".join(key.roles)),
         ("models", _models(key)),
+        ("networks", ", ".join(key.networks) or "any"),
         ("priority", key.priority),
         ("limits", _limits(key.limit)),
         ("created", shown(key.created)),
@@ -229,6 +235,16 @@ def _id(text: str) -> str:
     from gemstead.ledger.keyform import PREFIX, key_id_of
 
     return key_id_of(text) if text.startswith(PREFIX) else PREFIX + text
+
+
+def _role(name: str, spec: Spec) -> str:
+    """A role that exists here; one that does not would let nobody do anything."""
+    from gemstead.traffic.roles import Roles
+
+    known = Roles({one.name: (one.extends, one.allow) for one in spec.identity.roles}).by_name
+    if name not in known:
+        raise Trouble(f"--role {name}: there is no such role; there are {', '.join(known)}", code=USAGE)
+    return name
 
 
 def _pool(name: str, spec: Spec) -> str:

@@ -8,6 +8,7 @@ done, 1 failed, 2 the command line or the file is wrong, 130 stopped by Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from importlib import import_module
 
@@ -29,6 +30,12 @@ VERBS = {
     "validate": ("config", "check gemstead.yaml"),
     "schema": ("config", "print the JSON Schema of gemstead.yaml"),
     "keys": ("keys", "create, list, revoke, rotate and show API keys"),
+    "login": ("login", "sign in at an issuer of the file"),
+    "logout": ("login", "forget the sign-in"),
+    "whoami": ("login", "show who is signed in and what that lets one do"),
+    "deny": ("identity", "have signed tokens and certificates refused at once"),
+    "roles": ("identity", "show who may do what"),
+    "admin": ("identity", "set the break-glass password"),
     "usage": ("audit", "show tokens and calls by tenant, app, user, key or model"),
     "audit": ("audit", "read the audit log (tail, show)"),
     "models": ("models", "fetch, list, verify, pin, remove, export and import models"),
@@ -96,6 +103,10 @@ def _command(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="verb", required=True)
     import_module(f"gemstead.cli.{VERBS[verb][0]}").add(commands)
     args = parser.parse_args(arguments)
+    if "GEMSTEAD_ROLES" in os.environ:
+        from gemstead.cli.rolespage import check_role
+
+        check_role(parser, args, os.environ["GEMSTEAD_ROLES"])
     code = args.run(args)
     sys.stdout.flush()
     return int(code or 0)

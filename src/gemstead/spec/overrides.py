@@ -24,6 +24,7 @@ RESERVED = {
     "GEMSTEAD_CONFIG": "path of the file to read when `--config` is not given",
     "GEMSTEAD_API_KEY": "key that `gemstead run` and `gemstead check` call with",
     "GEMSTEAD_URL": "address that `gemstead run` calls",
+    "GEMSTEAD_ROLES": "roles that the command line is held to, such as `auditor`",
     "GEMSTEAD_ENGINE_KEY": "bearer token of an embedded engine, in that engine's own process",
 }
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
