@@ -60,8 +60,10 @@ def _create_options(parser: argparse.ArgumentParser) -> None:
         "--model", action="append", metavar="NAME", help="a model it may call; may be given again (all)"
     )
     parser.add_argument(
-        "--network", action="append", metavar="CIDR", help="an address or network that it may be used from; may be "
-        "given again (any)"
+        "--network",
+        action="append",
+        metavar="CIDR",
+        help="an address or network that it may be used from; may be given again (any)",
     )
     parser.add_argument("--expires", metavar="WHEN", help="a span such as 30d, or a date (never)")
     parser.add_argument("--priority", type=int, default=0, help="below 0 is shed first under load (0)")

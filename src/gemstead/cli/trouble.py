@@ -41,7 +41,16 @@ def said(error: Exception) -> int:
 
 
 # Raised on purpose, with a sentence that says what to do. By name, so that none of their modules is imported here.
-EXPECTED = {"Refused", "LedgerTrouble", "UnknownKey", "StoreTrouble", "CannotRun", "AlreadyRuns", "ProviderTrouble", "BadPassword"}
+EXPECTED = {
+    "Refused",
+    "LedgerTrouble",
+    "UnknownKey",
+    "StoreTrouble",
+    "CannotRun",
+    "AlreadyRuns",
+    "ProviderTrouble",
+    "BadPassword",
+}
 
 
 def _print(text: str, code: int) -> int:
