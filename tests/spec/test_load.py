@@ -179,7 +179,7 @@ def test_a_pasted_secret_is_told_what_to_write_instead() -> None:
     text = f"models:\n- name: x\n  endpoints:\n  - url: http://h:1\n    api_key: {SECRET}\n"
     assert faults(text) == [
         "gemstead.yaml:5 models[0].endpoints[0].api_key: holds a value where only a reference to a secret belongs; "
-        "use env:NAME or file:PATH"
+        "use env:NAME, file:PATH, vault:, aws-sm:, gcp-sm: or k8s:"
     ]
 
 

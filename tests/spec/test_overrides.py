@@ -92,7 +92,7 @@ def test_state_dir_has_its_usual_variable() -> None:
         ),
         (
             ["models[0].endpoints[0].api_key=sk-secret", "models[0].endpoints[0].url=http://h"],
-            "use env:NAME or file:PATH",
+            "use env:NAME, file:PATH, vault:, aws-sm:, gcp-sm: or k8s:",
         ),
     ],
 )

@@ -50,6 +50,7 @@ def test_what_runs_elsewhere_needs_no_file(tmp_path):
 
 def test_secrets_are_read_where_they_are_said_to_be(tmp_path):
     assert resolved("env:KEY", {"KEY": "abc"}, "x") == "abc"
+    (tmp_path / "key").touch(0o600)
     (tmp_path / "key").write_text("abc\n")
     assert resolved(f"file:{tmp_path / 'key'}", {}, "x") == "abc"
     assert resolved(None, {}, "x") == ""

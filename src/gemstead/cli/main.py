@@ -36,6 +36,7 @@ VERBS = {
     "deny": ("identity", "have signed tokens and certificates refused at once"),
     "roles": ("identity", "show who may do what"),
     "admin": ("identity", "set the break-glass password"),
+    "secrets": ("secrets", "prove that every secret which the file refers to can be read"),
     "usage": ("audit", "show tokens and calls by tenant, app, user, key or model"),
     "audit": ("audit", "read the audit log (tail, show)"),
     "models": ("models", "fetch, list, verify, pin, remove, export and import models"),

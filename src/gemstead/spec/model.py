@@ -22,6 +22,7 @@ from gemstead.spec.identity import IdentitySpec
 from gemstead.spec.limits import LimitSpec
 from gemstead.spec.part import FilePath, Listen, Name, Origin, Part, Seconds, SecretRef
 from gemstead.spec.rollout import ModelRolloutSpec, RolloutSpec
+from gemstead.spec.secrets import SecretsSpec
 from gemstead.spec.store import StoreSpec
 from gemstead.spec.traffic import TrafficSpec
 
@@ -255,6 +256,7 @@ class Spec(Part):
     deploy: DeploySpec = Field(
         DeploySpec(), description="Where the service is shipped to by `gemstead render` and `gemstead apply`"
     )
+    secrets: SecretsSpec = Field(SecretsSpec(), description="Where references to secrets lead")
     store: StoreSpec = Field(StoreSpec(), description="Where model files are kept, and where they come from")
     state_dir: FilePath | None = Field(
         None,

@@ -6,9 +6,18 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+
+class Secret:
+    """Marks fields that hold a reference to a secret, so that all of them can be found (`secrets.references`)."""
+
+
 SecretRef = Annotated[
     str,
-    Field(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$", description="`env:NAME` or `file:PATH`"),
+    Field(
+        pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+|(aws-sm|gcp-sm):[^\s]+|(vault|k8s):[^\s#]+#[^\s#]+)$",
+        description="`env:NAME`, `file:PATH`, `vault:`, `aws-sm:`, `gcp-sm:` or `k8s:`; see docs/secrets.md",
+    ),
+    Secret(),
 ]
 Listen = Annotated[
     str,

@@ -111,7 +111,7 @@ def _misshapen(path: Path, value: Any) -> Fault:
     name = next(step for step in reversed(path) if isinstance(step, str))
     if name == "api_key":
         only = "holds a value where only a reference to a secret belongs"
-        return Fault(path, only, "use env:NAME or file:PATH")
+        return Fault(path, only, "use env:NAME, file:PATH, vault:, aws-sm:, gcp-sm: or k8s:")
     message, suggestion = _FORMS.get(name, ("holds a control character", "delete it"))
     return Fault(path, f"{shown(value, path)} {message}", suggestion)
 

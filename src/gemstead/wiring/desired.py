@@ -28,6 +28,7 @@ from gemstead.gateway.settings import Bounds, Deadlines, GatewaySettings, Pool, 
 from gemstead.ledger.hashkeys import hash_keys
 from gemstead.ledger.secrets import secret_at
 from gemstead.operate.probe import machine
+from gemstead.operate.secrets.keeper import Keeper
 from gemstead.plan.deploy import needed_bytes, pool_name
 from gemstead.plan.setup import GIB
 from gemstead.plan.values import Launch, Machine, Plan, Replica
@@ -66,6 +67,7 @@ class Surroundings:
     in_flight: Callable[[str], int]
     log_of: Callable[..., RotatedLog]
     stopped: Callable[[], bool]  # Ctrl-C came: end a download
+    secrets: Keeper | None = None
     names: Names = field(default_factory=Names)  # that stand for many engines
 
 
@@ -233,7 +235,7 @@ def _external_seat(
         served_model=endpoint.served_model,
         context_tokens=model.context or 0,
         slots=model.slots or 0,
-        api_key=resolved(endpoint.api_key, around.environ, f"{where}.api_key"),
+        api_key=resolved(endpoint.api_key, around.environ, f"{where}.api_key", around.secrets),
         thinking=model.thinking,
         ready=False,
     )

@@ -31,7 +31,9 @@ from gemstead.console.signin import Pages
 from gemstead.gateway.settings import Aside
 from gemstead.ledger.keys import Grant, open_keys
 from gemstead.ledger.secrets import secret_at
+from gemstead.operate.secrets.keeper import Keeper
 from gemstead.spec.model import Spec
+from gemstead.spec.secrets import SecretsSpec
 from gemstead.supervise.logs import RotatedLog
 from gemstead.wiring import desired
 from gemstead.wiring.addresses import base_url, listener, named, reserve, split, warnings
@@ -46,7 +48,7 @@ from gemstead.wiring.head import Head
 from gemstead.wiring.journal import keep_log, log_file
 from gemstead.wiring.models import Stopped
 from gemstead.wiring.scale import Scaled, scaled, with_scales
-from gemstead.wiring.secrets import CannotRun
+from gemstead.wiring.secrets import CannotRun, watch
 from gemstead.wiring.wanted import Wanted
 
 log = logging.getLogger("gemstead")
@@ -146,6 +148,7 @@ class Service:
         self.door: Door | None = None
         self.scaled: dict[str, Scaled] = {}  # models whose replicas were set beside the file
         self._reloads: set[asyncio.Task[Any]] = set()
+        self._keeper: tuple[SecretsSpec, Keeper] | None = None
 
     def take_ports(self, held: ExitStack) -> None:
         """Both addresses, or a sentence that says who has them and what to change."""
@@ -224,15 +227,28 @@ class Service:
         write_card(self.folder, card)
         self.screen.opened(self._opening(key))
         log.info("gemstead %s serves on %s", __version__, self.gateway_url)
+        watching = asyncio.create_task(watch(lambda: self.keeper(self.spec), self._reload_for_secrets))
         try:
             await head.run()
         finally:
+            watching.cancel()
             admin.should_exit = True
             with suppress(asyncio.CancelledError):
                 await serving
             log.info("stopped")
             self.screen.stopped()
         return 0
+
+    def keeper(self, spec: Spec) -> Keeper:
+        """Who reads secrets; another when the file says another way."""
+        if self._keeper is None or self._keeper[0] != spec.secrets:
+            made = Keeper(spec.secrets, self.order.environ, trouble=self._trouble)
+            self._keeper = (spec.secrets, made)
+        return self._keeper[1]
+
+    async def _reload_for_secrets(self) -> bool:
+        """Whether what a secret has become is in force."""
+        return self.head is not None and "refused" not in await self.head.reload()
 
     def interrupted(self) -> None:
         """Ctrl-C or SIGTERM, once or more often."""
@@ -267,7 +283,7 @@ class Service:
             reopen(self.door, spec)
         return wanted
 
-    def _around(self) -> Surroundings:
+    def _around(self, spec: Spec | None = None) -> Surroundings:
         return Surroundings(
             folder=self.folder,
             environ=self.order.environ,
@@ -278,6 +294,7 @@ class Service:
             in_flight=self._in_flight,
             log_of=self._log_of,
             stopped=self._stopped.is_set,
+            secrets=self.keeper(spec or self.spec),
             names=self.names,
         )
 
@@ -285,7 +302,7 @@ class Service:
         return await desired.discovered(self.spec, self._around(), now)
 
     async def _desired(self, spec: Spec) -> Wanted:
-        wanted = await desired.desired(with_scales(spec, self.scaled), self._around())
+        wanted = await desired.desired(with_scales(spec, self.scaled), self._around(spec))
         port = wanted.settings.port or self.gateway_at[1]
         settings = msgspec.structs.replace(wanted.settings, port=port, aside=self.aside)
         stays = ("batch: the present settings stay until the service is restarted",)

@@ -1,0 +1,54 @@
+"""`gemstead secrets check`: reads every secret that the file refers to, and prints none of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+
+def add(subparsers: Any) -> None:
+    """Register `secrets`."""
+    from gemstead.cli.options import add_common
+
+    secrets_ = subparsers.add_parser("secrets", description="What the file says about secrets.")
+    verbs = secrets_.add_subparsers(dest="secrets_verb", required=True, metavar="VERB")
+    check_ = verbs.add_parser(
+        "check",
+        description="Read each secret once, from where the file says, and print whether that worked. No secret is "
+        "printed. Exit code 1: one cannot be read.",
+    )
+    add_common(check_)
+    check_.set_defaults(run=check)
+
+
+def check(args: argparse.Namespace) -> int:
+    """Read them all; 1 when one cannot be read."""
+    import os
+
+    from gemstead.cli.options import read_spec
+    from gemstead.cli.tables import show
+    from gemstead.operate.secrets.keeper import Keeper
+    from gemstead.operate.secrets.reference import NoSecret
+    from gemstead.spec.secrets import references
+
+    spec = read_spec(args)
+    keeper = Keeper(spec.secrets, os.environ)
+    rows = []
+    for where, reference in references(spec):
+        try:
+            keeper.get(reference)
+            rows.append((where, reference, True, "can be read"))
+        except NoSecret as error:
+            rows.append((where, reference, False, str(error)))
+    if args.json:
+        names = ("field", "reference", "ok", "said")
+        print(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2))
+    elif rows:
+        show(
+            ("FIELD", "REFERENCE", "", "SAID"),
+            [(w, r, "ok" if ok else "no", said) for w, r, ok, said in rows],
+        )
+    else:
+        print("the file refers to no secret")
+    return 0 if all(row[2] for row in rows) else 1
