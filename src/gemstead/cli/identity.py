@@ -29,6 +29,7 @@ def add(subparsers: Any) -> None:
             parser.add_argument(
                 "--forever", action="store_true", help="also what is issued from now on, until lifted"
             )
+            parser.add_argument("--keys", action="store_true", help="revoke the keys that it has made, too")
         else:
             parser.add_argument(
                 "--for", dest="span", metavar="SPAN", help="forget it after this long, such as 30d"
@@ -94,11 +95,28 @@ def deny_one(args: argparse.Namespace) -> int:
     )
     store.deny(entry)
     _remember(folder, "token.deny", args.value, {"kind": args.act, "issuer": args.issuer, "note": args.note})
+    made = [key for key in store.list() if args.act == "subject" and _by(key.note, args.issuer, args.value)]
+    living = [key for key in made if key.state(now) in ("active", "retiring")]
+    for key in living if getattr(args, "keys", False) else ():
+        store.revoke(key.key_id, now=now)
+        _remember(folder, "key.revoke", key.key_id, {"why": f"{args.value} was denied"})
     if args.json:
         return _print_json(entry)
     later = "" if args.act == "token" or args.forever else "; what is issued from now on counts"
     print(f"{args.act} {args.value} is refused by every gateway worker from now on{later}")
+    if living:
+        names = ", ".join(key.key_id for key in living)
+        print(f"revoked with it: {names}" if args.keys else f"note: keys that it has made go on working: {names}")
     return 0
+
+
+def _by(note: str, issuer: str, subject: str) -> bool:
+    """Whether a key's note says that this subject made it."""
+    from gemstead.ledger.key import made_by
+
+    if issuer != "*":
+        return note == made_by(f"{issuer}:{subject}")
+    return note.startswith("made by ") and note.endswith(f":{subject}")
 
 
 def list_denied(args: argparse.Namespace) -> int:

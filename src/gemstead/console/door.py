@@ -27,7 +27,7 @@ from gemstead.traffic.roles import OPEN, Roles, admin_right
 
 OWNER = Caller(key_id="state-folder", user="owner", roles=("admin",))
 SESSIONS_MOST = 1000
-STATUS = {Reason.UNAUTHENTICATED: 401, Reason.FORBIDDEN: 403}
+STATUS = {Reason.UNAUTHENTICATED: 401, Reason.FORBIDDEN: 403, Reason.BAD_REQUEST: 400}
 _SAFE_METHODS = ("GET", "HEAD")
 _SAID = "this needs the token of the state folder, a key or a sign-in; use `gemstead ps`, `reload` or `stop`"
 

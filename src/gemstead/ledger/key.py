@@ -157,6 +157,11 @@ class Minted(msgspec.Struct, frozen=True, kw_only=True):
         return f"Minted({self.key.key_id})"
 
 
+def made_by(key_id: str) -> str:
+    """The note of a key that somebody made for himself, by his identity such as `okta:00u1`."""
+    return f"made by {key_id}"[:_MOST_LETTERS]
+
+
 def date(when: float) -> str:
     """A time as people read it, in UTC, such as `2026-11-21 03:00:00Z`."""
     try:

@@ -27,6 +27,7 @@ import msgspec
 from gemstead import __version__
 from gemstead.console.app import console, server
 from gemstead.console.door import Door
+from gemstead.console.own import Own
 from gemstead.console.signin import Pages
 from gemstead.gateway.settings import Aside
 from gemstead.ledger.keys import Grant, open_keys
@@ -218,7 +219,8 @@ class Service:
         token = secrets.token_urlsafe(32)
         self.entrance = entrance(self.spec, self.folder, self.order.environ, head.keeper, self._trouble)
         self.door = door = door_of(self.spec, token, self.entrance)
-        pages = Pages(door, self.entrance, time.time).routes()
+        own = Own(door, open_keys(self.folder.keys, secret_at(self.folder.pepper)), self.folder.audit)
+        pages = [*Pages(door, self.entrance, time.time).routes(), *own.routes()]
         admin = server(console(head, token, door, pages))
         serving = asyncio.create_task(admin.serve(sockets=[self.admin_socket]))
         card = Card(
