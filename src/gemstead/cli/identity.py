@@ -106,7 +106,11 @@ def deny_one(args: argparse.Namespace) -> int:
     print(f"{args.act} {args.value} is refused by every gateway worker from now on{later}")
     if living:
         names = ", ".join(key.key_id for key in living)
-        print(f"revoked with it: {names}" if args.keys else f"note: keys that it has made go on working: {names}")
+        print(
+            f"revoked with it: {names}"
+            if args.keys
+            else f"note: keys that it has made go on working: {names}"
+        )
     return 0
 
 

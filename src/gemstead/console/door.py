@@ -63,6 +63,8 @@ class Door:
         open_metrics: bool = True,
     ) -> None:
         self.roles = Roles()
+        # told of each request that changes something: who (None: unknown), method, path, address, status
+        self.acted: Callable[[Caller | None, str, str, str, int], None] = lambda *asked: None
         self.identify, self.still = identify, still
         self.session_s, self.open_metrics, self.url = session_s, open_metrics, url
         self._token, self._clock = token.encode(), clock
@@ -157,15 +159,19 @@ class Door:
             right = admin_right(request.method, route.path)
             if route.path == "/metrics" and self.open_metrics:
                 right = OPEN
+            caller: Caller | None = None
             try:
                 if right is None:
                     raise Refused(Reason.FORBIDDEN, f"nobody may ask for {route.path}: it has no rule")
                 if right:
                     request.state.caller = caller = self.visitor(request)
                     self._check(caller, right)
+                answer: Response = await inner(request)
             except Refused as refusal:
-                return no(refusal)
-            answer: Response = await inner(request)
+                answer = no(refusal)
+            if right and request.method not in _SAFE_METHODS:
+                client = request.client.host if request.client else ""
+                self.acted(caller, request.method, request.url.path, client, answer.status_code)
             answer.headers.setdefault("cache-control", "no-store")
             answer.headers.setdefault("x-content-type-options", "nosniff")
             return answer
