@@ -44,12 +44,13 @@ class Session:
     """A sign-in. `must_change`: nothing may be done but to change the password."""
 
     caller: Caller
+    since: float
     until: float
     must_change: bool = False
 
 
 class Door:
-    """Lets visitors in. `clock` gives Unix seconds; `still` says whether a caller of a session still counts."""
+    """Lets visitors in. `clock` gives Unix seconds; `still` says whether somebody who signed in then still counts."""
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class Door:
         clock: Callable[[], float],
         *,
         identify: Identify = nobody,
-        still: Callable[[Caller], bool] = lambda caller: True,
+        still: Callable[[Caller, float], bool] = lambda caller, since: True,
         url: str = "",
         session_s: float = 28_800.0,
         open_metrics: bool = True,
@@ -121,7 +122,7 @@ class Door:
         """The sign-in that the request's cookie stands for."""
         now = self._clock()
         found = self._sessions.get(_hash(request.cookies.get(self.cookie, "")))
-        if found is None or now >= found.until or not self.still(found.caller):
+        if found is None or now >= found.until or not self.still(found.caller, found.since):
             return None
         return found
 
@@ -132,7 +133,7 @@ class Door:
         while len(self._sessions) >= SESSIONS_MOST:
             del self._sessions[next(iter(self._sessions))]
         name = secrets.token_urlsafe(32)
-        self._sessions[_hash(name)] = Session(caller, now + self.session_s, must_change)
+        self._sessions[_hash(name)] = Session(caller, now, now + self.session_s, must_change)
         response.set_cookie(
             self.cookie,
             name,

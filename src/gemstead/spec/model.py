@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from gemstead.spec.audit import AuditSpec
 from gemstead.spec.batch import BatchSpec
 from gemstead.spec.deploy import DeploySpec
 from gemstead.spec.engines import EngineFields
@@ -247,6 +248,7 @@ class Spec(Part):
         IdentitySpec(), description="Who may call besides holders of an API key, and what each role may do"
     )
     ledger: LedgerSpec = Field(LedgerSpec(), description="What must survive a restart")
+    audit: AuditSpec = Field(AuditSpec(), description="The audit log: signed, kept, sent elsewhere")
     supervise: SuperviseSpec = Field(SuperviseSpec(), description="How engine processes are watched")
     traffic: TrafficSpec = Field(TrafficSpec(), description="Which replica takes a call, and who waits")
     rollout: RolloutSpec = Field(

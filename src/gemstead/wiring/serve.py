@@ -38,6 +38,7 @@ from gemstead.spec.secrets import SecretsSpec
 from gemstead.supervise.logs import RotatedLog
 from gemstead.wiring import desired
 from gemstead.wiring.addresses import base_url, listener, named, reserve, split, warnings
+from gemstead.wiring.auditing import Auditor
 from gemstead.wiring.batch import BatchProcess, aside, batch_settings
 from gemstead.wiring.desired import Surroundings
 from gemstead.wiring.discover import Names
@@ -49,7 +50,7 @@ from gemstead.wiring.head import Head
 from gemstead.wiring.journal import keep_log, log_file
 from gemstead.wiring.models import Stopped
 from gemstead.wiring.scale import Scaled, scaled, with_scales
-from gemstead.wiring.secrets import CannotRun, watch
+from gemstead.wiring.secrets import CannotRun, resolved, watch
 from gemstead.wiring.wanted import Wanted
 
 log = logging.getLogger("gemstead")
@@ -147,6 +148,7 @@ class Service:
         self.names = Names()
         self.entrance: Entrance | None = None  # who gets in at the admin port
         self.door: Door | None = None
+        self.auditor = Auditor(folder, self._log_of, self._trouble)
         self.scaled: dict[str, Scaled] = {}  # models whose replicas were set beside the file
         self._reloads: set[asyncio.Task[Any]] = set()
         self._keeper: tuple[SecretsSpec, Keeper] | None = None
@@ -219,6 +221,8 @@ class Service:
         token = secrets.token_urlsafe(32)
         self.entrance = entrance(self.spec, self.folder, self.order.environ, head.keeper, self._trouble)
         self.door = door = door_of(self.spec, token, self.entrance)
+        door.acted = self.auditor.asked
+        self.auditor.start(self.spec, self.auditor.sinks(self.spec, self._secret))
         own = Own(door, open_keys(self.folder.keys, secret_at(self.folder.pepper)), self.folder.audit)
         pages = [*Pages(door, self.entrance, time.time).routes(), *own.routes()]
         admin = server(console(head, token, door, pages))
@@ -237,6 +241,7 @@ class Service:
             admin.should_exit = True
             with suppress(asyncio.CancelledError):
                 await serving
+            await self.auditor.end()
             log.info("stopped")
             self.screen.stopped()
         return 0
@@ -247,6 +252,9 @@ class Service:
             made = Keeper(spec.secrets, self.order.environ, trouble=self._trouble)
             self._keeper = (spec.secrets, made)
         return self._keeper[1]
+
+    def _secret(self, reference: str | None, where: str) -> str:
+        return resolved(reference, self.order.environ, where, self.keeper(self.spec))
 
     async def _reload_for_secrets(self) -> bool:
         """Whether what a secret has become is in force."""
@@ -279,7 +287,9 @@ class Service:
     async def _reread(self) -> Wanted:
         spec = await asyncio.to_thread(self.order.read)
         wanted = await self._desired(spec)
+        sinks = self.auditor.sinks(spec, self._secret)
         self.spec = spec
+        self.auditor.follow(spec, sinks)
         if self.entrance is not None and self.door is not None and self.head is not None:
             self.entrance.configure(spec.identity, self.head.keeper.signing)
             reopen(self.door, spec)

@@ -1,0 +1,202 @@
+"""The audit log as the head sees it: acts written down, checkpoints signed, old records deleted, records sent away.
+
+All of it is beside the request path. Acts, checkpoints and deletions are done by one thread, one after the other, so
+acts keep their order and the head waits for none. Sending away is a process of its own (`ledger/ship`), run only
+where the file names a receiver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gemstead.console.door import OWNER
+from gemstead.ledger import acts, retention
+from gemstead.ledger.audit import Act
+from gemstead.ledger.database import LedgerTrouble
+from gemstead.ledger.ship.cursors import shipped_everywhere
+from gemstead.ledger.ship.sink import ShipSettings, SinkSettings
+from gemstead.ledger.signing import Signer
+from gemstead.spec.audit import AuditSpec, RetentionSpec
+from gemstead.spec.model import Spec
+from gemstead.supervise.logs import RotatedLog
+from gemstead.supervise.workers import Worker
+from gemstead.traffic.caller import Caller
+from gemstead.wiring.files import StateDir
+
+PRUNE_S = 3600.0
+STRANGER_S = 1.0  # between two records of requests by nobody who is known
+LAST_S = 5.0  # for what is still to be written when the service ends
+Resolve = Callable[[str | None, str], str]  # a reference and its field's path to the secret
+
+
+class Auditor:
+    """One service's audit log. Use from one event loop; What it is told to write is written in that order."""
+
+    def __init__(
+        self, folder: StateDir, log_of: Callable[[str], RotatedLog], trouble: Callable[[str], None]
+    ) -> None:
+        self.path, self._key = folder.audit, folder.ledger / "audit.key"
+        self._log_of, self._trouble = log_of, trouble
+        self._spec = AuditSpec()
+        self._ship = ShipSettings(audit=str(self.path))
+        self._print = ""  # of the file in force
+        self._thread = ThreadPoolExecutor(1, "audit")
+        self._worker: Worker | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._failing = False
+        self._strangers, self._stranger_at = 0, 0.0
+
+    def sinks(self, spec: Spec, resolve: Resolve) -> tuple[SinkSettings, ...]:
+        """The receivers of a file, their secrets read; raises what `resolve` raises."""
+        made = []
+        for number, sink in enumerate(spec.audit.ship):
+            said = sink.model_dump() | {"token": resolve(sink.token, f"audit.ship[{number}].token")}
+            paths = {
+                name: str(Path(said[name]).expanduser())
+                for name in ("ca", "certificate", "key")
+                if said[name]
+            }
+            made.append(SinkSettings(**{k: v for k, v in said.items() if v is not None} | paths))
+        return tuple(made)
+
+    def start(self, spec: Spec, sinks: tuple[SinkSettings, ...]) -> None:
+        """Begin, with the file in force."""
+        self._take(spec, sinks)
+        self.act("service.start", "gateway", after=self._print)
+        self._tasks = [asyncio.create_task(self._tick(self._sign, lambda: self._spec.checkpoint_s)),
+                       asyncio.create_task(self._tick(self._prune, lambda: PRUNE_S))]  # fmt: skip
+
+    def follow(self, spec: Spec, sinks: tuple[SinkSettings, ...]) -> None:
+        """Another file is in force."""
+        before = self._print
+        self._take(spec, sinks)
+        self.act("config.reload", "gemstead.yaml", before=before, after=self._print)
+
+    def act(
+        self, action: str, target: str = "", *, actor: str = "gemstead", detail: Any = None, **fields: str
+    ) -> None:
+        """Write an act down, soon and in order; what hinders it is told."""
+        self._later(self._write, acts.new_act(action, target, actor=actor, detail=detail, **fields))
+
+    def asked(self, caller: Caller | None, method: str, path: str, client: str, status: int) -> None:
+        """Somebody asked the admin port to change something."""
+        if caller is None:  # anyone can knock: that is remembered, and must not fill the disk
+            self._strangers += 1
+            if time.monotonic() - self._stranger_at < STRANGER_S:
+                return
+            self._stranger_at = time.monotonic()
+        done = "done" if status < 400 else "refused" if status < 500 else "failed"
+        self.act(
+            f"admin.{method.lower()}",
+            path,
+            actor=actor_of(caller),
+            role=",".join(caller.roles) if caller else "",
+            tenant=caller.tenant if caller else "",
+            client=client,
+            outcome=done,
+            detail={"status": status} if caller else {"status": status, "strangers": self._strangers},
+        )
+
+    async def end(self) -> None:
+        """Write what is still to be written, sign it, and stop."""
+        self.act("service.stop", "gateway")
+        self._later(self._sign)
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker.kill()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        closing = asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+        await asyncio.wait({asyncio.ensure_future(closing)}, timeout=LAST_S)
+
+    def describe(self) -> dict[str, object] | None:
+        """What `gemstead ps` shows of the shipping process; None where nothing is sent away."""
+        worker = self._worker
+        return None if worker is None else {"pid": worker.pid, "restarts": max(worker.restarts, 0)}
+
+    def _take(self, spec: Spec, sinks: tuple[SinkSettings, ...]) -> None:
+        self._spec = spec.audit
+        self._print = acts.fingerprint(spec.model_dump_json())
+        self._ship = ShipSettings(audit=str(self.path), sinks=sinks)
+        if self._worker is not None:
+            self._worker.tell(msgspec.json.encode(self._ship))
+        elif sinks:
+            argv = [sys.executable, "-m", "gemstead.ledger.ship"]
+            self._worker = Worker(
+                "audit-ship",
+                argv,
+                log=self._log_of("audit-ship"),
+                joined=self._joined,
+                said=self._said,
+                left=self._left,
+            )
+            self._tasks.append(asyncio.create_task(self._worker.run()))
+
+    def _joined(self, worker: Worker) -> None:
+        worker.tell(msgspec.json.encode(self._ship))
+
+    def _said(self, worker: Worker, line: bytes) -> None:
+        self._trouble(msgspec.json.decode(line, type=str))
+
+    def _left(self, worker: Worker, how: str) -> None:
+        if not worker.stopped:
+            self._trouble(f"audit-ship {how}; another takes its place and goes on where it was")
+
+    async def _tick(self, work: Callable[[], None], pause_s: Callable[[], float]) -> None:
+        while True:
+            self._later(work)
+            await asyncio.sleep(pause_s())
+
+    def _later(self, work: Callable[..., None], *args: Any) -> None:
+        try:
+            self._thread.submit(self._try, work, *args)
+        except RuntimeError:  # the service has ended
+            pass
+
+    def _try(self, work: Callable[..., None], *args: Any) -> None:
+        try:
+            work(*args)
+        except LedgerTrouble as trouble:
+            if not self._failing:
+                self._trouble(f"the audit log cannot be kept as it should: {trouble}")
+            self._failing = True
+        except Exception as error:  # a fault of ours must not end the thread's work
+            self._trouble(f"the audit log met a fault: {error!r}")
+        else:
+            self._failing = False
+
+    def _write(self, one: Act) -> None:
+        acts.remember(self.path, one)
+
+    def _sign(self) -> None:
+        acts.checkpoint(self.path, Signer(self._key), time.time())
+
+    def _prune(self) -> None:
+        if self._spec.retention:
+            upto = shipped_everywhere(self.path, (sink.name for sink in self._ship.sinks))
+            retention.prune(self.path, rules(self._spec.retention), time.time(), Signer(self._key), upto=upto)
+
+
+def rules(said: tuple[RetentionSpec, ...]) -> list[retention.Rule]:
+    """The file's rules, as `ledger/retention.py` takes them."""
+    return [retention.Rule(**rule.model_dump()) for rule in said]
+
+
+def actor_of(caller: Caller | None) -> str:
+    """Who acted, as acts name them."""
+    if caller is None:
+        return "unknown"
+    if caller is OWNER:
+        return acts.local_actor()
+    return (
+        f"key:{caller.key_id}" if caller.key_id.startswith("gms_") else f"user:{caller.user or caller.key_id}"
+    )
