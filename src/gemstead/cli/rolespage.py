@@ -7,7 +7,7 @@ cannot say anything else; what has no rule stands there as nobody's.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 
 from gemstead.traffic.roles import (
@@ -52,7 +52,7 @@ def markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(what: str, rows: list[tuple[str, str | None]]) -> list[str]:
+def _table(what: str, rows: Sequence[tuple[str, str | None]]) -> list[str]:
     lines = [f"| {what} | needs | {' | '.join(ROLES)} |", "|---|---|" + "---|" * len(ROLES)]
     for name, right in rows:
         marks = (

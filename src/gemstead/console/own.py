@@ -95,7 +95,8 @@ class Own:
         now = self._clock()
         rows = usage(self._audit, now - 30 * DAY_S, now, by=("tenant", "user", "model"))
         plain = [msgspec.to_builtins(row) for row in rows]
-        return [row for row in plain if caller.user and _whose(row) == (caller.tenant, caller.user)]
+        own = {"tenant": caller.tenant, "user": caller.user}
+        return [row for row in plain if caller.user and own.items() <= row["by"].items()]
 
     # -- behind them ------------------------------------------------------------------------------------
 
@@ -134,11 +135,6 @@ class Own:
 def mine(key: Key, caller: Caller) -> bool:
     """Whether the key was made by this very person, whatever name it carries."""
     return bool(caller.key_id) and key.tenant == caller.tenant and key.note == made_by(caller.key_id)
-
-
-def _whose(row: dict[str, Any]) -> tuple[Any, Any]:
-    group = row.get("group", row)
-    return (group["tenant"], group["user"]) if isinstance(group, dict) else (group[0], group[1])
 
 
 async def _body(request: Request) -> dict[str, Any]:

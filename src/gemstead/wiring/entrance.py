@@ -69,12 +69,11 @@ class Entrance:
         """Whose key or token this is. Raises Refused."""
         return self._keyring.identify(authorization, None, time.time(), client)
 
-    def still(self, caller: Caller) -> bool:
-        """Whether somebody who signed in has not been denied since."""
+    def still(self, caller: Caller, since: float) -> bool:
+        """Whether somebody who signed in then has not been denied since."""
+        now = time.time()
         issuer, colon, subject = caller.key_id.partition(":")
-        return not colon or not self._book.denied(time.time()).denies(
-            issuer, subject, "", time.time(), time.time()
-        )
+        return not colon or not self._book.denied(now).denies(issuer, subject, "", since, now)
 
     # Signing in at an issuer.
 
