@@ -281,9 +281,43 @@ async def test_while_the_picker_is_away_the_failure_mode_holds_and_then_it_is_fo
 
 
 async def test_a_drained_picker_lets_answers_end():
-    async with place([Script(pieces=words(60), pace_s=0.02)] * 2) as at:
+    async with place([Script(pieces=words(25), pace_s=0.02)] * 2) as at:
         running = asyncio.create_task(at.ask(stream=True))
         await until(lambda: sum(e.in_flight for e in at.desk.endpoints) == 1)
         assert await at.server.drain(20.0) == 0
         answer = await running
         assert answer.text.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize(
+    ("fail_open", "answers"),
+    [(True, "FULL_DUPLEX_STREAMED"), (False, "FULL_DUPLEX_STREAMED"), (False, "STREAMED")],
+)
+async def test_a_picker_that_stops_before_an_answer_has_ended_does_not_cut_it(fail_open: bool, answers: str):
+    gateway = Gateway(fail_open=fail_open, response_body=answers)
+    async with place([Script(pieces=words(25), pace_s=0.02)] * 2, gateway=gateway) as at:
+        running = asyncio.create_task(at.ask(stream=True))
+        await until(lambda: sum(engine.running for engine in at.engines) == 1)
+        await until(lambda: sum(e.speaking and not e.waiting for e in at.desk.endpoints) == 1)
+        assert await at.server.drain(0.05) == 1
+        assert (await running).text.endswith("data: [DONE]\n\n")
+
+
+async def test_whoever_waits_when_the_picker_stops_is_told_why():
+    async with place([Script(pieces=words(60), pace_s=0.02)], slots=1) as at:
+        running = asyncio.create_task(at.ask(stream=True))
+        await until(lambda: at.desk.endpoints[0].in_flight == 1)
+        waiting = asyncio.create_task(at.ask())
+        await until(lambda: len(at.desk.queue) == 1)
+        await at.server.drain(0.05)
+        refused = await waiting
+        assert refused.status_code == 503
+        assert refused.headers["x-llm-d-request-dropped-reason"] == "rejected-shutting-down"
+        assert (await running).text.endswith("data: [DONE]\n\n")
+
+
+async def test_a_gateway_that_does_not_say_who_served_is_believed_to_have_done_as_told():
+    async with place(gateway=Gateway(tells_who_served=False)) as at:
+        assert (await at.ask()).status_code == 200
+        await until(lambda: idle(at.desk))
+        assert sum(e.served for e in at.desk.endpoints) == 1

@@ -23,7 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gemstead.spec.epp import parse
 from gemstead.spec.fault import SpecError
-from gemstead.testing.cluster import FakeCluster
+from gemstead.testing.cluster_watch import WatchedCluster
 from gemstead.testing.engine import FakeEngine
 from gemstead.wiring.epp import ClusterSource, FileSource, Picking, Ports
 
@@ -100,7 +100,7 @@ async def health(port: int, service: str) -> int:
 
 
 async def test_pods_of_a_pool_are_found_and_followed():
-    async with FakeEngine() as engine, FakeCluster(*KINDS.values()) as cluster:
+    async with FakeEngine() as engine, WatchedCluster(*KINDS.values()) as cluster:
         spec = parse(f"{LOCAL}pool: gemma\n", "epp.yaml")
         picking = Picking(spec, ClusterSource(spec, cluster.access))
         async with running(picking) as ports, httpx2.AsyncClient(trust_env=False) as http:
@@ -129,7 +129,7 @@ async def test_pods_of_a_pool_are_found_and_followed():
 
 
 async def test_objectives_and_rewrites_of_both_groups_count():
-    async with FakeEngine() as engine, FakeCluster(*KINDS.values()) as cluster:
+    async with FakeEngine() as engine, WatchedCluster(*KINDS.values()) as cluster:
         spec = parse(f"{LOCAL}pool: gemma\nobjectives: {{mine: critical}}\n", "epp.yaml")
         picking = Picking(spec, ClusterSource(spec, cluster.access))
         async with running(picking) as ports:

@@ -462,7 +462,7 @@ def _stamp(file: Path) -> tuple[int, int, int]:
 
 
 async def run(spec: EppSpec, source: Source, say: Callable[[str], None]) -> int:
-    """Pick until a signal says otherwise; the exit code. A second signal ends at once."""
+    """Pick until a signal says otherwise; the exit code. A second signal shortens the end."""
     picking = Picking(spec, source)
     loop, told, again = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
 
@@ -488,7 +488,7 @@ async def run(spec: EppSpec, source: Source, say: Callable[[str], None]) -> int:
     await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
     if not stopping.done():
         stopping.cancel()
-        await picking.kill()
-        return 1
+        await asyncio.gather(stopping, return_exceptions=True)
+        await picking.stop(0.0)
     hurrying.cancel()
     return 0

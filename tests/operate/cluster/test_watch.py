@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 
 from gemstead.operate.cluster.watch import Watch, client
-from gemstead.testing.cluster import FakeCluster
+from gemstead.testing.cluster_watch import WatchedCluster
 
 PODS = "/api/v1/namespaces/default/pods"
 
@@ -17,7 +17,7 @@ def pod(name: str, **labels: str) -> dict[str, object]:
 
 
 @contextlib.asynccontextmanager
-async def watching(cluster: FakeCluster, path: str = PODS, **select: str) -> AsyncIterator[Watch]:
+async def watching(cluster: WatchedCluster, path: str = PODS, **select: str) -> AsyncIterator[Watch]:
     async with client(cluster.access) as http:
         watch = Watch(http, cluster.access, path, lambda: None, select)
         task = asyncio.create_task(watch.run())
@@ -35,7 +35,7 @@ async def until(holds: Callable[[], bool], within_s: float = 15.0) -> None:
 
 
 async def test_all_pages_of_a_list_count_and_then_every_event():
-    async with FakeCluster(PODS, page=2) as cluster:
+    async with WatchedCluster(PODS, page=2) as cluster:
         for name in "abcde":
             await cluster.put(PODS, pod(name))
         async with watching(cluster) as watch:
@@ -49,7 +49,7 @@ async def test_all_pages_of_a_list_count_and_then_every_event():
 
 
 async def test_only_what_is_selected_is_there():
-    async with FakeCluster(PODS) as cluster:
+    async with WatchedCluster(PODS) as cluster:
         await cluster.put(PODS, pod("a", app="x"))
         await cluster.put(PODS, pod("b", app="y"))
         async with watching(cluster, labelSelector="app=x") as watch:
@@ -58,7 +58,7 @@ async def test_only_what_is_selected_is_there():
 
 
 async def test_a_watch_that_ends_goes_on_where_it_was():
-    async with FakeCluster(PODS) as cluster:
+    async with WatchedCluster(PODS) as cluster:
         async with watching(cluster) as watch:
             await until(lambda: watch.synced)
             await cluster.put(PODS, pod("a"))
@@ -71,7 +71,7 @@ async def test_a_watch_that_ends_goes_on_where_it_was():
 
 async def test_a_version_that_is_too_old_means_a_new_list_however_it_is_said():
     for by_event in (False, True):
-        async with FakeCluster(PODS) as cluster:
+        async with WatchedCluster(PODS) as cluster:
             cluster.gone_by_event = by_event
             await cluster.put(PODS, pod("a"))
             await cluster.put(PODS, pod("b"))
@@ -86,7 +86,7 @@ async def test_a_version_that_is_too_old_means_a_new_list_however_it_is_said():
 
 
 async def test_while_the_api_is_away_what_was_known_stays():
-    async with FakeCluster(PODS) as cluster:
+    async with WatchedCluster(PODS) as cluster:
         await cluster.put(PODS, pod("a"))
         async with watching(cluster) as watch:
             await until(lambda: "a" in watch.items)
@@ -100,13 +100,13 @@ async def test_while_the_api_is_away_what_was_known_stays():
 
 
 async def test_a_kind_that_is_not_installed_has_no_objects():
-    async with FakeCluster() as cluster, watching(cluster) as watch:
+    async with WatchedCluster() as cluster, watching(cluster) as watch:
         await until(lambda: watch.synced)
         assert watch.items == {} and not watch.trouble
 
 
 async def test_a_refused_token_is_said_with_what_helps():
-    async with FakeCluster(PODS, token="right") as cluster:
+    async with WatchedCluster(PODS, token="right") as cluster:
         good = cluster.access
         cluster.token = "another"
         async with client(good) as http:

@@ -54,6 +54,8 @@ class Conversation:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.over = False
+        self.picked = False
+        self.listening = False  # whoever drives it waits for the next message
         self.waiting: Waiting | None = None
         self.woken: Callable[[], None] = _nobody_waits
         self.call: Call | None = None
@@ -71,9 +73,8 @@ class Conversation:
         self._new_model = ""
         self._opened = False  # the request's head was here
         self._held = False  # and has not been answered
-        self._picked = False
         self._addresses: list[str] = []
-        self._picked_first: Endpoint | None = None
+        self._first: Endpoint | None = None
         self._refusal: Refused | None = None
         self._queued: Waiting | None = None  # it has waited
         self._status = 0
@@ -132,7 +133,7 @@ class Conversation:
         return []
 
     def _request_body(self, message: Any) -> list[bytes]:
-        if self._picked or not self._opened or self._request_mode not in HELD:
+        if self.picked or not self._opened or self._request_mode not in HELD:
             return [wire.GO_ON["request_body"]]
         body = message.request_body
         self._body_came = True
@@ -147,7 +148,7 @@ class Conversation:
         return []
 
     def _request_trailers(self, message: Any) -> list[bytes]:
-        if self._picked or not self._opened or self._request_mode != wire.FULL_DUPLEX:
+        if self.picked or not self._opened or self._request_mode != wire.FULL_DUPLEX:
             return [wire.GO_ON["request_trailers"]]
         self._trailers = True
         return self._decide()
@@ -229,8 +230,8 @@ class Conversation:
     def _send(self) -> None:
         assert self.call is not None
         self._addresses = self.desk.send(self.call, self._subset, monotonic())
-        self._picked = True
-        self._picked_first = endpoint = self.call.charged_to
+        self.picked = True
+        self._first = endpoint = self.call.charged_to
         if endpoint is not None:
             self.record.endpoint, self.record.version = endpoint.name, endpoint.facts.version
         self.record.attempts = 1
@@ -238,7 +239,7 @@ class Conversation:
 
     def _go(self) -> list[bytes]:
         """Tell the gateway where the request goes."""
-        if not self._picked:
+        if not self.picked:
             try:
                 self._send()
             except Refused as refusal:
@@ -295,7 +296,7 @@ class Conversation:
         assert self.call is not None
         self.desk.served_by(self.call, address, now)
         endpoint = self.call.charged_to
-        if endpoint is not None and endpoint is not self._picked_first:
+        if endpoint is not None and endpoint is not self._first:
             self.record.attempts += 1
             self.record.endpoint, self.record.version = endpoint.name, endpoint.facts.version
 
@@ -355,7 +356,7 @@ class Conversation:
         now, record, desk = monotonic(), self.record, self.desk
         record.outcome, record.seconds = outcome, now - self._began_at
         self._count()
-        if self.call is not None and self._picked:
+        if self.call is not None and self.picked:
             desk.figures.in_flight.add(-1)
             tokens, cached = (record.output_tokens, record.cached_tokens) if record.tokens_from else (-1, -1)
             if self._queued is not None and record.tokens_from:

@@ -7,7 +7,8 @@ cancelled, and the conversation hears of it either way.
 Health is told on the same port and, in plain text for Kubernetes' probes, on another: `liveness` as long as the
 process answers, `readiness` and the service itself while the pool is known and nothing is draining.
 
-Draining: health says no, streams go on for as long as allowed, and no new connection is taken.
+Draining: health says no, streams go on for as long as allowed, and no new connection is taken. Then streams are ended
+with OK, which Envoy takes as "go on without me": a picker that stops in order cuts no answer.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from gemstead.gateway.epp.wire import BadMessage
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 NAMES = ("liveness", "readiness", SERVICE, "")
 SWEEP_S = 0.05
+LAST_S = 2.0  # for streams that we end to hear of it
 # One message is a head or a piece of a body; a gateway that buffers sends a whole body in one.
 MESSAGE_SPARE = 1 << 20
 Pem = tuple[bytes, bytes]  # private key, certificate chain
@@ -42,12 +44,13 @@ class Server:
     def __init__(self, desk: Desk, *, pem: Callable[[], Pem] | None = None) -> None:
         """`pem` returns key and certificate, and is asked at each handshake; None: plain HTTP/2."""
         self.desk, self._pem = desk, pem
-        self.open: set[Conversation] = set()
+        self.open: dict[Conversation, asyncio.Task[None] | None] = {}
         self._health = health.aio.HealthServicer()
         self._servers: list[grpc.aio.Server] = []
         self._sweeping: asyncio.Task[None] | None = None
         self._ready: bool | None = None
         self._ending = False
+        self._closing = False
         self._empty = asyncio.Event()  # no stream is open
 
     async def start(self, listen: str, health_listen: str = "") -> tuple[int, int]:
@@ -84,18 +87,24 @@ class Server:
         return ports[0], ports[1] if health_listen else 0
 
     async def drain(self, within_s: float) -> int:
-        """Take nothing new, let what runs end within that time; returns how many calls it did not."""
+        """Take nothing new, let what runs end within that time; returns how many calls had not ended.
+
+        Those are let go in order: Envoy passes their answers on without us, and we do not hear how they end. Whoever
+        still waits for a turn is refused.
+        """
         self._ending = True
         await self._tell_health()
-        stopping = asyncio.create_task(self._servers[0].stop(within_s))
+        stopping = asyncio.create_task(self._servers[0].stop(within_s + LAST_S))
         if self.open:
             self._empty.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), within_s)
         unfinished = len(self.open)
-        self.desk.draining = True
+        self.desk.draining = self._closing = True
         self.desk.turn_all_away(monotonic())
-        await self._servers[0].stop(0.2)
+        for talk, task in list(self.open.items()):
+            if task is not None and talk.picked and talk.listening:
+                task.cancel()
         await stopping
         await self._end()
         return unfinished
@@ -116,25 +125,34 @@ class Server:
 
     async def _process(self, _: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         talk = Conversation(self.desk)
-        self.open.add(talk)
+        self.open[talk] = asyncio.current_task()
         try:
             await self._talk(talk, context)
         except BadMessage as bad:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"no message of ext_proc: {bad}")
-        except (asyncio.CancelledError, grpc.RpcError, grpc.aio.AbortError):
+        except asyncio.CancelledError:
+            if not self._closing:
+                raise
+            # Ended by us, and in order: Envoy is told OK, not that something broke.
+        except (grpc.RpcError, grpc.aio.AbortError):
             raise
         except Exception:  # a fault of ours ends one call, not the picker
             log.exception("a call ended by a mistake of ours")
             await context.abort(grpc.StatusCode.INTERNAL, "a mistake in the picker; see its log")
         finally:
             talk.left()
-            self.open.discard(talk)
+            del self.open[talk]
             if not self.open:
                 self._empty.set()
 
     async def _talk(self, talk: Conversation, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         read, write = context.read, context.write
-        while isinstance(raw := await read(), bytes):  # or the end
+        while True:
+            talk.listening = True
+            raw = await read()
+            talk.listening = False
+            if not isinstance(raw, bytes):  # the end
+                return
             out = talk.take(raw)
             if talk.waiting is not None:
                 turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
