@@ -34,6 +34,21 @@ OLLAMA = {
     "models": [{"name": "gemma-4-e4b", "engine": "ollama"}],
     "deploy": {"hardware": {"gpu": "L4", "count": 1}, "cache": {"kind": "image"}},
 }
+CLOUD = {"project": "acme-llm", "region": "europe-west4"}
+RUN_BUCKET = {
+    "models": [{"name": "gemma-4-e4b"}],
+    "deploy": {
+        "cloud": CLOUD,
+        "hub_token": "env:HF_TOKEN",
+        "cache": {"kind": "bucket-fuse", "bucket": "acme-models"},
+        "hardware": {"gpu": "L4", "count": 1},
+        "options": {"prometheus": True, "ingress": "all"},
+    },
+}
+RUN_BAKED = {
+    "models": [{"name": "gemma-4-e4b", "engine": "ollama"}],
+    "deploy": {"cloud": CLOUD, "hardware": {"gpu": "L4", "count": 1}},
+}
 # Folder under tests/golden -> (target, the one file).
 CASES: dict[str, tuple[str, dict[str, object]]] = {
     "docker/eight-gpus": ("docker", EIGHT),
@@ -41,6 +56,8 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
     "docker/ollama": ("docker", OLLAMA),
     "compose/eight-gpus": ("compose", EIGHT),
     "compose/no-gpu": ("compose", NO_GPU),
+    "cloudrun/bucket": ("cloudrun", RUN_BUCKET),
+    "cloudrun/baked": ("cloudrun", RUN_BAKED),
 }
 
 

@@ -27,6 +27,7 @@ class Target(Protocol):
 TARGETS: dict[str, str] = {
     "docker": "docker",
     "compose": "compose",
+    "cloudrun": "cloudrun",
     "kubernetes": "kubernetes",
     "helm": "helm",
     "gke": "gke",
