@@ -189,7 +189,7 @@ async def _form(request: Request, *names: str) -> dict[str, str]:
     async for piece in request.stream():
         body += piece
         if len(body) > FORM_MOST:
-            raise Refused(Reason.FORBIDDEN, "the form is too large")
+            raise Refused(Reason.BAD_REQUEST, "the form is too large")
     import json
     from urllib.parse import parse_qs
 
@@ -204,7 +204,7 @@ async def _form(request: Request, *names: str) -> dict[str, str]:
             }
         return {name: str(found[name]) for name in names}
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise Refused(Reason.FORBIDDEN, f"a form with {' and '.join(names)} is wanted") from None
+        raise Refused(Reason.BAD_REQUEST, f"a form with {' and '.join(names)} is wanted") from None
 
 
 def _address(request: Request) -> str:
