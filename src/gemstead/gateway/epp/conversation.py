@@ -49,7 +49,7 @@ BY_PATH = sorted(ROUTES, key=len, reverse=True)
 
 
 class Conversation:
-    """Use it from one event loop. `over` is set when nothing more is to be said: the stream can be closed."""
+    """Use it from one event loop. `over` is set when what was answered last ends it: the stream can be closed."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
@@ -284,6 +284,7 @@ class Conversation:
             self._served_by(served, now)
         if message.response_headers.end_of_stream or self._response_mode == wire.NONE:
             self._end()
+            self.over = message.response_headers.end_of_stream
         elif self._status == 200 and not encoding:
             if kind.startswith("text/event-stream"):
                 self._meter = Meter(self._dialect)
@@ -318,12 +319,14 @@ class Conversation:
             self.record.bytes_out += len(data)
         if ended:
             self._end()
+            self.over = True
         if self._response_mode != wire.FULL_DUPLEX:
             return [wire.GO_ON["response_body"]]
         return wire.pieces(data, ended, request=False)
 
     def _response_trailers(self, message: Any) -> list[bytes]:
         self._end()
+        self.over = True
         return [wire.GO_ON["response_trailers"]]
 
     def _first_piece(self) -> None:
