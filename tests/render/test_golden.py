@@ -34,6 +34,34 @@ OLLAMA = {
     "models": [{"name": "gemma-4-e4b", "engine": "ollama"}],
     "deploy": {"hardware": {"gpu": "L4", "count": 1}, "cache": {"kind": "image"}},
 }
+CLUSTER = {
+    "models": [{"name": "gemma-4-31b", "aliases": ["assistant"]}],
+    "deploy": {
+        "registry": "registry.acme.com/llm",
+        "host": "llm.acme.com",
+        "hub_token": "env:HF_TOKEN",
+        "hardware": {"gpu": "H100", "count": 8},
+        "kubernetes": {
+            "scaling": "keda",
+            "hours": [{"timezone": "Europe/Berlin", "replicas": 3}],
+            "monitoring": "prometheus-operator",
+            "mesh": "istio",
+            "issuer": "letsencrypt",
+            "secret_store": "vault",
+            "routes": {"flavour": "istio", "inference": {}, "canary": "gemstead-next"},
+            "regions": [{"name": "us-east", "replicas": 2}],
+        },
+    },
+}
+GKE = {
+    "models": [{"name": "gemma-4-31b"}],
+    "deploy": {
+        "registry": "europe-west4-docker.pkg.dev/acme/llm",
+        "host": "llm.acme.com",
+        "hardware": {"gpu": "H100", "spot": True},
+        "kubernetes": {"routes": {"proxies": ["10.129.0.0/23"]}},
+    },
+}
 CLOUD = {"project": "acme-llm", "region": "europe-west4"}
 RUN_BUCKET = {
     "models": [{"name": "gemma-4-e4b"}],
@@ -56,6 +84,11 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
     "docker/ollama": ("docker", OLLAMA),
     "compose/eight-gpus": ("compose", EIGHT),
     "compose/no-gpu": ("compose", NO_GPU),
+    "kubernetes/eight-gpus": ("kubernetes", EIGHT),
+    "kubernetes/no-gpu": ("kubernetes", NO_GPU),
+    "kubernetes/with-operators": ("kubernetes", CLUSTER),
+    "helm/eight-gpus": ("helm", EIGHT),
+    "gke/eight-gpus": ("gke", GKE),
     "cloudrun/bucket": ("cloudrun", RUN_BUCKET),
     "cloudrun/baked": ("cloudrun", RUN_BAKED),
 }

@@ -84,7 +84,7 @@ def test_a_part_that_is_switched_off_is_gone_and_nothing_else(tmp_path: Path) ->
     gone = {key(one) for one in helm_objects(loaded)} - {
         key(one) for one in helm_objects(loaded, {"parts": {"monitoring": False}})
     }
-    assert {kind for kind, _ in gone} == {"PodMonitor", "ServiceMonitor", "PrometheusRule"}
+    assert {kind for kind, _ in gone} == {"PodMonitor", "PrometheusRule"}
 
 
 @pytest.mark.parametrize(

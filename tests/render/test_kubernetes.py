@@ -90,7 +90,8 @@ FILES: dict[str, Object] = {
     "kgateway, llm-d": file(
         "H100", 8, kubernetes={"routes": {"flavour": "kgateway", "inference": {"picker": "llm-d"}}}, **HOST
     ),
-    "gke": file("H100", 8, spot=True, kubernetes={"routes": {"flavour": "gke", "inference": {
+    "gke": file("H100", 8, spot=True, kubernetes={"routes": {
+        "flavour": "gke", "proxies": ["10.1.0.0/23"], "inference": {
         "objects": "inference.networking.x-k8s.io", "failure": "FailOpen"}, "armor": {
         "template": "projects/acme/locations/europe-west4/templates/strict"}}, "monitoring": "google"},
         **HOST),
@@ -362,6 +363,7 @@ def test_a_region_that_bursts_starts_at_nothing() -> None:
         (file("L4", 8, tensor_parallel=8, kubernetes={"cards_per_node": 4}), "multi_node"),
         (file("H100", 8, kubernetes={"hours": [{}]}), "keda"),
         (file("H100", 8, kubernetes={"routes": {}}), "deploy.host"),
+        (file("H100", 8, kubernetes={"routes": {"flavour": "gke"}}, **HOST), "proxy-only"),
         (file("H100", 8, kubernetes={"regions": [{"name": "eu", "sovereign": True}]}), "registry"),
         (file("H100", 8, kubernetes={"regions": [{"name": "e", "sovereign": True, "registry": "r"}]}), "model_image"),
         (file("H100", 8, kubernetes={"routes": {"armor": {"template": "projects/a/locations/b/templates/c"}}}, **HOST),
@@ -431,6 +433,7 @@ def test_alerts_are_rules_for_prometheus(tmp_path: Path) -> None:
                 st.fixed_dictionaries(
                     {
                         "flavour": st.sampled_from(["gke", "istio", "kgateway", "envoy-gateway"]),
+                        "proxies": st.just(["10.129.0.0/23"]),
                         "inference": st.sampled_from([None, {}, {"picker": "llm-d"}]),
                     }
                 ),
@@ -444,6 +447,8 @@ def test_whatever_is_combined_a_strict_server_takes_it_and_it_is_hardened(
 ) -> None:
     if target_name == "gke" and kubernetes["routes"]:
         kubernetes = {**kubernetes, "routes": {**kubernetes["routes"], "flavour": "gke"}}
+    if target_name == "gke" and not kubernetes["routes"]:
+        kubernetes = {**kubernetes, "routes": {"proxies": ["10.129.0.0/23"]}}
     kubernetes = {name: value for name, value in kubernetes.items() if value is not None}
     found = built(bundle(file(*card, model, spot=spot, kubernetes=kubernetes, **HOST), target_name).files)
     wrong = [fault for one in found for fault in faults(one)] + hardening.faults(found)

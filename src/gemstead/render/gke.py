@@ -40,7 +40,9 @@ def googled(deployment: Deployment) -> Deployment:
     if routes is None:
         changes["routes"] = RoutesSpec(flavour="gke", inference=_inference(deployment))
     else:
-        changes["routes"] = routes.model_copy(update={"flavour": "gke"})
+        said_so = "inference" in routes.model_fields_set
+        own = routes.inference if said_so else _inference(deployment)
+        changes["routes"] = routes.model_copy(update={"flavour": "gke", "inference": own})
     if said.monitoring == "off":
         changes["monitoring"] = "google"
     if said.monitoring_namespace == "monitoring":

@@ -89,6 +89,11 @@ class RoutesSpec(Part):
     gateway_class: ObjectName | Literal[""] = Field(
         "", description="GatewayClass; default: the flavour's own"
     )
+    proxies: tuple[Cidr, ...] = Field(
+        (),
+        description="Addresses that a Gateway outside the cluster calls from: Google's proxy-only subnet",
+        examples=[["10.129.0.0/23"]],
+    )
     mirror: ObjectName | Literal[""] = Field("", description="Service that gets a copy of calls")
     mirror_percent: int = Field(5, ge=1, le=100, description="Share of calls that are copied")
     canary: ObjectName | Literal[""] = Field(
@@ -141,6 +146,11 @@ class KubernetesSpec(Part):
     )
     callers: tuple[Cidr, ...] = Field(
         (), description="Addresses outside the cluster that may reach the gateway", examples=[["10.0.0.0/8"]]
+    )
+    egress: tuple[Cidr, ...] = Field(
+        (),
+        description="Addresses that the gateway may reach besides engines: identity provider, SIEM, database",
+        examples=[["10.0.7.0/24"]],
     )
     devices: Literal["plugin", "dra"] = Field(
         "plugin",

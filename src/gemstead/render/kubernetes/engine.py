@@ -191,6 +191,14 @@ def _pod_labels(deployment: Deployment, pool: Pool) -> Object:
 def pod_annotations(deployment: Deployment, pool: Pool) -> Object:
     """Annotations of an engine's pod."""
     found = meshed(deployment)
+    if deployment.deploy.kubernetes.mesh == "istio" and pool.setup.engine != "ollama":
+        found |= {
+            "prometheus.io/scrape": Because(
+                "true", "Istio's agent shows the engine's metrics with its own on 15020"
+            ),
+            "prometheus.io/port": str(ENGINE_PORT),
+            "prometheus.io/path": "/metrics",
+        }
     if cache.kind(deployment, pool) == "bucket-fuse":
         found |= {"gke-gcsfuse/volumes": "true", "gke-gcsfuse/ephemeral-storage-limit": "0"}
     if deployment.deploy.hardware.spot:
@@ -283,6 +291,12 @@ def _service(deployment: Deployment, pool: Pool, spans: int, suffix: str = "") -
     chosen = selector(deployment, ENGINE, pool)
     if spans > 1:
         chosen["leaderworkerset.sigs.k8s.io/worker-index"] = "0"
+    mesh = deployment.deploy.kubernetes.mesh == "istio"
+    how = (
+        Because("tcp", "called by pod: Istio finds the pod's certificate by address, not by host")
+        if mesh
+        else "http"
+    )
     return made(
         "v1",
         "Service",
@@ -294,7 +308,7 @@ def _service(deployment: Deployment, pool: Pool, spans: int, suffix: str = "") -
             "clusterIP": Because("None", "the name stands for every replica that is ready; the gateway picks"),
             "selector": chosen,
             "ports": [{"name": "http", "port": ENGINE_PORT, "targetPort": "http", "protocol": "TCP",
-                       "appProtocol": "http"}],
+                       "appProtocol": how}],
         },
     )  # fmt: skip
 
@@ -359,10 +373,5 @@ def _group(deployment: Deployment, pool: Pool, spans: int) -> Object:
         deployment,
         component=ENGINE,
         pool=pool,
-        annotations={
-            "leaderworkerset.sigs.k8s.io/exclusive-topology": Because(
-                "topology.kubernetes.io/zone", "cards of one replica talk all the time"
-            )
-        },
         spec=spec,
     )

@@ -42,8 +42,9 @@ def objects(deployment: Deployment) -> list[Object]:
 
 
 def has_tls(deployment: Deployment) -> bool:
-    """Whether the gateway itself speaks TLS: the file says so, or there is an issuer."""
-    return deployment.spec.gateway.tls is not None or bool(deployment.deploy.kubernetes.issuer)
+    """Whether the gateway itself speaks TLS: the file says so, or there is an issuer and no mesh that does it."""
+    kubernetes = deployment.deploy.kubernetes
+    return deployment.spec.gateway.tls is not None or (bool(kubernetes.issuer) and kubernetes.mesh == "off")
 
 
 def file(deployment: Deployment) -> str:

@@ -305,7 +305,9 @@ def _picker(deployment: Deployment, pool: Pool, chosen: InferenceSpec) -> Object
     }
     pod: Object = {
         "serviceAccountName": f"{deployment.name}-picker",
-        "automountServiceAccountToken": Because(True, "it watches the pool and its pods, and may nothing else"),
+        "automountServiceAccountToken": Because(
+            True, "it watches the pool and its pods, and may nothing else"
+        ),
         "enableServiceLinks": False,
         "priorityClassName": f"{deployment.name}-gateway",
         "securityContext": pod_security(USER),

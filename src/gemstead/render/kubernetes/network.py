@@ -29,6 +29,9 @@ PRIVATE = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "16
 GOOGLE_CHECKS = ("35.191.0.0/16", "130.211.0.0/22")  # Google's load balancers and their health checks
 METADATA = ("169.254.169.254/32", "169.254.169.252/32")  # GKE's metadata server, for workload identity
 
+GATEWAY_NAME = "gateway.networking.k8s.io/gateway-name"  # label of the proxies that a Gateway gets
+# Flavours whose proxies run beside the Gateway: namespace and port of what tells them their routes.
+BESIDE = {"istio": ("istio-system", 15012), "kgateway": ("kgateway-system", 9977)}
 # Namespace and ports of each mesh's control plane, which proxies ask for certificates and routes.
 CONTROL_PLANES: dict[str, tuple[str, tuple[int, ...]]] = {
     "istio": ("istio-system", (15012,)),
@@ -44,6 +47,7 @@ def objects(deployment: Deployment) -> list[Object]:
         _gateway(deployment),
         _engines(deployment),
     ]
+    found += _data_plane(deployment)
     if cache.wanted(deployment):
         hub = {"to": [outside()], "ports": [_port(443)]}
         found.append(
@@ -70,6 +74,59 @@ def objects(deployment: Deployment) -> list[Object]:
                     egress=[Because({"to": [own]}, "ranks of one replica talk on ports that they choose")],
                 )
             )
+    return found
+
+
+def proxies(deployment: Deployment, gateway: str) -> list[Any]:
+    """Who a Gateway's proxies are: pods beside it, pods of another namespace, or addresses outside the cluster."""
+    routes = deployment.deploy.kubernetes.routes
+    if routes is None:
+        return []
+    if routes.flavour == "gke":
+        return [{"ipBlock": {"cidr": block}} for block in routes.proxies]
+    if routes.flavour in BESIDE:
+        return [{"podSelector": {"matchLabels": {GATEWAY_NAME: gateway}}}]
+    return [in_namespace("envoy-gateway-system")]
+
+
+def _data_plane(deployment: Deployment) -> list[Object]:
+    """What proxies that run in this namespace may do: take calls, and send them on."""
+    routes = deployment.deploy.kubernetes.routes
+    if routes is None or routes.flavour not in BESIDE:
+        return []
+    name, port = BESIDE[routes.flavour]
+    control = {"to": [in_namespace(name)], "ports": [_port(port)]}
+    ours: list[Any] = [{"podSelector": {"matchLabels": selector(deployment, GATEWAY)}}]
+    found = [
+        _policy(
+            deployment,
+            "callers-proxies",
+            {GATEWAY_NAME: f"{deployment.name}-callers"},
+            ingress=[Because({"ports": [_port(80), _port(443)]}, "everybody: callers come in here")],
+            egress=[{"to": ours, "ports": [_port(GATEWAY_PORT)]}, control],
+        )
+    ]
+    if routes.inference:
+        engines = [{"podSelector": {"matchLabels": selector(deployment, ENGINE)}}]
+        pickers = [{"podSelector": {"matchLabels": selector(deployment, PICKER)}}]
+        found.append(
+            _policy(
+                deployment,
+                "inference-proxies",
+                {GATEWAY_NAME: f"{deployment.name}-inference"},
+                ingress=[
+                    Because(
+                        {"from": [{"namespaceSelector": {}}], "ports": [_port(80)]},
+                        "pods of this cluster: this Gateway asks for no keys",
+                    )
+                ],
+                egress=[
+                    {"to": engines, "ports": [_port(ENGINE_PORT)]},
+                    {"to": pickers, "ports": [_port(9002)]},
+                    control,
+                ],
+            )
+        )
     return found
 
 
@@ -120,7 +177,9 @@ def _dns() -> Object:
 def _gateway(deployment: Deployment) -> Object:
     kubernetes = deployment.deploy.kubernetes
     callers: list[Any] = [Because({"namespaceSelector": {}}, "pods of this cluster; keys say who they are")]
-    blocks = list(kubernetes.callers) + (list(GOOGLE_CHECKS) if hardware.is_google(deployment) else [])
+    blocks = list(kubernetes.callers)
+    if kubernetes.routes and hardware.is_google(deployment):
+        blocks += [*kubernetes.routes.proxies, *GOOGLE_CHECKS]
     callers += [{"ipBlock": {"cidr": block}} for block in blocks]
     engines = [
         {"podSelector": {"matchLabels": selector(deployment, ENGINE, pool)}} for pool in deployment.pools
@@ -129,6 +188,9 @@ def _gateway(deployment: Deployment) -> Object:
     for port in sorted({_port_of(url) for url in _external(deployment)}):
         rule = {"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}], "ports": [_port(port)]}
         egress.append(Because(rule, "models that run elsewhere: narrow this to their addresses"))
+    if kubernetes.egress:
+        rule = {"to": [{"ipBlock": {"cidr": block}} for block in kubernetes.egress]}
+        egress.append(Because(rule, "as the file says: identity provider, SIEM, database"))
     ingress = [
         {"from": callers, "ports": [_port(GATEWAY_PORT)]},
         {"from": [in_namespace(kubernetes.monitoring_namespace)], "ports": [_port(ADMIN_PORT)]},
@@ -150,19 +212,14 @@ def _port_of(url: str) -> int:
 
 
 def _engines(deployment: Deployment) -> Object:
+    kubernetes = deployment.deploy.kubernetes
     from_gateway: list[Any] = [{"podSelector": {"matchLabels": selector(deployment, GATEWAY)}}]
     routes = deployment.deploy.kubernetes.routes
     if routes and routes.inference:
         from_gateway.append({"podSelector": {"matchLabels": selector(deployment, PICKER)}})
+        from_gateway += proxies(deployment, f"{deployment.name}-inference")
         if hardware.is_google(deployment):
             from_gateway += [{"ipBlock": {"cidr": block}} for block in GOOGLE_CHECKS]
-        else:
-            from_gateway.append(
-                Because(
-                    {"namespaceSelector": {"matchLabels": {"gemstead/data-plane": "true"}}},
-                    "the namespace where the Gateway's proxies run: label it so",
-                )
-            )
     scrapes = in_namespace(deployment.deploy.kubernetes.monitoring_namespace)
     egress: list[Any] = []
     if any(cache.kind(deployment, pool).startswith("bucket") for pool in deployment.pools):
@@ -175,6 +232,9 @@ def _engines(deployment: Deployment) -> Object:
         deployment,
         "engines",
         selector(deployment, ENGINE),
-        ingress=[{"from": [*from_gateway, scrapes], "ports": [_port(ENGINE_PORT)]}],
+        ingress=[
+            {"from": [*from_gateway, scrapes], "ports": [_port(ENGINE_PORT)]},
+            *([{"from": [scrapes], "ports": [_port(15020)]}] if kubernetes.mesh == "istio" else []),
+        ],
         egress=egress,
     )

@@ -89,7 +89,8 @@ def secrets(deployment: Deployment) -> str:
         lines.append(
             f"$ kubectl -n {deployment.deploy.namespace} create secret generic {deployment.name}-secrets {pairs}"
         )
-    if has_tls(deployment) and not deployment.deploy.kubernetes.issuer:
+    routes = deployment.deploy.kubernetes.routes
+    if (has_tls(deployment) or routes) and not deployment.deploy.kubernetes.issuer:
         lines.append(
             f"$ kubectl -n {deployment.deploy.namespace} create secret tls {deployment.name}-tls --cert=… --key=…"
         )

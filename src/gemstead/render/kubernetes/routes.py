@@ -43,6 +43,12 @@ def objects(deployment: Deployment) -> list[Object]:
             Reason.BAD_REQUEST,
             "deploy.kubernetes.routes.armor: Model Armor is in Google's Gateway (gke) only",
         )
+    if routes.flavour == "gke" and not routes.proxies:
+        raise Refused(
+            Reason.BAD_REQUEST,
+            "deploy.kubernetes.routes.proxies: Google's Gateway calls from the proxy-only subnet, which network "
+            "policies must name: gcloud compute networks subnets list --filter=purpose=REGIONAL_MANAGED_PROXY",
+        )
     found = [_gateway(deployment, routes), _redirect(deployment), _route(deployment, routes)]
     if routes.flavour == "gke":
         found += _google(deployment, routes)
@@ -68,9 +74,6 @@ def _why_long(deployment: Deployment) -> str:
 
 
 def _gateway(deployment: Deployment, routes: RoutesSpec) -> Object:
-    notes: Object = {}
-    if deployment.deploy.kubernetes.issuer:
-        notes["cert-manager.io/cluster-issuer"] = deployment.deploy.kubernetes.issuer
     host = deployment.deploy.host
     secure = {
         "name": "https",
@@ -80,7 +83,7 @@ def _gateway(deployment: Deployment, routes: RoutesSpec) -> Object:
         "tls": {
             "mode": "Terminate",
             "certificateRefs": [
-                {"group": "", "kind": "Secret", "name": f"{deployment.name}-callers-tls"},
+                {"group": "", "kind": "Secret", "name": f"{deployment.name}-tls"},
             ],
         },
         "allowedRoutes": {"namespaces": {"from": "Same"}},
@@ -97,7 +100,6 @@ def _gateway(deployment: Deployment, routes: RoutesSpec) -> Object:
         "Gateway",
         gateway_name(deployment),
         deployment,
-        annotations=notes,
         spec={
             "gatewayClassName": Because(
                 routes.gateway_class or CLASSES[routes.flavour], f"the class that {routes.flavour} installs"

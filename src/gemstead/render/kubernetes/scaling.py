@@ -35,8 +35,12 @@ FULL = 0.85  # of the cache: beyond it requests are put off and computed twice
 
 def bounds(deployment: Deployment, pool: Pool) -> tuple[int, int]:
     """(least, most) replicas."""
-    planned = int(pool.replicas.value)
-    return min(2, planned), max(planned, deployment.deploy.kubernetes.most_replicas or 2 * planned)
+    planned, count = int(pool.replicas.value), deployment.deploy.hardware.count
+    most = deployment.deploy.kubernetes.most_replicas
+    if most is None and count and pool.needs.gpus:
+        taken = sum(int(one.replicas.value) * one.needs.gpus for one in deployment.pools)
+        most = planned + max(0, count - taken) // pool.needs.gpus
+    return min(2, planned), max(planned, most or 2 * planned)
 
 
 def objects(deployment: Deployment, pool: Pool) -> list[Object]:
@@ -143,6 +147,8 @@ def _hpa(deployment: Deployment, pool: Pool) -> Object:
 def _most_why(deployment: Deployment, pool: Pool) -> str:
     if deployment.deploy.kubernetes.most_replicas:
         return "as the file says"
+    if deployment.deploy.hardware.count and pool.needs.gpus:
+        return f"as many as {deployment.deploy.hardware.count} cards carry"
     return f"twice the plan's {int(pool.replicas.value)}"
 
 
@@ -151,11 +157,11 @@ def _keda(deployment: Deployment, pool: Pool) -> Object:
     address = deployment.deploy.kubernetes.prometheus
     pods = f'pod=~"{engine_name(deployment, pool)}-.*",namespace="{deployment.deploy.namespace}"'
 
-    def trigger(name: str, query: str, threshold: str, why: str, kind: str = "AverageValue") -> Because:
+    def trigger(name: str, query: str, threshold: str, why: str) -> Because:
         said = {
             "type": "prometheus",
             "name": name,
-            "metricType": kind,
+            "metricType": "AverageValue",
             "metadata": {"serverAddress": address, "query": query, "threshold": threshold},
         }
         return Because(said, why)
@@ -173,9 +179,7 @@ def _keda(deployment: Deployment, pool: Pool) -> Object:
         ]  # fmt: skip
         if cache:
             triggers.append(
-                trigger(
-                    "cache", f"avg({cache}{{{pods}}})", f"{FULL}", f"{FULL:.0%} of the cache in use", "Value"
-                )
+                trigger("cache", f"sum({cache}{{{pods}}})", f"{FULL}", f"{FULL:.0%} of each cache in use")
             )
     for hours in deployment.deploy.kubernetes.hours:
         floor = {

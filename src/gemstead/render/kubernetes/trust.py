@@ -7,9 +7,9 @@ Linkerd needs no object of its own: its proxies encrypt what goes between pods t
 from __future__ import annotations
 
 from gemstead.render.because import Because
-from gemstead.render.deployment import ENGINE_PORT, Deployment
+from gemstead.render.deployment import ADMIN_PORT, ENGINE_PORT, Deployment
 from gemstead.render.kubernetes.gateway import secret_names
-from gemstead.render.kubernetes.objects import ENGINE, GATEWAY, Object, made, selector
+from gemstead.render.kubernetes.objects import ENGINE, GATEWAY, PICKER, Object, made, selector
 
 
 def objects(deployment: Deployment) -> list[Object]:
@@ -78,52 +78,75 @@ def _secrets(deployment: Deployment, names: list[str]) -> Object:
 
 
 def _istio(deployment: Deployment) -> list[Object]:
-    namespace = deployment.deploy.namespace
-    account = f"cluster.local/ns/{namespace}/sa/{deployment.name}-gateway"
-    monitoring = deployment.deploy.kubernetes.monitoring_namespace
-    hosts = f"*.{namespace}.svc.cluster.local"
-    return [
+    namespace, name = deployment.deploy.namespace, deployment.name
+    accounts = [f"{name}-gateway"]
+    routes = deployment.deploy.kubernetes.routes
+    if inside := bool(routes and routes.inference):
+        accounts += [f"{name}-picker", f"{name}-inference-istio"]  # Istio names a Gateway's account so
+    principals = [f"cluster.local/ns/{namespace}/sa/{account}" for account in accounts]
+    found = [
         made(
             "security.istio.io/v1",
             "PeerAuthentication",
-            deployment.name,
+            name,
             deployment,
-            spec={
-                "mtls": {"mode": Because("STRICT", "nothing in this namespace is spoken in clear")},
-            },
+            spec={"mtls": {"mode": Because("STRICT", "nothing in this namespace is spoken in clear")}},
+        ),
+        _but(
+            deployment,
+            GATEWAY,
+            {ADMIN_PORT: "PERMISSIVE"},
+            "metrics and health, for who has no sidecar",
         ),
         made(
             "security.istio.io/v1",
             "AuthorizationPolicy",
-            f"{deployment.name}-engines",
+            f"{name}-engines",
             deployment,
             component=ENGINE,
             spec={
                 "selector": {"matchLabels": selector(deployment, ENGINE)},
                 "action": "ALLOW",
                 "rules": [
-                    {"from": [{"source": {"principals": [account]}}],
-                     "to": [{"operation": {"ports": [str(ENGINE_PORT)]}}]},
-                    {"from": [{"source": {"namespaces": [monitoring]}}],
-                     "to": [{"operation": {"methods": ["GET"], "paths": ["/metrics"]}}]},
+                    {
+                        "from": [{"source": {"principals": principals}}],
+                        "to": [{"operation": {"ports": [str(ENGINE_PORT)]}}],
+                    }
                 ],
             },
         ),
         made(
             "networking.istio.io/v1",
             "DestinationRule",
-            f"{deployment.name}-engines",
+            f"{name}-engines",
             deployment,
             component=ENGINE,
             spec={
-                "host": hosts,
+                "host": f"*.{namespace}.svc.cluster.local",
                 "trafficPolicy": {
                     "tls": {"mode": "ISTIO_MUTUAL"},
-                    "connectionPool": {
-                        "tcp": {"connectTimeout": "5s"},
-                        "http": {"idleTimeout": "3600s", "maxRetries": 0},
-                    },
+                    "connectionPool": {"tcp": {"connectTimeout": "5s"}},
                 },
             },
         ),
-    ]  # fmt: skip
+    ]
+    if inside:
+        why = "the picker speaks TLS itself, and its probes and metrics come from outside the mesh"
+        found.append(_but(deployment, PICKER, {9002: "DISABLE", 9003: "PERMISSIVE", 9090: "PERMISSIVE"}, why))
+    return found
+
+
+def _but(deployment: Deployment, component: str, ports: dict[int, str], why: str) -> Object:
+    """STRICT but for these ports."""
+    return made(
+        "security.istio.io/v1",
+        "PeerAuthentication",
+        f"{deployment.name}-{component}",
+        deployment,
+        component=component,
+        spec={
+            "selector": {"matchLabels": selector(deployment, component)},
+            "mtls": {"mode": "STRICT"},
+            "portLevelMtls": Because({str(port): {"mode": mode} for port, mode in ports.items()}, why),
+        },
+    )

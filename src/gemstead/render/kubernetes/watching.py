@@ -9,6 +9,7 @@ from gemstead.render.because import Because
 from gemstead.render.deployment import Deployment
 from gemstead.render.kubernetes.objects import ENGINE, GATEWAY, Object, made, selector
 
+AGENT_PORT = 15020  # of Istio's agent in each pod: it shows the engine's metrics with its own, outside mTLS
 INTERVAL = Because("15s", "four points to a minute; engines that are asked more often grow slower")
 
 
@@ -28,8 +29,13 @@ def objects(deployment: Deployment) -> list[Object]:
             group["interval"] = "30s"  # Google's Rules demand what Prometheus has a default for
         rule = made("monitoring.googleapis.com/v1", "Rules", deployment.name, deployment, spec=alerts)
         return [*found, rule]
-    found = [_pods(deployment, "gateway", selector(deployment, GATEWAY), "admin")]
-    if scraped:
+    found = [
+        _pods(deployment, "gateway", selector(deployment, GATEWAY), {"port": "admin", "path": "/metrics"})
+    ]
+    if scraped and deployment.deploy.kubernetes.mesh == "istio":
+        agent = {"portNumber": AGENT_PORT, "path": "/stats/prometheus"}
+        found.append(_pods(deployment, "engines", selector(deployment, ENGINE), agent))
+    elif scraped:
         found.append(_services(deployment))
     rule = made("monitoring.coreos.com/v1", "PrometheusRule", deployment.name, deployment, spec=alerts)
     return [*found, rule]
@@ -48,8 +54,8 @@ def _google(deployment: Deployment, name: str, chosen: dict[str, str], port: str
     )
 
 
-def _pods(deployment: Deployment, name: str, chosen: dict[str, str], port: str) -> Object:
-    endpoint: Any = {"port": port, "path": "/metrics", "interval": INTERVAL}
+def _pods(deployment: Deployment, name: str, chosen: dict[str, str], where: Object) -> Object:
+    endpoint: Any = {**where, "interval": INTERVAL}
     return made(
         "monitoring.coreos.com/v1",
         "PodMonitor",
