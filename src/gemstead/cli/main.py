@@ -46,6 +46,7 @@ VERBS = {
     "epp": ("epp", "pick endpoints for an Envoy gateway, from a cluster or a file"),
     "render": ("render", "write the plan as files: Docker, Compose, Kubernetes, clouds"),
     "diff": ("render", "say what rendering again would change"),
+    "apply": ("apply", "carry the plan out in a cluster or cloud; go back"),
     "doctor": ("doctor", "look at this machine: cards, driver, disk, memory, network, ports"),
     "catalog": ("catalog", "look up models, cards, prices, engines and what is known to break"),
     "check": ("check", "try a dozen real requests against the running service"),

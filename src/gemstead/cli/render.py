@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from gemstead.cli.trouble import USAGE, Trouble
 
 if TYPE_CHECKING:
+    from gemstead.render import Target
     from gemstead.render.bundle import Bundle
+    from gemstead.render.deployment import Deployment
 
 LIST = ".gemstead-bundle"  # in a bundle's folder: what it wrote, one path to a line
 
@@ -35,6 +37,9 @@ def add(subparsers: Any) -> None:
         "diff", description="Say what `render` would change. Exit code 1: something would change."
     )
     diff_.add_argument("target", metavar="TARGET", help="see `gemstead render --list`")
+    diff_.add_argument(
+        "--live", action="store_true", help="compare with what runs there, as `apply --dry-run`"
+    )
     diff_.add_argument("--against", metavar="DIR", help="folder to compare with (default: deploy/TARGET)")
     _add_choices(diff_)
     diff_.set_defaults(run=diff)
@@ -81,6 +86,10 @@ def render(args: argparse.Namespace) -> int:
 
 def diff(args: argparse.Namespace) -> int:
     """Print the differences; 1 when there are any."""
+    if args.live:
+        from gemstead.cli.apply import live
+
+        return live(args)
     from gemstead.render.bundle import diff as differences
 
     folder = Path(args.against or f"deploy/{args.target}")
@@ -101,6 +110,16 @@ def made(args: argparse.Namespace) -> Bundle:
     Raises:
         Refused: an unknown target or card, or a plan that fits nowhere.
     """
+    found, deployment = planned(args)
+    return found.render(deployment)
+
+
+def planned(args: argparse.Namespace) -> tuple[Target, Deployment]:
+    """The target of the options, and what it is handed.
+
+    Raises:
+        Refused: an unknown target or card, or a plan that fits nowhere.
+    """
     from gemstead.cli.options import read_spec
     from gemstead.operate.catalogue import load
     from gemstead.render import target
@@ -111,7 +130,7 @@ def made(args: argparse.Namespace) -> Bundle:
         args.overrides.append(f"deploy.hardware.gpu={'' if args.gpu.casefold() == 'none' else args.gpu}")
     if args.count is not None:
         args.overrides.append(f"deploy.hardware.count={args.count}")
-    return found.render(deployment(read_spec(args), load(os.environ)))
+    return found, deployment(read_spec(args), load(os.environ))
 
 
 def write(bundle: Bundle, folder: Path) -> None:

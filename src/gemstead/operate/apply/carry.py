@@ -54,8 +54,8 @@ class Run:
     def __iter__(self) -> Iterator[Told]:
         history = self.place.history()
         self.number = max((one.number for one in history), default=0) + 1
-        extra = self.place.unwanted(self.pieces, history)
-        state = State(tuple(self.pieces), extra, self.patience_s)
+        unwanted = self.place.unwanted(self.pieces, history)
+        state = State(tuple(self.pieces), unwanted, self.patience_s)
         state, command = steps.step(state, Started(), self.clock())
         while not isinstance(command, End):
             self.state = state

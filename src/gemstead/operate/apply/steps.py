@@ -21,7 +21,7 @@ class State:
     """How far a run is."""
 
     pieces: tuple[Piece, ...]
-    extra: tuple[str, ...]
+    unwanted: tuple[str, ...]
     patience_s: float  # for each stage to become ready
     done: tuple[str, ...] = ()  # keys, as they were applied
     ready: frozenset[str] = frozenset()
@@ -131,7 +131,7 @@ def step(state: State, event: Event, now: float) -> tuple[State, Command]:
         case "check", Done():
             return _remove(replace(state, phase="remove"))
         case "remove", Done():
-            return _remove(replace(state, removed=state.extra[: len(state.removed) + 1]))
+            return _remove(replace(state, removed=state.unwanted[: len(state.removed) + 1]))
         case "commit", Done():
             return replace(state, phase="end"), End()
     raise ValueError(f"{type(event).__name__} does not belong to phase {state.phase}")
@@ -175,8 +175,8 @@ def _unready(state: State) -> tuple[Piece, ...]:
 
 
 def _remove(state: State) -> tuple[State, Command]:
-    if len(state.removed) < len(state.extra):
-        return state, Remove(state.extra[len(state.removed)])
+    if len(state.removed) < len(state.unwanted):
+        return state, Remove(state.unwanted[len(state.removed)])
     return replace(state, phase="commit"), Note("applied")
 
 
@@ -184,6 +184,6 @@ def _blame(state: State, why: str) -> str:
     """The failure, with what was being done."""
     if state.phase == "apply" and state.left:
         return f"{state.left[0]}: {why}"
-    if state.phase == "remove" and len(state.removed) < len(state.extra):
-        return f"removing {state.extra[len(state.removed)]}: {why}"
+    if state.phase == "remove" and len(state.removed) < len(state.unwanted):
+        return f"removing {state.unwanted[len(state.removed)]}: {why}"
     return why
