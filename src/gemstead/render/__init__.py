@@ -31,6 +31,7 @@ TARGETS: dict[str, str] = {
     "kubernetes": "kubernetes",
     "helm": "helm",
     "gke": "gke",
+    "terraform": "terraform",
 }
 
 
