@@ -15,11 +15,13 @@ from typing import Any, Protocol
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from gemstead.console.door import Door
+from gemstead.console.headers import SecurityHeaders
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # What can be asked of a model, and what each takes besides.
@@ -106,7 +108,9 @@ def console(head: Head, token: str, door: Door | None = None, pages: Sequence[Ro
         Route("/admin/models/{model:path}/{verb}", model, methods=["POST"]),
         *pages,
     ]
-    return Starlette(routes=[door.guarded(route) for route in routes])
+    return Starlette(
+        routes=[door.guarded(route) for route in routes], middleware=[Middleware(SecurityHeaders)]
+    )
 
 
 class Server(uvicorn.Server):

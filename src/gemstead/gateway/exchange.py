@@ -25,7 +25,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from gemstead.gateway.reply import CHUNKED, UNSENT, Reply
-from gemstead.openai import errors, evening
+from gemstead.openai import errors, evening, media
 from gemstead.openai.meter import Meter, usage_of
 from gemstead.openai.requests import ROUTES, Request, parse
 from gemstead.openai.rewrite import with_model
@@ -157,6 +157,8 @@ class Exchange(Reply):
             self.request = request = parse(self.path, body)
             record.model, record.stream = request.model[:128], request.stream
             record.bytes_in = len(body)
+            if gate.settings.media == "refuse":
+                media.check(body, self.dialect == "anthropic")
             record.prompt_hash = gate.hashers.hash(request.prompt, record.tenant)
             record.pool = pool = gate.routes.pool(request.model or gate.only_model(), self.caller)
             self.call = call = self.describe(request, pool)

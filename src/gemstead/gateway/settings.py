@@ -92,6 +92,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     aside: Aside | None = None
     identity: Identity = Identity()  # who else may call, and the roles of the file
     cors_origins: tuple[str, ...] = ()
+    media: str = "refuse"  # addresses of media in requests; or "engine": the engine may fetch them
     # Of each model's waiting calls, in each worker. Made anew: compiled, a Struct does not know that it is frozen.
     queue: QueueBounds = msgspec.field(default_factory=lambda: QueueBounds(starting_wait_s=120.0))
     weights: dict[str, float] = {}  # of tenants in the queue; 1 where none is given

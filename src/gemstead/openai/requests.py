@@ -16,6 +16,8 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Raw
 
+from gemstead.openai.depth import MOST as MOST_DEPTH
+from gemstead.openai.depth import too_deep
 from gemstead.refused import Reason, Refused
 
 # The dialect of each relayed route: whose shapes its errors and streams have.
@@ -142,6 +144,8 @@ def parse(path: str, body: bytes) -> Request:
         raise _refused("The request's body is not valid UTF-8.") from None
     except RecursionError:
         raise _refused("The request's JSON is nested too deeply.") from None
+    if too_deep(body):
+        raise _refused(f"The request's JSON is nested too deeply: {MOST_DEPTH} levels are allowed.")
     if not body.isascii():
         _check_utf8(body)
     return request

@@ -162,6 +162,7 @@ def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
         ),
         identity=identity(spec.identity),
         cors_origins=gateway.cors_origins,
+        media=gateway.media,
         queue=queue_bounds(spec),
         weights={
             name: tenant.weight for name, tenant in spec.traffic.tenants.items() if tenant.weight != 1.0
