@@ -27,6 +27,7 @@ class Reason(StrEnum):
     TOO_MANY_AT_ONCE = "too_many_at_once"
     BUDGET_SPENT = "budget_spent"
     LIMITS_UNAVAILABLE = "limits_unavailable"
+    REGION = "region"
     SHED = "shed"
     OVERLOADED = "overloaded"
     NO_ENDPOINT = "no_endpoint"

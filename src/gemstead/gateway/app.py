@@ -21,6 +21,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from gemstead.gateway.apart import Second, mirror
 from gemstead.gateway.exchange import Exchange
 from gemstead.gateway.figures import Figures
 from gemstead.gateway.heads import Heads
@@ -32,12 +33,15 @@ from gemstead.ledger.audit import AuditRecord, HashKey, PromptHashers
 from gemstead.openai import errors, models
 from gemstead.openai.requests import ROUTES
 from gemstead.refused import Reason, Refused
+from gemstead.traffic.call import Call
 from gemstead.traffic.endpoint import UNBOUNDED, Endpoint, EndpointFacts, Load
 from gemstead.traffic.limits import Limits
-from gemstead.traffic.picker import Picker
+from gemstead.traffic.policy import Policy
+from gemstead.traffic.retry import Budget, Hedge
 from gemstead.traffic.roles import GATEWAY_RULES, Roles, gateway_right
 from gemstead.traffic.roster import Roster
 from gemstead.traffic.routes import Routes
+from gemstead.traffic.rules import looks_inside
 from gemstead.traffic.split import Split, split
 
 if TYPE_CHECKING:
@@ -69,7 +73,7 @@ class Gateway:
         keyring: Keyring,
         remember: Callable[[AuditRecord], None],
         figures: Figures,
-        picker: Picker,
+        picker: Policy,
     ) -> None:
         self.loop = loop
         self.keyring = keyring
@@ -84,6 +88,11 @@ class Gateway:
         self.pools: dict[str, Roster] = {}
         self.splits: dict[str, Split] = {}  # pools whose calls a rollout divides
         self.lines: dict[str, Line] = {}
+        self.chance = Random().randrange  # noqa: S311
+        self.budgets: dict[str, Budget] = {}  # of second tries, by pool
+        self.budgeted: dict[str, int] = {}  # calls of the pool that have been counted for its budget
+        self.hedges: dict[str, Hedge] = {}  # by pool; none: late calls get no second copy
+        self.mirrored = 0  # copies on their way
         self.draining = False
         self.waitroom = WaitRoom(self)
         self.known = frozenset([*ROUTES, "/v1/models"])  # routes that are recorded by name
@@ -104,6 +113,10 @@ class Gateway:
         self.roles = Roles(settings.identity.roles)
         self.aside: Line | None = aside_line(settings.aside)
         self.aims = dict(settings.aims)
+        self.kept = frozenset(name.encode() for rule in settings.routing for name in rule.headers)
+        self.heads = Heads()  # those that are remembered were read without what routes ask for now
+        self.rules, self.regions = settings.routing, dict(settings.regions)
+        self.rules_look_inside = looks_inside(settings.routing)
         self.waitroom.configure()
         self.set_fleet(settings.endpoints)
 
@@ -122,20 +135,23 @@ class Gateway:
             line.idle_s = self.settings.deadlines.upstream_idle_s
             if line.facts.engine != facts.engine:
                 line.dialect = dialect_of(facts.engine)
+            if not facts.region and self.settings.region:
+                facts = msgspec.structs.replace(facts, region=self.settings.region)
             endpoint.facts = line.facts = facts
             endpoints[facts.name], lines[facts.name] = endpoint, line
         for line in self.lines.values():
             line.close()
         for name in self.endpoints.keys() - endpoints.keys():
-            self.picker.index.forget(name)
+            self.picker.forget(name)
         self.endpoints, self.lines = endpoints, lines
         by_pool: dict[str, list[Endpoint]] = {pool.name: [] for pool in self.settings.pools}
         for endpoint in endpoints.values():
             by_pool.setdefault(endpoint.facts.pool, []).append(endpoint)
         self.pools = {name: Roster(members) for name, members in by_pool.items()}
         sticky = {pool.name for pool in self.settings.pools if pool.sticky}
-        chance = Random().randrange  # noqa: S311
-        divided = {name: split(roster, chance, name in sticky) for name, roster in self.pools.items()}
+        self.budgets = {name: self.budgets.get(name) or Budget() for name in self.pools}
+        self.hedges = {n: self.hedges.get(n) or Hedge() for n in self.pools} if self.settings.hedge else {}
+        divided = {name: split(roster, self.chance, name in sticky) for name, roster in self.pools.items()}
         self.splits = {name: one for name, one in divided.items() if one is not None}
         # A prompt that is estimated to have so many tokens is looked at again: it may fit nowhere.
         self.too_long = {name: too_long(roster) for name, roster in self.pools.items()}
@@ -149,6 +165,50 @@ class Gateway:
             if (endpoint := self.endpoints.get(name)) is not None:
                 endpoint.load = load
         self.waitroom.look()
+
+    # -- second tries ------------------------------------------------------------------------------------
+
+    def may_retry(self, pool: str) -> bool:
+        """Whether one more call of the pool may be tried elsewhere; it is counted."""
+        budget = self.budgets.get(pool)
+        return budget is None or budget.take(monotonic())
+
+    def mirror(self, exchange: Exchange, pool: str) -> None:
+        """Send a copy of the call to another pool; nobody reads its answer."""
+        mirror(exchange, pool)
+
+    def learn_patience(self, call: Call, now: float) -> None:
+        """A first token has come."""
+        hedge = self.hedges.get(call.model)
+        if hedge is not None and call.streams and call.due_s > 0.0:
+            hedge.patience.learn(call.due_s, now - call.charged_at)
+
+    def hedge(self, exchange: Exchange, now: float) -> None:
+        """Send a second copy of a call that is late, where an endpoint is idle."""
+        call = exchange.call
+        if call is None or not call.streams or exchange.first_at or exchange.status or exchange.apart:
+            return
+        if exchange.second is not None or exchange.endpoint is None or not call.booked:
+            return
+        hedge = self.hedges.get(call.model)
+        if hedge is None or now < hedge.when(call):
+            return
+        region = self.regions.get(call.tenant)
+        endpoints = [e for e in self.pools.get(call.model, ()) if not region or e.facts.region == region]
+        where = hedge.where(call, endpoints, now)
+        if where is not None:
+            Second(exchange).start(where)
+
+    def budget_calls(self, now: float) -> None:
+        """Count the calls since the last time for the budgets of second tries."""
+        for name, pool in self.pools.items():
+            total = sum(endpoint.served + endpoint.failures for endpoint in pool)
+            calls = total - self.budgeted.get(name, 0)
+            self.budgeted[name] = total
+            if calls > 0:
+                self.budgets[name].call(now, calls)
+                if (hedge := self.hedges.get(name)) is not None:
+                    hedge.budget.call(now, calls)
 
     # -- what exchanges use -----------------------------------------------------------------------------
 
@@ -183,7 +243,8 @@ class Gateway:
             allowed = b"*" if "*" in self.cors else origin
             return (
                 b"\r\naccess-control-allow-origin: %s\r\nvary: origin"
-                b"\r\naccess-control-expose-headers: x-request-id, retry-after" % allowed
+                b"\r\naccess-control-expose-headers: x-request-id, retry-after, x-gemstead-model, x-gemstead-fallback"
+                % allowed
             )
         return b""
 
@@ -201,6 +262,9 @@ class Gateway:
         """The one handler for a broken promise between our own parts: the operator sees it, the client a 500."""
         sys.stderr.write("".join(traceback.format_exception(error)))
         sys.stderr.flush()
+        if exchange.apart:
+            exchange.fail(Refused(Reason.INTERNAL, ""))
+            return
         exchange.keep_alive = False
         try:
             message = "The gateway failed; the operator can find this request by its id."
@@ -291,9 +355,12 @@ class Gateway:
         if (second := int(time())) != self.date_at:
             self.date_at = second
             self.date = date_line(second)
+            self.budget_calls(now)
         for exchange in tuple(self.running):
             try:
                 exchange.overdue(now)
+                if self.hedges:
+                    self.hedge(exchange, now)
             except Exception as error:  # one call's trouble must not cost all others their deadlines
                 self.broken(exchange, error)
         for connection in tuple(self.connections):

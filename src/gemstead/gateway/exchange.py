@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -29,14 +30,17 @@ from gemstead.openai import errors, evening, media
 from gemstead.openai.meter import Meter, usage_of
 from gemstead.openai.requests import ROUTES, Request, parse
 from gemstead.openai.rewrite import with_model
+from gemstead.openai.shape import shape
 from gemstead.refused import Reason, Refused
 from gemstead.traffic.admission import never_fits
 from gemstead.traffic.call import Call
 from gemstead.traffic.endpoint import Endpoint
 from gemstead.traffic.estimate import prompt_tokens, tokens_to_hold
 from gemstead.traffic.prefix import chain
+from gemstead.traffic.rules import FINE, Asked, first_match, target
 
 if TYPE_CHECKING:
+    from gemstead.gateway.apart import Second
     from gemstead.gateway.app import Gateway
     from gemstead.gateway.protocol import ClientConnection
     from gemstead.gateway.upstream import Line, UpstreamConnection
@@ -59,6 +63,15 @@ REPEATED = re.compile(rb"(?:\s|\\[nrt]){2,}|(.)\1{3,}", re.DOTALL)
 ERROR_BODY_MOST = 65_536
 LEDGER_AWAY = (
     "Calls cannot be recorded at the moment, and this service serves none unrecorded. Try again soon."
+)
+FALLS_BACK = frozenset(
+    {
+        Reason.NO_ENDPOINT,
+        Reason.OVERLOADED,
+        Reason.UPSTREAM_FAILED,
+        Reason.CONTEXT_EXCEEDED,
+        Reason.REGION,
+    }
 )
 COMMENT = b": keep-alive\n\n"
 TO_END = -2  # of upstream.framing
@@ -86,11 +99,18 @@ class Exchange(Reply):
     evened: evening.Stream | None = None
     raw = False  # the engine's chunk framing goes to the client as it is
     done = False
+    apart = False  # no client waits for it (apart.py)
+    second: Second | None = None  # a copy of it on another endpoint
+    fallbacks: tuple[str, ...] = ()  # pools that may still be tried
+    rerouted = False  # another model answers than the one that the caller named
+    mirror = ""  # the pool that gets a copy
+    tried_before = 0  # attempts with the models that it has fallen back from
     passing = False  # to the process beside the gateway (passage.py)
     first_at = 0.0
     last_at = 0.0
     overdue_at = inf
     total_at = inf
+    most_first_s = inf
 
     def __init__(
         self,
@@ -160,18 +180,77 @@ class Exchange(Reply):
             if gate.settings.media == "refuse":
                 media.check(body, self.dialect == "anthropic")
             record.prompt_hash = gate.hashers.hash(request.prompt, record.tenant)
-            record.pool = pool = gate.routes.pool(request.model or gate.only_model(), self.caller)
+            pool = gate.routes.pool(request.model or gate.only_model(), self.caller)
+            if gate.rules:
+                pool = self.routed(request, body, pool)
+            record.pool = pool
             self.call = call = self.describe(request, pool)
             if call.prompt_tokens >= gate.too_long[pool]:
                 self.check_fits(request, call)
-            self.hold = gate.limits.hold(self.caller, call.most_tokens, self.began_at)
             self.body = body
+            self.hold = gate.limits.hold(self.caller, call.most_tokens, self.began_at)
             gate.running.add(self)
             self.overdue_at = self.total_at = self.began_at + gate.settings.deadlines.total_s
             self.last_at = self.began_at
             self.another(fresh=True)
         except Refused as refusal:
             self.turned_away(refusal)
+
+    def routed(self, request: Request, body: bytes, pool: str) -> str:
+        """The pool that the file's routes say; what else they say of the call is kept."""
+        gate, record = self.gate, self.record
+        most = -1 if request.most_output is None else request.most_output
+        asked = Asked(
+            pool=pool,
+            tenant=record.tenant,
+            headers=self.headers,
+            prompt_tokens=prompt_tokens(request.prompt),
+            answer_tokens=most,
+        )
+        if gate.rules_look_inside:
+            inside = shape(request, body)
+            asked.turns, asked.tools, asked.images = inside.turns, inside.tools, inside.images
+        rule, _ = first_match(gate.rules, asked)
+        if rule is None:
+            return pool
+        caller = record.key_id or record.client
+        to = target(rule, pool, caller, gate.chance)
+        self.fallbacks = rule.fallbacks
+        if rule.mirror and gate.chance(FINE) < rule.mirror_share * FINE:
+            self.mirror = rule.mirror
+        if to != pool:
+            self.rerouted = True
+            self.note = b"\r\nx-gemstead-model: " + to.encode("latin-1", "replace")
+            record.reason = f"route {rule.name}"
+        return to
+
+    def falls_back(self, why: str) -> bool:
+        """Whether another model takes the call, which has not had the first byte of an answer. The caller is told."""
+        if not self.fallbacks or self.framing != UNSENT or self.client.left or self.done:
+            return False
+        gate, record, request = self.gate, self.record, self.request
+        if request is None:
+            return False
+        to, self.fallbacks = self.fallbacks[0], self.fallbacks[1:]
+        self.stop_engine()
+        if self.endpoint is not None and self.call is not None:
+            gate.picker.settle(self.endpoint, self.call, ok=None, now=monotonic())
+            self.endpoint = None
+        record.reason = f"{record.reason}; {record.pool}: {why}, so {to}".removeprefix("; ")[:REASON_MOST]
+        self.note = b"\r\nx-gemstead-model: %s\r\nx-gemstead-fallback: %s" % (
+            to.encode("latin-1", "replace"),
+            record.pool.encode("latin-1", "replace"),
+        )
+        record.pool, self.rerouted = to, True
+        self.first_at, self.status, self.whole, self.meter, self.evened = 0.0, 0, None, None, None
+        self.tried_before = record.attempts
+        self.call = self.describe(request, to)
+        self.overdue_at = self.total_at
+        try:
+            self.another(fresh=True)
+        except Refused as refusal:
+            self.turned_away(refusal)
+        return True
 
     def go_on(self) -> None:
         """It has waited, and now it is its turn."""
@@ -211,15 +290,22 @@ class Exchange(Reply):
     def describe(self, request: Request, pool: str) -> Call:
         """The facts that decisions need. A prompt is hashed into blocks only where there is a choice."""
         tokens = prompt_tokens(request.prompt)
-        several = len(self.gate.pools[pool]) > 1
+        several = len(self.gate.pools.get(pool, ())) > 1
         assert self.caller is not None
+        adapter = session = ""
+        if several:
+            session = self.headers.get(b"x-session-id", b"").decode("latin-1")
+            if self.gate.adapters and not self.rerouted:
+                adapter = self.gate.adapters.get(request.model.casefold(), "")
         return Call(
             model=pool,
             tenant=self.caller.tenant,
             priority=self.caller.priority,
             prompt_tokens=tokens,
             most_tokens=tokens_to_hold(tokens, request.most_output),
-            prefix=chain(request.prompt) if several else (),
+            prefix=chain(request.prompt, seed=hash(adapter) if adapter else 0) if several else (),
+            adapter=adapter,
+            session=session,
             streams=request.stream,
         )
 
@@ -231,11 +317,7 @@ class Exchange(Reply):
         """
         gate, call = self.gate, self.call
         assert call is not None
-        # The pool may have gone since the call began, by a reload.
-        if (divided := gate.splits.get(call.model)) is not None:
-            endpoint = divided.pick(gate.picker, call, self.record.key_id or self.record.client, monotonic())
-        else:
-            endpoint = gate.picker.pick(call, gate.pools.get(call.model, ()), monotonic())
+        endpoint = self.picked(call)
         if (
             fresh
             and (endpoint.in_flight >= endpoint.easy or gate.waitroom.waiting)
@@ -246,11 +328,28 @@ class Exchange(Reply):
         gate.picker.charge(endpoint, call)
         self.record.attempts += 1
         self.record.endpoint, self.record.version = endpoint.facts.name, endpoint.facts.version
+        if self.mirror:
+            copy, self.mirror = self.mirror, ""
+            gate.mirror(self, copy)
         line = gate.lines[endpoint.facts.name]
         if (up := line.take()) is not None:
             self.forward(up)
         else:
             self.connecting = gate.loop.create_task(self.connect(line))
+
+    def picked(self, call: Call) -> Endpoint:
+        """The endpoint that should take the call; nothing is booked yet.
+
+        Raises:
+            Refused: NO_ENDPOINT; or the tenant's calls may not go where this model's engines are.
+        """
+        gate = self.gate
+        endpoints: Sequence[Endpoint] = gate.pools.get(call.model, ())  # it may have gone, by a reload
+        if gate.regions and (region := gate.regions.get(call.tenant)):
+            endpoints = within(region, endpoints, call.model)
+        elif (divided := gate.splits.get(call.model)) is not None:
+            return divided.pick(gate.picker, call, self.record.key_id or self.record.client, monotonic())
+        return gate.picker.pick(call, endpoints, monotonic())
 
     async def connect(self, line: Line) -> None:
         """Open a connection, then forward; an engine that cannot be reached is replaced."""
@@ -282,7 +381,9 @@ class Exchange(Reply):
         facts = endpoint.facts
         body = self.body
         known = facts.served_model
-        if gate.adapters:
+        if self.rerouted:
+            known = known or endpoint.facts.pool
+        elif gate.adapters:
             known = gate.adapters.get(self.request.model.casefold(), known)
         if known and known != self.request.model and self.request.model:
             body = with_model(body, known)
@@ -302,7 +403,8 @@ class Exchange(Reply):
             passed_on(self.headers),
         )
         now = monotonic()
-        self.overdue_at = min(now + gate.settings.deadlines.first_token_s, self.total_at)
+        patience_s = min(gate.settings.deadlines.first_token_s, self.most_first_s)
+        self.overdue_at = min(now + patience_s, self.total_at)
         self.last_at = now
         up.send(self, head, body)
         if self.client.blocked_at:
@@ -314,6 +416,8 @@ class Exchange(Reply):
         self, up: UpstreamConnection, status: int, headers: dict[bytes, bytes], length: int
     ) -> None:
         """The engine has answered: relay its head, or see whether another endpoint does better."""
+        if self.second is not None:
+            self.second.give_way()
         self.body_bytes = 0  # of the answer from here on
         self.whole = self.meter = self.evened = None
         if status >= 400:
@@ -379,6 +483,8 @@ class Exchange(Reply):
             self.gate.picker.first_token(self.endpoint, self.call, now)
             if self.gate.waitroom.waiting:
                 self.gate.waitroom.next_ones(self.call.model)
+            if self.gate.hedges:
+                self.gate.learn_patience(self.call, now)
             if self.status < 400:
                 self.open_answer()
         elif self.meter is not None:
@@ -473,7 +579,7 @@ class Exchange(Reply):
         assert endpoint is not None and call is not None
         self.up = None
         self.overdue_at = self.total_at
-        again = self.may_try_another()
+        again = self.may_try_another() and (stale or self.gate.may_retry(call.model))
         # A kept connection that the engine closed under us says nothing about the engine's health.
         self.gate.picker.settle(endpoint, call, ok=None if stale else False, now=monotonic())
         self.endpoint = None
@@ -481,6 +587,9 @@ class Exchange(Reply):
         refusal = Refused(
             Reason.UPSTREAM_FAILED, f"The model's engine failed. Please try again. {self.named()}"
         )
+        if self.second is not None:  # the other copy may still answer
+            call.tried += (endpoint.name,)
+            return
         if not again:
             self.fail(refusal)
             return
@@ -492,13 +601,38 @@ class Exchange(Reply):
         except Refused:
             self.fail(refusal)
 
+    def carried_on(
+        self, call: Call, endpoint: Endpoint, up: UpstreamConnection, need: evening.Needed | None
+    ) -> None:
+        """The second copy has been answered first: it is this call from now on."""
+        self.second = None
+        self.stop_engine()
+        if self.endpoint is not None and self.call is not None:
+            self.gate.picker.settle(self.endpoint, self.call, ok=None, now=monotonic())
+        self.call, self.endpoint, self.up, self.need = call, endpoint, up, need
+        up.exchange = self
+        self.record.endpoint, self.record.version = endpoint.facts.name, endpoint.facts.version
+        if self.client.blocked_at:
+            up.transport.pause_reading()
+
+    def second_lost(self) -> None:
+        """The second copy has ended without an answer."""
+        self.second = None
+        if self.done or self.endpoint is not None:
+            return
+        why = f"The model's engine failed. Please try again. {self.named()}"
+        try:
+            self.another()
+        except Refused:
+            self.fail(Refused(Reason.UPSTREAM_FAILED, why))
+
     def named(self) -> str:
         """A sentence that lets a caller and an operator speak of the same call."""
         return f"(request {self.record.call_id})"
 
     def may_try_another(self) -> bool:
         """Nothing of an answer has reached the client, and tries are left."""
-        return self.first_at == 0.0 and self.record.attempts <= self.gate.settings.retries
+        return self.first_at == 0.0 and self.record.attempts - self.tried_before <= self.gate.settings.retries
 
     def has_another(self) -> bool:
         """Whether an endpoint is left that has not been asked. An engine's own words are better than none."""
@@ -530,6 +664,8 @@ class Exchange(Reply):
         if self.connecting is not None:
             self.connecting.cancel()
             self.connecting = None
+        if self.second is not None:
+            self.second.give_way()
 
     def client_blocked(self) -> None:
         if self.up is not None:
@@ -582,7 +718,7 @@ class Exchange(Reply):
             if now >= self.total_at:
                 why = f"The call took longer than {deadlines.total_s:g} s (gateway.deadlines.total_s)."
                 self.fail(Refused(Reason.DEADLINE, why))
-            elif self.first_at == 0.0:
+            elif self.first_at == 0.0 and self.endpoint is not None:
                 self.failed(f"no answer within {deadlines.first_token_s:g} s")
             else:
                 why = f"The model's engine stopped for {deadlines.between_tokens_s:g} s in mid-answer."
@@ -605,6 +741,15 @@ class Exchange(Reply):
 
     def answer_engine_error(self) -> None:
         """An engine's refusal goes to the client in the client's dialect."""
+        if (
+            self.fallbacks
+            and self.status in TRY_ANOTHER
+            and self.call is not None
+            and self.endpoint is not None
+        ):
+            self.gate.picker.settle(self.endpoint, self.call, ok=False, now=monotonic())
+            if self.falls_back(f"status {self.status}"):
+                return
         raw = b"".join(self.whole or ())
         status, call_id = self.status, self.record.call_id
         self.record.reason = f"{self.record.reason}; {self.record.endpoint}: status {status}".removeprefix(
@@ -637,8 +782,10 @@ class Exchange(Reply):
         """
         if self.done:
             return
-        self.stop_engine()
         reason = refusal.reason
+        if self.fallbacks and reason in FALLS_BACK and self.falls_back(reason.value):
+            return
+        self.stop_engine()
         outcome = reason.value
         if not self.record.reason:
             self.record.reason = refusal.detail or refusal.param or ""
@@ -667,6 +814,8 @@ class Exchange(Reply):
         if self.done:
             return
         self.done = True
+        if self.second is not None:
+            self.second.give_way()
         gate, record, now = self.gate, self.record, monotonic()
         record.outcome = outcome
         record.seconds = now - self.began_at
@@ -702,6 +851,23 @@ class Exchange(Reply):
             if usage is not None:
                 record.prompt_tokens, record.cached_tokens, record.output_tokens = usage
                 record.tokens_from = "engine"
+
+
+def within(region: str, endpoints: Sequence[Endpoint], model: str) -> list[Endpoint]:
+    """Those of the endpoints that are in the region.
+
+    Raises:
+        Refused: none is. A call never leaves its tenant's region, whatever else could answer it.
+    """
+    inside = [endpoint for endpoint in endpoints if endpoint.facts.region == region]
+    if endpoints and not inside:
+        raise Refused(
+            Reason.REGION,
+            f"Your calls stay in the region {region}, and no engine of {model} is there. Use another model.",
+            param="model",
+            code="region_unavailable",
+        )
+    return inside
 
 
 def least_tokens(request: Request) -> int:

@@ -40,6 +40,7 @@ class Figures:
         self.seconds = registry.histograms(names.REQUEST_SECONDS)
         self.in_flight = registry.values(names.IN_FLIGHT).labels()
         self.queue_waiting = registry.values(names.QUEUE_WAITING).labels()
+        self.hedges = registry.values(names.HEDGES).labels()
         self.queue_seconds = registry.histograms(names.QUEUE_SECONDS).labels()
         self.retries = registry.values(names.RETRIES).labels()
         self.breaker_open = registry.values(names.BREAKER_OPEN)  # .labels(endpoint).set(0 or 1)

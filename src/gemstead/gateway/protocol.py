@@ -38,7 +38,7 @@ from gemstead.refused import Reason, Refused
 if TYPE_CHECKING:
     from gemstead.gateway.app import Gateway
 
-# Headers that mean something to us or to an engine. All others stop here.
+# Headers that mean something to us or to an engine, beside those that routes ask for. All others stop here.
 KEPT = frozenset(
     {
         b"access-control-request-headers",
@@ -57,6 +57,7 @@ KEPT = frozenset(
         b"tracestate",
         b"transfer-encoding",
         b"x-api-key",
+        b"x-session-id",
     }
 )
 ONCE = frozenset({b"authorization", b"content-length", b"expect", b"host", b"origin", b"x-api-key"})
@@ -294,7 +295,7 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
     def on_header(self, name: bytes, value: bytes) -> None:
         self.head_bytes += len(name) + len(value) + 4
         name = name.lower()
-        if self.reading_head and name not in KEPT:
+        if self.reading_head and name not in KEPT and name not in self.gate.kept:
             return
         if not self.reading_head:  # a trailer: nothing in it counts
             if name in KEPT:

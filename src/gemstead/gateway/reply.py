@@ -28,6 +28,7 @@ class Reply:
     keep_alive = False
     hold: Any = None
     meter: Meter | None = None
+    note = b""  # header lines that tell of another model than the one asked for
     framing = UNSENT
     streaming = False  # the client was promised a stream of events
     unsent = b""  # the answer's head, until its first bytes follow
@@ -74,6 +75,8 @@ class Reply:
             head.append(b"\r\ncache-control: no-cache\r\nx-accel-buffering: no")
         if self.hold is not None:
             head.append(gate.limits.header_lines(self.hold, self.began_at))
+        if self.note:
+            head.append(self.note)
         if gate.cors and b"origin" in self.headers:
             head.append(gate.cors_headers(self.headers[b"origin"]))
         if gate.draining:

@@ -12,6 +12,7 @@ from gemstead.ledger.audit import HashKey
 from gemstead.traffic.caller import RateLimit
 from gemstead.traffic.endpoint import EndpointFacts
 from gemstead.traffic.queue import QueueBounds
+from gemstead.traffic.rules import Rule
 
 
 class Deadlines(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +98,11 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     queue: QueueBounds = msgspec.field(default_factory=lambda: QueueBounds(starting_wait_s=120.0))
     weights: dict[str, float] = {}  # of tenants in the queue; 1 where none is given
     aims: dict[str, float] = {}  # seconds after which a tenant's waiting call is of no use; "" for all others
+    routing: tuple[Rule, ...] = ()  # the first that is for a call counts
+    region: str = ""  # of endpoints that say none
+    regions: dict[str, str] = {}  # by tenant: where its calls have to stay
+    policy: str = ""  # a key of traffic.policies.POLICIES; "": the product's own
+    hedge: bool = False  # second copies of late calls
     retries: int = 2  # further endpoints tried before the first byte
 
     def __repr__(self) -> str:  # holds secrets

@@ -151,8 +151,9 @@ class UpstreamConnection:  # an asyncio.Protocol in all but name: a plain class 
         if not keep:
             self.keep = False
         exchange.upstream_head(self, status, headers, length)
-        if self.exchange is not exchange:
+        if self.exchange is None:
             return
+        exchange = self.exchange  # another one may have carried it on (apart.py)
         if length == 0:
             if rest:
                 raise BadAnswer("the engine sent more than it announced")

@@ -17,6 +17,7 @@ import signal
 import socket
 import ssl
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -52,6 +53,8 @@ from gemstead.observe.metrics import Registry
 from gemstead.refused import Reason, Refused
 from gemstead.traffic.breaker import State
 from gemstead.traffic.picker import Picker
+from gemstead.traffic.policies import POLICIES
+from gemstead.traffic.policy import Policy
 from gemstead.traffic.prefix import PrefixIndex
 
 if TYPE_CHECKING:
@@ -85,7 +88,7 @@ class Worker:
             self.keyring(settings),
             self.writer.put if self.writer is not None else lambda record: None,
             self.measured,
-            Picker(PrefixIndex(INDEX_BYTES), Random().randrange),  # noqa: S311
+            policy(settings.policy, Random().randrange),  # noqa: S311
         )
         self.gate.waitroom.needed = lambda pool: self.say(Needed(pool=pool))
         if (writer := self.writer) is not None:
@@ -286,6 +289,11 @@ class Worker:
         book = TokenBook(settings.identity, ask=ask)
         book.learn(self.signing)
         return book
+
+
+def policy(name: str, choose: Callable[[int], int]) -> Policy:
+    """The way of choosing endpoints that goes by this name; "" is the product's own."""
+    return POLICIES[name](choose) if name else Picker(PrefixIndex(INDEX_BYTES), choose)
 
 
 # For TLS 1.2; those of 1.3 are all modern. Forward secrecy and authenticated encryption only: Mozilla's

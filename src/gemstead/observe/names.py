@@ -84,6 +84,7 @@ QUEUE_SECONDS = _histogram(
 RETRIES = _counter(
     "upstream_retries_total", "Calls that were moved to another endpoint before their first byte."
 )
+HEDGES = _counter("hedges_total", "Second copies of late calls, sent to an idle endpoint (traffic.hedge).")
 ENDPOINT_CALLS = _counter(
     "endpoint_calls_total",
     "Calls sent to this endpoint that it served, or failed: a 5xx, a lost connection, no answer in time. "
@@ -148,6 +149,7 @@ FAMILIES: dict[str, Family] = {
         QUEUE_WAITING,
         QUEUE_SECONDS,
         RETRIES,
+        HEDGES,
         ENDPOINT_CALLS,
         ENDPOINT_FIRST_TOKEN,
         ENDPOINT_PER_OUTPUT_TOKEN,

@@ -30,6 +30,7 @@ STATUS: dict[Reason, int] = {
     Reason.TOO_MANY_AT_ONCE: 429,
     Reason.BUDGET_SPENT: 429,
     Reason.LIMITS_UNAVAILABLE: 503,
+    Reason.REGION: 403,
     Reason.SHED: 503,
     Reason.OVERLOADED: 429,
     Reason.NO_ENDPOINT: 503,

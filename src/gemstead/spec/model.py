@@ -25,7 +25,7 @@ from gemstead.spec.part import FilePath, Listen, Name, Origin, Part, Seconds, Se
 from gemstead.spec.rollout import ModelRolloutSpec, RolloutSpec
 from gemstead.spec.secrets import SecretsSpec
 from gemstead.spec.store import StoreSpec
-from gemstead.spec.traffic import TrafficSpec
+from gemstead.spec.traffic import RouteSpec, TrafficSpec
 
 
 class ExternalEndpoint(Part):
@@ -45,6 +45,7 @@ class ExternalEndpoint(Part):
         "every few seconds (a headless Service of Kubernetes)",
     )
     served_model: str = Field("", description="The name the engine uses, when it is not the model's")
+    region: str = Field("", max_length=64, description="Where it is; default: `traffic.region`")
     dialect: Literal[
         "external", "vllm", "sglang", "llamacpp", "ollama", "tgi", "tensorrt_llm", "transformers"
     ] = Field(
@@ -255,6 +256,9 @@ class Spec(Part):
     ledger: LedgerSpec = Field(LedgerSpec(), description="What must survive a restart")
     audit: AuditSpec = Field(AuditSpec(), description="The audit log: signed, kept, sent elsewhere")
     supervise: SuperviseSpec = Field(SuperviseSpec(), description="How engine processes are watched")
+    routes: tuple[RouteSpec, ...] = Field(
+        (), description="Where calls go, beyond the model that they name; the first that is for a call counts"
+    )
     traffic: TrafficSpec = Field(TrafficSpec(), description="Which replica takes a call, and who waits")
     rollout: RolloutSpec = Field(
         RolloutSpec(), description="How a changed engine takes the place of the one that runs"

@@ -60,6 +60,7 @@ class EndpointFacts(msgspec.Struct, frozen=True, kw_only=True):
     release: str = ""  # which release of its pool it runs; a rollout divides the calls between releases
     weight: float = 1.0  # its part of the pool's calls beside the others'; all alike: whoever is freest
     context_tokens: int = 0  # longest prompt plus answer; 0 is unknown
+    region: str = ""  # where it is; a tenant's calls may have to stay there
     slots: int = 0  # requests that the engine runs at once; 0 is unknown
     # What the plan foresees; 0 is unknown. The picker begins with these and learns the real ones.
     kv_tokens: int = 0  # tokens that the KV cache holds

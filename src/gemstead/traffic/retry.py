@@ -47,10 +47,10 @@ class Budget:
         self._floor = self._most_floor
         self._at = -inf
 
-    def call(self, now: float) -> None:
-        """A call is made."""
+    def call(self, now: float, calls: int = 1) -> None:
+        """Calls are made."""
         self._pass(now)
-        self._earned += self.share
+        self._earned += self.share * calls
 
     def take(self, now: float) -> bool:
         """Whether there may be one more second try now; it is counted."""

@@ -40,7 +40,6 @@ from gemstead.supervise.replica import Replica as Watching
 from gemstead.supervise.watched import Care, Watched
 from gemstead.traffic.caller import RateLimit
 from gemstead.traffic.endpoint import EndpointFacts
-from gemstead.traffic.queue import QueueBounds
 from gemstead.wiring.addresses import split
 from gemstead.wiring.discover import Names, hosts
 from gemstead.wiring.files import StateDir
@@ -48,6 +47,7 @@ from gemstead.wiring.hosted import launches
 from gemstead.wiring.hosted import planned as planned_here
 from gemstead.wiring.identity import identity, providers
 from gemstead.wiring.learning import learning
+from gemstead.wiring.routes import aims, queue_bounds, rules
 from gemstead.wiring.secrets import CannotRun, resolved
 from gemstead.wiring.wanted import Seat, Wanted
 
@@ -133,11 +133,12 @@ def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
     host, port = split(gateway.listen)
     deadlines = gateway.deadlines.model_dump()
     tls = gateway.tls
+    pools = tuple(_pool(model, spec) for model in spec.models)
     return GatewaySettings(
         host=host,
         port=port,
         workers=gateway.workers,
-        pools=tuple(_pool(model, spec) for model in spec.models),
+        pools=pools,
         keys_required=gateway.keys == "required",
         keys_path=str(folder.keys),
         ledger_path=str(folder.audit),
@@ -168,25 +169,13 @@ def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
             name: tenant.weight for name, tenant in spec.traffic.tenants.items() if tenant.weight != 1.0
         },
         aims=aims(spec),
+        routing=rules(spec, pools),
+        region=spec.traffic.region,
+        regions={name: tenant.region for name, tenant in spec.traffic.tenants.items() if tenant.region},
+        policy=spec.traffic.policy,
+        hedge=spec.traffic.hedge,
         retries=gateway.retries,
     )
-
-
-def queue_bounds(spec: Spec) -> QueueBounds:
-    """How much may wait. Each worker has its part of it."""
-    queue, workers = spec.traffic.queue, spec.gateway.workers
-    return QueueBounds(
-        requests=-(-queue.requests // workers),
-        bytes=queue.mib * 1024 * 1024 // workers,
-        wait_s=queue.wait_s,
-        starting_wait_s=spec.supervise.wake_s,
-    )
-
-
-def aims(spec: Spec) -> dict[str, float]:
-    """By tenant, the seconds after which a waiting call is of no use; "" for all others."""
-    said = {name: tenant.first_token_s for name, tenant in spec.traffic.tenants.items()}
-    return {name: aim_s for name, aim_s in {"": spec.traffic.first_token_s, **said}.items() if aim_s}
 
 
 def _pool(model: ModelSpec, spec: Spec) -> Pool:
@@ -236,6 +225,7 @@ def _external_seat(
         served_model=endpoint.served_model,
         context_tokens=model.context or 0,
         slots=model.slots or 0,
+        region=endpoint.region,
         api_key=resolved(endpoint.api_key, around.environ, f"{where}.api_key", around.secrets),
         thinking=model.thinking,
         ready=False,
