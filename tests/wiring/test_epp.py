@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import yaml
 
 pytest.importorskip("grpc", reason="needs gemstead[epp]")
 pytest.importorskip("envoy.service.ext_proc.v3", reason="needs gemstead[epp]")
@@ -233,6 +234,33 @@ async def test_the_command_listens_says_where_and_drains_on_a_signal(tmp_path: P
         finally:
             if process.returncode is None:
                 process.kill()
+
+
+async def test_whoever_may_not_read_the_older_group_picks_all_the_same():
+    kinds = [path for name, path in KINDS.items() if name in ("pools", "pods")]
+    async with FakeEngine() as engine, WatchedCluster(*kinds) as cluster:
+        cluster.forbidden = True  # what is not installed is 403 there, and not 404
+        spec = parse(f"{LOCAL}pool: gemma\n", "epp.yaml")
+        picking = Picking(spec, ClusterSource(spec, cluster.access))
+        async with running(picking) as ports:
+            await until(lambda: picking.desk.known)
+            await cluster.put(KINDS["pools"], pool(engine.port))
+            await cluster.put(KINDS["pods"], pod("a"))
+            await until(lambda: picking.desk.ready == 1)
+            assert destination(await pick(ports.grpc)) == f"127.0.0.1:{engine.port}"
+            assert not picking.source.trouble()
+
+
+def test_what_is_rendered_for_a_cluster_is_taken():
+    golden = Path(__file__).parents[1] / "golden" / "kubernetes"
+    files = [file for file in golden.rglob("inference.yaml") if "picker.yaml: |" in file.read_text("utf-8")]
+    assert files
+    for file in files:
+        for document in yaml.safe_load_all(file.read_text("utf-8")):
+            if document and "picker.yaml" in (document.get("data") or {}):
+                text = document["data"]["picker.yaml"]
+                if "pool:" in text.partition("\n")[0]:  # llm-d's has another form
+                    assert parse(text, "picker.yaml").pool
 
 
 @pytest.mark.parametrize(

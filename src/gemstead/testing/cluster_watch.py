@@ -36,6 +36,7 @@ class WatchedCluster:
         self.kinds: dict[str, dict[str, Object]] = {kind: {} for kind in kinds}
         self.token, self.page = token, page
         self.away = False  # everything is answered 503, and watches end
+        self.forbidden = False  # kinds that it does not know are 403, as for whoever may not ask
         self.gone_by_event = False  # a watch that is too old is told so by an event, not by its status
         self.asked: list[str] = []  # "list PATH" or "watch PATH from VERSION"
         self.port = 0
@@ -104,6 +105,8 @@ class WatchedCluster:
         if self.token and request.headers.get("authorization") != f"Bearer {self.token}":
             return _status(401, "Unauthorized")
         if path not in self.kinds:
+            if self.forbidden:
+                return _status(403, "forbidden")
             return _status(404, "the server could not find the requested resource")
         select = (params.get("labelSelector", ""), params.get("fieldSelector", ""))
         if params.get("watch") in ("1", "true"):

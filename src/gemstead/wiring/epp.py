@@ -137,7 +137,8 @@ class ClusterSource:
 
     def facts(self) -> list[EndpointFacts] | None:
         if self._pool is None:
-            return [] if self._pools[0].synced and self._pools[1].synced else None
+            older = self._pools[1]  # whoever may not read it sees no pool there
+            return [] if self._pools[0].synced and (older.synced or older.trouble) else None
         if self._pods is None or not self._pods.synced:
             return None
         return objects.endpoints_of(self._pool, self._pods.items.values(), like_of(self._spec))
@@ -152,8 +153,7 @@ class ClusterSource:
         )
 
     def trouble(self) -> str:
-        every = [*self._pools, *self._objectives, *self._rewrites, *([self._pods] if self._pods else [])]
-        said = next((watch.trouble for watch in every if watch.trouble), "")
+        said = self._pools[0].trouble or (self._pods.trouble if self._pods is not None else "")
         if not said and self._pool is None and self._pools[0].synced:
             return f"there is no InferencePool {self._spec.pool} in namespace {self._namespace}"
         return said
@@ -213,6 +213,7 @@ class Picking:
         self.server = Server(self.desk, pem=pem_of(spec))
         self._kv_tokens: dict[str, int] = {}
         self._missed: dict[str, int] = {}
+        self._why = ""  # what was wrong with the source, lately
         self._shown: set[str] = set()  # the endpoints in the metrics
         self._tasks: list[asyncio.Task[None]] = []
         self._http = http_server(pages(self.metrics, self.why_not_ready, self.endpoints))
@@ -270,6 +271,9 @@ class Picking:
     def look(self) -> None:
         """Take what the source knows."""
         self.desk.rules = self.source.rules()
+        if (why := self.source.trouble()) and why != self._why:
+            log.warning("%s", why)
+        self._why = why
         if (facts := self.source.facts()) is None:
             return
         self.desk.fleet([self._as_seen(one) for one in facts], monotonic())

@@ -58,7 +58,10 @@ class Watch:
         changed: Callable[[], None],
         select: Mapping[str, str] | None = None,
     ) -> None:
-        """`path`: such as `/api/v1/namespaces/default/pods`; `select`: `labelSelector` and `fieldSelector`."""
+        """`path`: such as `/api/v1/namespaces/default/pods`; `select`: `labelSelector` and `fieldSelector`.
+
+        `changed` is called after objects have, and when the API begins to fail.
+        """
         self.path = path
         self.items: dict[str, Object] = {}  # by name
         self.synced = False  # it has been listed once
@@ -154,9 +157,11 @@ class Watch:
             self._changed()
 
     def _failed(self, why: str) -> None:
-        if why != self.trouble:
-            log.warning("%s: %s; what was known stays", self.path, why)
+        if why == self.trouble:
+            return
+        log.warning("%s: %s; what was known stays", self.path, why)
         self.trouble = why
+        self._changed()
 
 
 def _name(item: Object) -> str:
