@@ -1,4 +1,4 @@
-"""`usage` and `audit`: what was used, and by whom; read from the ledger, whether the service runs or not."""
+"""`usage`, `audit tail` and `audit show`: what was used, and by whom; read from the ledger, running or not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def add(subparsers: Any) -> None:
     )
     _common(usage, show_usage)
     audit = subparsers.add_parser("audit", description="Read the audit log. It never holds content.")
-    verbs = audit.add_subparsers(dest="act", required=True, metavar="tail|show")
+    verbs = audit.add_subparsers(
+        dest="act", required=True, metavar="tail|show|verify|export|hold|prune|ship|..."
+    )
     tail = verbs.add_parser("tail", help="the latest records", description="Show the latest records.")
     tail.add_argument("-f", "--follow", action="store_true", help="go on as more is written")
     tail.add_argument("-n", "--lines", type=int, default=20, metavar="N", help="begin with the last N (20)")
@@ -49,6 +51,10 @@ def add(subparsers: Any) -> None:
     one = verbs.add_parser("show", help="one call", description="Show all that is known of one call.")
     one.add_argument("call_id", help="the answer's request id (`x-request-id`)")
     _common(one, show_call)
+    from gemstead.cli import audit_chain, audit_ship
+
+    audit_chain.add(verbs)
+    audit_ship.add(verbs)
 
 
 def _common(parser: argparse.ArgumentParser, run: Any) -> None:

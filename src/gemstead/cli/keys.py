@@ -95,7 +95,9 @@ def create(args: argparse.Namespace) -> int:
         expires=_moment(args.expires, now, "--expires") if args.expires else None,
         networks=tuple(args.network or ()),
     )
-    return _hand_over(store.create(grant, now=now), args, spec, folder)
+    minted = store.create(grant, now=now)
+    _remember(folder, "key.create", minted.key)
+    return _hand_over(minted, args, spec, folder)
 
 
 def list_keys(args: argparse.Namespace) -> int:
@@ -165,10 +167,13 @@ def show(args: argparse.Namespace) -> int:
 def revoke(args: argparse.Namespace) -> int:
     from gemstead.cli.spans import shown
 
-    _, _, store = _open(args, mint=False)
+    _, folder, store = _open(args, mint=False)
     before = [store.get(_id(text)) for text in args.id]  # all of them are known before the first is revoked
     now = time.time()
     after = [store.revoke(key.key_id, now=now) for key in before]
+    for key in before:
+        if key.revoked_at is None:
+            _remember(folder, "key.revoke", key)
     if args.json:
         return _print_json([_plain(key, now) for key in after])
     for key in before:
@@ -189,8 +194,23 @@ def rotate(args: argparse.Namespace) -> int:
     overlap_s = _moment(args.overlap, 0.0, "--overlap")
     minted = store.rotate(_id(args.id), now=now, overlap_s=overlap_s)
     old = store.get(_id(args.id))
+    _remember(folder, "key.rotate", old, replaced_by=minted.key.key_id)
     print(f"{old.key_id} works until {shown(old.expires)} UTC; this key takes its place:", file=sys.stderr)
     return _hand_over(minted, args, spec, folder)
+
+
+def _remember(folder: StateDir, action: str, key: Key, **further: str) -> None:
+    """Write into the audit log what was done to a key. It is done: a log that is away is only told."""
+    from gemstead.ledger.acts import new_act, remember
+    from gemstead.ledger.database import LedgerTrouble
+
+    detail = {"roles": list(key.roles), "expires": key.expires, **further}
+    try:
+        remember(folder.audit, new_act(action, key.key_id, tenant=key.tenant, detail=detail))
+    except LedgerTrouble as trouble:
+        print(
+            f"warning: this is done and could not be written into the audit log: {trouble}", file=sys.stderr
+        )
 
 
 def _hand_over(minted: Minted, args: argparse.Namespace, spec: Spec, folder: StateDir) -> int:

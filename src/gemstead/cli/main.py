@@ -38,7 +38,7 @@ VERBS = {
     "admin": ("identity", "set the break-glass password"),
     "secrets": ("secrets", "prove that every secret which the file refers to can be read"),
     "usage": ("audit", "show tokens and calls by tenant, app, user, key or model"),
-    "audit": ("audit", "read the audit log (tail, show)"),
+    "audit": ("audit", "read, verify, export and ship the audit log"),
     "models": ("models", "fetch, list, verify, pin, remove, export and import models"),
     "plan": ("plan", "work out what to run: memory, replicas, flags, speed and cost"),
     "simulate": ("simulate", "play a load against a pretended fleet: policies, sizes, failures"),

@@ -210,9 +210,11 @@ def _export(
 
 
 def _span(connection: sqlite3.Connection, base_seq: int, since: float, until: float) -> tuple[int, int]:
+    # A checkpoint's own act stands behind what it signs.
     row = connection.execute(
         "SELECT min(seq), max(seq) FROM (SELECT seq FROM audit WHERE began >= :since AND began < :until "
-        "AND seq > :base UNION ALL SELECT seq FROM acts WHERE at >= :since AND at < :until)",
+        "AND seq > :base UNION ALL SELECT seq FROM acts WHERE at >= :since AND at < :until "
+        "AND action <> 'audit.checkpoint')",
         {"since": since, "until": until, "base": base_seq},
     ).fetchone()
     if row[0] is None:

@@ -113,6 +113,7 @@ VERB_RULES: dict[str, str] = {
     "audit hold": "audit.manage",
     "audit prune": "audit.manage",
     "audit rotate-hash-key": "audit.manage",
+    "audit rotate-signing-key": "audit.manage",
     "audit ship": "audit.manage",
     "backup": "store.manage",
     "batch": "batch",
