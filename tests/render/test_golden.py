@@ -77,6 +77,13 @@ RUN_BAKED = {
     "models": [{"name": "gemma-4-e4b", "engine": "ollama"}],
     "deploy": {"cloud": CLOUD, "hardware": {"gpu": "L4", "count": 1}},
 }
+GITOPS = {
+    "models": EIGHT["models"],
+    "deploy": {
+        "hardware": {"gpu": "H100", "count": 8},
+        "options": {"git_url": "https://git.acme.com/llm.git"},
+    },
+}
 # Folder under tests/golden -> (target, the one file).
 CASES: dict[str, tuple[str, dict[str, object]]] = {
     "docker/eight-gpus": ("docker", EIGHT),
@@ -84,6 +91,9 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
     "docker/ollama": ("docker", OLLAMA),
     "compose/eight-gpus": ("compose", EIGHT),
     "compose/no-gpu": ("compose", NO_GPU),
+    "terraform/eight-gpus": ("terraform", EIGHT),
+    "pipelines/eight-gpus": ("pipelines", EIGHT),
+    "gitops/eight-gpus": ("gitops", GITOPS),
     "kubernetes/eight-gpus": ("kubernetes", EIGHT),
     "kubernetes/no-gpu": ("kubernetes", NO_GPU),
     "kubernetes/with-operators": ("kubernetes", CLUSTER),

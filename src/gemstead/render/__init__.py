@@ -32,6 +32,8 @@ TARGETS: dict[str, str] = {
     "helm": "helm",
     "gke": "gke",
     "terraform": "terraform",
+    "pipelines": "pipelines",
+    "gitops": "gitops",
 }
 
 

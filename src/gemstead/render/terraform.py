@@ -561,6 +561,7 @@ $ gemstead render gke && gemstead apply gke
 ```
 
 Say first who may reach the cluster: `administrators = {{ office = "203.0.113.0/24" }}` in `terraform.tfvars`. Cards
-need quota in the region. **Cost**: the cluster's fee and one general node all the time; machines with cards while engines run.
+need quota in the region.
+**Cost**: the cluster's fee and one general node all the time; machines with cards while engines run.
 **Remove**: set `deletion_protection = false`, apply, empty the buckets, `terraform destroy`.
 """
