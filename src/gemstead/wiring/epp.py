@@ -46,6 +46,7 @@ from gemstead.wiring.addresses import listener, split
 from gemstead.wiring.secrets import CannotRun
 
 MISSES = 2  # of the looks at an endpoint of the file, until it counts as down
+LAME_S = 5.0  # until a Service of a cluster no longer leads to a pod that ends
 LOOK_S = 1.0  # between two looks at the file
 log = logging.getLogger(__name__)
 
@@ -242,7 +243,8 @@ class Picking:
 
     async def stop(self, within_s: float) -> int:
         """End as `Server.drain` does; returns the calls that had not ended."""
-        unfinished = await self.server.drain(within_s)
+        lame_s = min(LAME_S, within_s) if isinstance(self.source, ClusterSource) else 0.0
+        unfinished = await self.server.drain(within_s - lame_s, lame_s)
         await self._end()
         return unfinished
 

@@ -74,7 +74,8 @@ class Desk:
             if (endpoint := self._named.get(name)) is None:
                 self._named[name] = Endpoint(one)
             elif endpoint.facts != one:
-                if endpoint.facts.ready and not one.ready:  # it comes back with an empty cache, if it does
+                moved = address_of(one) != self._address[name]
+                if moved or (endpoint.facts.ready and not one.ready):  # it comes back with an empty cache
                     self.picker.forget(name)
                 endpoint.facts = one
         if changed:

@@ -86,14 +86,17 @@ class Server:
         self._sweeping = asyncio.create_task(self._sweep())
         return ports[0], ports[1] if health_listen else 0
 
-    async def drain(self, within_s: float) -> int:
+    async def drain(self, within_s: float, lame_s: float = 0.0) -> int:
         """Take nothing new, let what runs end within that time; returns how many calls had not ended.
 
-        Those are let go in order: Envoy passes their answers on without us, and we do not hear how they end. Whoever
-        still waits for a turn is refused.
+        For `lame_s` it says that it stops and takes new calls all the same, until gateways have heard of it. Those
+        that run at the end are let go in order: Envoy passes their answers on without us, and we do not hear how they
+        end. Whoever still waits for a turn is refused.
         """
         self._ending = True
         await self._tell_health()
+        if lame_s:
+            await asyncio.sleep(lame_s)
         stopping = asyncio.create_task(self._servers[0].stop(within_s + LAST_S))
         if self.open:
             self._empty.clear()

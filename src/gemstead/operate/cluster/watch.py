@@ -88,6 +88,7 @@ class Watch:
                     self._take({}, "")
                     await asyncio.sleep(MISSING_S * (0.8 + 0.4 * self._chance.random()))
                     continue
+                self._version = ""  # whatever it did not like, a list begins anew
                 self._failed(_refusal(error.response.status_code, self.path))
             except (httpx2.HTTPError, OSError, ValueError) as error:
                 self._failed(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
