@@ -95,7 +95,7 @@ def test_unlimited_is_not_the_default_limit(run, tmp_path):
         (("create", "--model", "gemma-4-9b"), 2, "gemma-4-e2b"),
         (("create", "--rpm", "0"), 1, "1 or more"),
         (("create", "--rpm", "5", "--unlimited"), 2, "--unlimited"),
-        (("create", "--role", "King Arthur"), 1, "not a role"),
+        (("create", "--role", "King Arthur"), 2, "no such role"),
         (("create", "--tenant", ""), 1, "tenant"),
         (("show", "gms_nosuchid"), 1, "gemstead keys list"),
         (("revoke", "gms_nosuchid"), 1, "gemstead keys list"),
