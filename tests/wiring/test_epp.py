@@ -251,6 +251,41 @@ async def test_whoever_may_not_read_the_older_group_picks_all_the_same():
             assert not picking.source.trouble()
 
 
+async def test_the_command_finds_a_cluster_by_its_kubeconfig_and_a_second_signal_shortens_the_end(
+    tmp_path: Path,
+):
+    async with FakeEngine() as engine, WatchedCluster(*KINDS.values(), token="t") as cluster:
+        await cluster.put(KINDS["pools"], pool(engine.port))
+        await cluster.put(KINDS["pods"], pod("a"))
+        config = tmp_path / "kubeconfig"
+        config.write_text(
+            "current-context: c\ncontexts: [{name: c, context: {cluster: k, user: u, namespace: default}}]\n"
+            f'clusters: [{{name: k, cluster: {{server: "http://127.0.0.1:{cluster.port}"}}}}]\n'
+            "users: [{name: u, user: {token: t}}]\n"
+        )
+        words = ["--pool", "gemma", "--kubeconfig", str(config), "--plain"]
+        for option in ("--listen", "--health", "--metrics"):
+            words += [option, "127.0.0.1:0"]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "gemstead", "epp", *words, stdout=asyncio.subprocess.PIPE
+        )
+        try:
+            assert process.stdout is not None
+            line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
+            port = next(int(word) for word in line.replace(",", " ").split() if word.isdigit())
+            async with asyncio.timeout(15):
+                while destination(await pick(port)) != f"127.0.0.1:{engine.port}":
+                    await asyncio.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            assert "finishing" in (await asyncio.wait_for(process.stdout.readline(), 10)).decode()
+            assert destination(await pick(port)), "until gateways have heard of it, it takes calls"
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(process.wait(), 4) == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+
+
 def test_what_is_rendered_for_a_cluster_is_taken():
     golden = Path(__file__).parents[1] / "golden" / "kubernetes"
     files = [file for file in golden.rglob("inference.yaml") if "picker.yaml: |" in file.read_text("utf-8")]
