@@ -224,7 +224,6 @@ class IdentitySpec(Part):
     def _names_differ(self) -> IdentitySpec:
         for what, names in (
             ("issuers", [one.name for one in self.issuers]),
-            ("issuers", [one.issuer for one in self.issuers]),
             ("certificates", [one.name for one in self.certificates]),
             ("roles", [one.name for one in self.roles]),
         ):
