@@ -37,6 +37,8 @@ VERBS = {
     "roles": ("identity", "show who may do what"),
     "admin": ("identity", "set the break-glass password"),
     "secrets": ("secrets", "prove that every secret which the file refers to can be read"),
+    "access-review": ("comply", "list who may do what, last used, and what is stale"),
+    "comply": ("comply", "report what is set and recorded for SOC 2, ISO 27001, HIPAA, the EU AI Act, GDPR"),
     "usage": ("audit", "show tokens and calls by tenant, app, user, key or model"),
     "audit": ("audit", "read, verify, export and ship the audit log"),
     "models": ("models", "fetch, list, verify, pin, remove, export and import models"),

@@ -1,0 +1,153 @@
+"""`gemstead comply report` and `gemstead access-review`: what an auditor asks for, out of the file and the ledger."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gemstead.ledger.key import Key
+    from gemstead.operate.compliance.evidence import Evidence
+
+FRAMEWORKS = ("soc2", "iso27001", "hipaa", "eu-ai-act", "gdpr")
+
+
+def add(subparsers: Any) -> None:
+    """Register `comply` and `access-review`."""
+    from gemstead.cli.options import add_common
+
+    comply = subparsers.add_parser("comply", description="What is set and recorded here for a framework.")
+    verbs = comply.add_subparsers(dest="comply_verb", required=True, metavar="VERB")
+    report_ = verbs.add_parser(
+        "report",
+        description="Each control that Gemstead touches: the setting, what was found, the test that proves it, and "
+        "what is left to people. It says nothing about whether anyone complies.",
+    )
+    report_.add_argument("--framework", choices=FRAMEWORKS, required=True)
+    add_common(report_)
+    report_.set_defaults(run=report)
+
+    review_ = subparsers.add_parser(
+        "access-review",
+        description="Who may do what: every key and rule of identity, last used, and what is stale.",
+    )
+    review_.add_argument(
+        "--record", action="store_true", help="write into the audit log that it was reviewed now"
+    )
+    add_common(review_)
+    review_.set_defaults(run=review)
+
+
+def report(args: argparse.Namespace) -> int:
+    """Print the report; 0 also when controls are open."""
+    from gemstead.operate.compliance.judge import as_json, frameworks, judged
+
+    evidence = _evidence(args)
+    lines = judged(args.framework, evidence)
+    about = frameworks()[args.framework]
+    if args.json:
+        said = {"framework": args.framework, **about, "at": evidence.now, "trouble": evidence.trouble}
+        print(json.dumps({**said, "controls": as_json(lines)}, indent=2))
+        return 0
+    print(f"{about['name']}\n{about['about']}\n")
+    for line in lines:
+        print(f"[{line.state:^5}] {line.control.id}  {line.control.title}")
+        print(f"        {line.control.does}")
+        for _, met, seen in line.seen:
+            print(f"        {'ok  ' if met else 'OPEN'} {seen}")
+        for test in line.control.tests:
+            print(f"        test {test}")
+        print(f"        you: {line.control.operator}")
+    count = [sum(line.state == state for line in lines) for state in ("set", "open", "yours")]
+    print(f"\n{count[0]} set, {count[1]} open, {count[2]} yours alone. This is evidence, not a judgement.")
+    for trouble in evidence.trouble:
+        print(f"could not be read: {trouble}")
+    return 0
+
+
+def review(args: argparse.Namespace) -> int:
+    """Print who may do what; with --record remember that it was looked at."""
+    from gemstead.cli.tables import show
+    from gemstead.ledger.key import date
+
+    evidence = _evidence(args)
+    rows = rows_of(evidence)
+    if args.record:
+        _record(args, rows)
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    heads = ("KEY", "TENANT", "USER", "APP", "ROLES", "STATE", "CREATED", "EXPIRES", "LAST USED", "NOTICE")
+    times = ("created", "expires", "last_used")
+    show(
+        heads,
+        [
+            [date(value) if name in times and value is not None else value for name, value in row.items()]
+            for row in rows
+        ],
+    )
+    for issuer in evidence.spec.identity.issuers:
+        print(f"issuer {issuer.name}: whoever it signs in, with the roles that its claims give")
+    print(f"{len(rows)} keys that can be used; {sum(bool(row['notice']) for row in rows)} to look at")
+    return 0
+
+
+def rows_of(evidence: Evidence) -> list[dict[str, Any]]:
+    """Each key that can be used, and what is to be noticed of it."""
+    now = evidence.now
+    usable = [key for key in evidence.keys if key.state(now) in ("active", "retiring")]
+    return [
+        {
+            "key_id": key.key_id,
+            "tenant": key.tenant,
+            "user": key.user,
+            "app": key.app,
+            "roles": ",".join(key.roles),
+            "state": key.state(now),
+            "created": key.created,
+            "expires": key.expires,
+            "last_used": key.last_used,
+            "notice": _notice(key, now),
+        }
+        for key in usable
+    ]
+
+
+def _notice(key: Key, now: float) -> str:
+    from gemstead.operate.compliance.judge import STALE_DAYS, is_stale
+
+    said = []
+    if is_stale(key.created, key.last_used, now):
+        said.append(f"unused for {STALE_DAYS} days")
+    if key.expires is None:
+        said.append("never expires")
+    if "admin" in key.roles:
+        said.append("may do everything")
+    return "; ".join(said)
+
+
+def _record(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    import os
+
+    from gemstead.cli.options import read_spec
+    from gemstead.ledger.acts import new_act, remember
+    from gemstead.operate.compliance.evidence import REVIEWED
+    from gemstead.wiring.files import state_dir
+
+    noticed = sum(bool(row["notice"]) for row in rows)
+    act = new_act(REVIEWED, detail={"keys": len(rows), "noticed": noticed})
+    remember(state_dir(read_spec(args), os.environ).audit, act)
+
+
+def _evidence(args: argparse.Namespace) -> Evidence:
+    import os
+    import time
+
+    from gemstead.cli.options import read_spec
+    from gemstead.operate.compliance.evidence import gather
+    from gemstead.wiring.files import state_dir
+
+    spec = read_spec(args)
+    folder = state_dir(spec, os.environ)
+    return gather(spec, folder.keys, folder.audit, time.time())

@@ -1,0 +1,112 @@
+"""The report says what is set and recorded, names real tests, and access reviews find what is stale."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from gemstead.cli.comply import FRAMEWORKS, rows_of
+from gemstead.cli.main import main
+from gemstead.ledger.acts import new_act, remember
+from gemstead.ledger.keys import Grant, open_keys
+from gemstead.operate.compliance.evidence import gather
+from gemstead.operate.compliance.judge import CHECKS, DAY_S, controls, frameworks, judged
+from gemstead.spec.model import Spec
+
+HERE = Path(__file__).parents[3]
+NOW = 1_800_000_000.0
+
+
+def evidence(tmp_path, spec=None, now=NOW):
+    return gather(
+        Spec.model_validate(spec or {}, strict=False), tmp_path / "keys.db", tmp_path / "audit.db", now
+    )
+
+
+def state(tmp_path, framework, control, **more):
+    lines = judged(framework, evidence(tmp_path, **more))
+    return next(line.state for line in lines if line.control.id == control)
+
+
+def test_every_framework_has_controls_and_every_check_exists():
+    assert set(frameworks()) == set(FRAMEWORKS) == {one.framework for one in controls()}
+    assert {name for one in controls() for name in one.checks} == set(CHECKS)
+    assert len({(one.framework, one.id) for one in controls()}) == len(controls())
+    assert all(one.operator and one.does for one in controls())
+
+
+@pytest.mark.parametrize("test", sorted({test for one in controls() for test in one.tests}))
+def test_every_named_test_exists(test):
+    file, _, name = test.partition("::")
+    assert f"def {name}(" in (HERE / file).read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("spec", "framework", "control", "states"),
+    [
+        ({"gateway": {"listen": "0.0.0.0:1"}}, "soc2", "CC6.7", "open"),
+        ({}, "soc2", "CC6.7", "set"),
+        ({"gateway": {"keys": "off"}}, "soc2", "CC6.1", "open"),
+        ({"admin": {"listen": "0.0.0.0:1"}}, "iso27001", "A.5.15", "open"),
+        ({"gateway": {"media": "engine"}}, "iso27001", "A.8.20", "open"),
+        ({"audit": {"retention": [{"keep_days": 100}]}}, "eu-ai-act", "Article 26(6)", "open"),
+        ({"audit": {"retention": [{"keep_days": 200}]}}, "eu-ai-act", "Article 26(6)", "set"),
+        ({}, "eu-ai-act", "Article 26(6)", "set"),
+        ({}, "gdpr", "Article 5(1)(e)", "open"),
+        ({"audit": {"retention": [{"keep_days": 30}]}}, "gdpr", "Article 5(1)(e)", "set"),
+        ({}, "eu-ai-act", "Article 50(1), (2)", "yours"),
+    ],
+)
+def test_a_control_stands_as_the_file_says(tmp_path, spec, framework, control, states):
+    assert state(tmp_path, framework, control, spec=spec) == states
+
+
+def test_what_was_done_counts_until_it_is_old(tmp_path):
+    assert state(tmp_path, "soc2", "CC6.3") == "open"
+    remember(tmp_path / "audit.db", new_act("access.review"))
+    now = time.time()
+    assert state(tmp_path, "soc2", "CC6.3", now=now) == "set"
+    assert state(tmp_path, "soc2", "CC6.3", now=now + 100 * DAY_S) == "open"
+    assert state(tmp_path, "soc2", "A1.3", now=now) == "open"
+    remember(tmp_path / "audit.db", new_act("restore.drill", outcome="failed"))
+    assert state(tmp_path, "soc2", "A1.3", now=now) == "open"
+    remember(tmp_path / "audit.db", new_act("restore.drill"))
+    assert state(tmp_path, "soc2", "A1.3", now=now) == "set"
+
+
+def test_what_is_stale_is_said(tmp_path):
+    store = open_keys(tmp_path / "keys.db", b"p" * 32)
+    old = NOW - 200 * DAY_S
+    stale = store.create(Grant(user="stale"), now=old).key.key_id
+    used = store.create(Grant(user="used", expires=NOW + DAY_S), now=old).key.key_id
+    store.touch({used: NOW - DAY_S})
+    gone = store.create(Grant(user="gone"), now=old).key.key_id
+    store.revoke(gone, now=old + 1)
+    ruler = store.create(Grant(user="ruler", roles=("admin",), expires=NOW + DAY_S), now=NOW).key.key_id
+    notices = {row["key_id"]: row["notice"] for row in rows_of(evidence(tmp_path))}
+    assert notices == {stale: "unused for 90 days; never expires", used: "", ruler: "may do everything"}
+    assert state(tmp_path, "iso27001", "A.5.18") == "open"
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_report_is_printed_and_is_json(tmp_path, framework, capsys):
+    folder = ["--set", f"state_dir={tmp_path}"]
+    assert main(["comply", "report", "--framework", framework, *folder]) == 0
+    assert "not a judgement" in capsys.readouterr().out
+    assert main(["comply", "report", "--framework", framework, "--json", *folder]) == 0
+    assert json.loads(capsys.readouterr().out)["controls"]
+
+
+def test_a_recorded_review_is_evidence(tmp_path, capsys):
+    folder = ["--set", f"state_dir={tmp_path}"]
+    store = open_keys(tmp_path / "keys.db", b"p" * 32)
+    secret = store.create(Grant(user="ada"), now=time.time()).secret
+    assert main(["access-review", "--record", *folder]) == 0
+    printed = capsys.readouterr().out
+    assert "ada" in printed and secret not in printed
+    assert main(["access-review", "--json", *folder]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["notice"] == "never expires"
+    assert state(tmp_path, "soc2", "CC6.3", now=time.time()) == "set"
