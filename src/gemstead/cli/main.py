@@ -39,6 +39,7 @@ VERBS = {
     "secrets": ("secrets", "prove that every secret which the file refers to can be read"),
     "access-review": ("comply", "list who may do what, last used, and what is stale"),
     "comply": ("comply", "report what is set and recorded for SOC 2, ISO 27001, HIPAA, the EU AI Act, GDPR"),
+    "limits": ("limits", "show how much of each limit and budget is used, or let one begin anew"),
     "usage": ("audit", "show tokens and calls by tenant, app, user, key or model"),
     "audit": ("audit", "read, verify, export and ship the audit log"),
     "models": ("models", "fetch, list, verify, pin, remove, export and import models"),

@@ -21,6 +21,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from gemstead.gateway.allowances import Allowances, Link, local_link
 from gemstead.gateway.apart import Second, mirror
 from gemstead.gateway.exchange import Exchange
 from gemstead.gateway.figures import Figures
@@ -35,6 +36,7 @@ from gemstead.openai.requests import ROUTES
 from gemstead.refused import Reason, Refused
 from gemstead.traffic.call import Call
 from gemstead.traffic.endpoint import UNBOUNDED, Endpoint, EndpointFacts, Load
+from gemstead.traffic.hold import Crossed
 from gemstead.traffic.limits import Limits
 from gemstead.traffic.policy import Policy
 from gemstead.traffic.retry import Budget, Hedge
@@ -43,6 +45,7 @@ from gemstead.traffic.roster import Roster
 from gemstead.traffic.routes import Routes
 from gemstead.traffic.rules import looks_inside
 from gemstead.traffic.split import Split, split
+from gemstead.traffic.window import Windows
 
 if TYPE_CHECKING:
     from gemstead.gateway.protocol import ClientConnection
@@ -55,7 +58,7 @@ SAID_WITH = {
     Reason.UNAUTHENTICATED: b'\r\nwww-authenticate: Bearer realm="gemstead"',
     Reason.WRONG_METHOD: b"\r\nallow: GET, HEAD, POST",
 }
-LIMITED = (Reason.RATE_LIMITED, Reason.TOO_MANY_AT_ONCE)
+LIMITED = (Reason.RATE_LIMITED, Reason.TOO_MANY_AT_ONCE, Reason.BUDGET_SPENT)
 WELCOME = (
     b"This is a Gemstead gateway: an OpenAI-compatible API to Gemma 4.\n"
     b"GET /v1/models lists what is served; POST /v1/chat/completions answers. Send your key as a bearer token.\n"
@@ -100,6 +103,9 @@ class Gateway:
         self._nonce = os.urandom(8).hex()
         self._calls = 0
         self.limits = Limits(settings.limit, 1.0)
+        self.allowances: Allowances | None = None
+        self.link: Link = local_link(Windows())  # to the counters; the worker sets another
+        self.on_crossed: Callable[[Crossed], None] = lambda crossed: None
         self.configure(settings)
 
     # -- settings ---------------------------------------------------------------------------------------
@@ -109,6 +115,14 @@ class Gateway:
         self.settings = settings
         self.hashers = PromptHashers(settings.hash_keys or (HashKey(id="1", secret=settings.hash_key),))
         self.limits.set_default(settings.limit, 1.0 / settings.workers)
+        if not (settings.rulebook.rules or settings.limit_store or settings.workers > 1):
+            self.allowances = None
+        elif self.allowances is not None:
+            self.allowances.configure(settings)
+        else:
+            tell: Link = lambda batch, answer: self.link(batch, answer)  # noqa: E731
+            self.allowances = Allowances(self.loop, os.urandom(8).hex(), settings, tell)
+            self.allowances.on_crossed = lambda crossed: self.on_crossed(crossed)
         self.cors = settings.cors_origins
         self.roles = Roles(settings.identity.roles)
         self.aside: Line | None = aside_line(settings.aside)
@@ -255,8 +269,17 @@ class Gateway:
         if refusal.retry_after_s is not None:
             extra += b"\r\nretry-after: %d" % max(1, ceil(refusal.retry_after_s))
         if refusal.reason in LIMITED and exchange.caller is not None:
-            extra += self.limits.standing(exchange.caller, exchange.began_at)
+            extra += self.standing(exchange, refusal)
         exchange.send_whole(errors.STATUS[refusal.reason], body, extra=extra)
+
+    def standing(self, exchange: Exchange, refusal: Refused) -> bytes:
+        """What a caller who was turned away by a limit is told of it."""
+        assert exchange.caller is not None
+        after = refusal.retry_after_s
+        wait = b"" if after is None else b"\r\nretry-after-ms: %d" % ceil(after * 1000)
+        if self.allowances is not None:
+            return wait + self.allowances.lines(exchange)
+        return wait + self.limits.standing(exchange.caller, exchange.began_at)
 
     def broken(self, exchange: Exchange, error: Exception) -> None:
         """The one handler for a broken promise between our own parts: the operator sees it, the client a 500."""
@@ -369,6 +392,8 @@ class Gateway:
         for line in self.lines.values():
             line.sweep(now)
         self.waitroom.sweep(now)
+        if self.allowances is not None:
+            self.allowances.sweep(now)
 
     # -- the end ----------------------------------------------------------------------------------------
 
@@ -387,6 +412,8 @@ class Gateway:
             connection.transport.close()
         for line in self.lines.values():
             line.close()
+        if self.allowances is not None:
+            await self.allowances.finish()
         return len(busy)
 
     def busy(self) -> list[ClientConnection]:

@@ -13,6 +13,8 @@ import msgspec
 from gemstead.gateway.issuers import Signing
 from gemstead.gateway.settings import GatewaySettings
 from gemstead.traffic.endpoint import EndpointFacts, Load
+from gemstead.traffic.hold import Crossed
+from gemstead.traffic.window import Batch, Grant
 
 
 class Configure(msgspec.Struct, tag="configure"):
@@ -76,5 +78,24 @@ class UnknownKey(msgspec.Struct, tag="unknown_key"):
     kid: str = ""
 
 
-ToWorker = Configure | Fleet | Loads | SigningKeys | Report | Drain
-ToHead = Listening | Figures | Drained | Trouble | Needed | UnknownKey
+class Take(msgspec.Struct, tag="take"):
+    """What a worker wants of the counters that the head keeps."""
+
+    batch: Batch
+
+
+class Given(msgspec.Struct, tag="given"):
+    """The answer to the batch of that number."""
+
+    number: int
+    grants: list[Grant]
+
+
+class BudgetCrossed(msgspec.Struct, tag="budget_crossed"):
+    """A budget has come to a share of its limit."""
+
+    crossed: Crossed
+
+
+ToWorker = Given | Configure | Fleet | Loads | SigningKeys | Report | Drain
+ToHead = Take | BudgetCrossed | Listening | Figures | Drained | Trouble | Needed | UnknownKey

@@ -110,6 +110,7 @@ class Exchange(Reply):
     last_at = 0.0
     overdue_at = inf
     total_at = inf
+    most_s = inf  # what a rule allows for the whole call, and to its first byte
     most_first_s = inf
 
     def __init__(
@@ -188,10 +189,11 @@ class Exchange(Reply):
             if call.prompt_tokens >= gate.too_long[pool]:
                 self.check_fits(request, call)
             self.body = body
-            self.hold = gate.limits.hold(self.caller, call.most_tokens, self.began_at)
-            gate.running.add(self)
-            self.overdue_at = self.total_at = self.began_at + gate.settings.deadlines.total_s
-            self.last_at = self.began_at
+            if gate.allowances is None:
+                self.hold = gate.limits.hold(self.caller, call.most_tokens, self.began_at)
+            elif not gate.allowances.admit(self):
+                return  # it goes on by itself when the store of limits has answered
+            self.let_in()
             self.another(fresh=True)
         except Refused as refusal:
             self.turned_away(refusal)
@@ -251,6 +253,21 @@ class Exchange(Reply):
         except Refused as refusal:
             self.turned_away(refusal)
         return True
+
+    def let_in(self) -> None:
+        """Nothing forbids the call: from now on its time runs."""
+        gate = self.gate
+        gate.running.add(self)
+        self.overdue_at = self.total_at = self.began_at + min(self.most_s, gate.settings.deadlines.total_s)
+        self.last_at = self.began_at
+
+    def allowed_in(self) -> None:
+        """The store of limits has answered, and the call may run."""
+        try:
+            self.let_in()
+            self.another(fresh=True)
+        except Refused as refusal:
+            self.turned_away(refusal)
 
     def go_on(self) -> None:
         """It has waited, and now it is its turn."""
@@ -833,6 +850,8 @@ class Exchange(Reply):
             gate.waitroom.next_ones(self.call.model)
         if self.hold is not None:
             self.hold.settle(record.prompt_tokens + record.output_tokens, now)
+        elif self.allowed is not None:
+            self.allowed.settle(record.prompt_tokens, record.cached_tokens, record.output_tokens)
         gate.running.discard(self)
         if self.record.route or outcome != "served":
             gate.remember(record)

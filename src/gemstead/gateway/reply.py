@@ -15,6 +15,7 @@ from gemstead.openai import errors
 from gemstead.openai.meter import Meter
 
 if TYPE_CHECKING:
+    from gemstead.gateway.allowances import Need
     from gemstead.gateway.app import Gateway
     from gemstead.gateway.protocol import ClientConnection
 
@@ -27,6 +28,8 @@ class Reply:
 
     keep_alive = False
     hold: Any = None
+    allowed: Any = None  # what shared limits and rules hold of this call (allowances.py)
+    need_of: Need | None = None  # what it takes of them
     meter: Meter | None = None
     note = b""  # header lines that tell of another model than the one asked for
     framing = UNSENT
@@ -75,6 +78,8 @@ class Reply:
             head.append(b"\r\ncache-control: no-cache\r\nx-accel-buffering: no")
         if self.hold is not None:
             head.append(gate.limits.header_lines(self.hold, self.began_at))
+        elif self.allowed is not None and gate.allowances is not None and status < 400:
+            head.append(gate.allowances.lines(self))
         if self.note:
             head.append(self.note)
         if gate.cors and b"origin" in self.headers:

@@ -9,6 +9,7 @@ import msgspec
 
 from gemstead.gateway.issuers import Identity
 from gemstead.ledger.audit import HashKey
+from gemstead.traffic.budget import RuleBook
 from gemstead.traffic.caller import RateLimit
 from gemstead.traffic.endpoint import EndpointFacts
 from gemstead.traffic.queue import QueueBounds
@@ -87,6 +88,9 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     hash_keys: tuple[HashKey, ...] = ()  # generations of it, the latest last
     pepper: str = ""  # hex; for key hashes
     limit: RateLimit = RateLimit()
+    rulebook: RuleBook = RuleBook()  # how much who may use
+    limit_store: str = ""  # URL of the counters that several gateways share; "": the head keeps them
+    limit_on_error: str = "refuse"  # or "allow", "local": calls while that store does not answer
     deadlines: Deadlines = Deadlines()
     bounds: Bounds = Bounds()
     tls: Tls | None = None

@@ -26,21 +26,25 @@ import msgspec
 
 from gemstead.gateway.app import STOPPING, SWEEP_S, Gateway
 from gemstead.gateway.control import (
+    BudgetCrossed,
     Configure,
     Drain,
     Drained,
     Figures,
     Fleet,
+    Given,
     Listening,
     Loads,
     Needed,
     Report,
     SigningKeys,
+    Take,
     ToHead,
     ToWorker,
     Trouble,
     UnknownKey,
 )
+from gemstead.gateway.counterlink import HeadLink, StoreLink
 from gemstead.gateway.figures import Figures as Measured
 from gemstead.gateway.issuers import Signing
 from gemstead.gateway.keyring import Keyring
@@ -91,6 +95,7 @@ class Worker:
             policy(settings.policy, Random().randrange),  # noqa: S311
         )
         self.gate.waitroom.needed = lambda pool: self.say(Needed(pool=pool))
+        self.link: HeadLink | StoreLink | None = None
         if (writer := self.writer) is not None:
             self.gate.ledger_healthy = lambda: writer.healthy
         self.server: asyncio.Server | None = None
@@ -132,6 +137,7 @@ class Worker:
         """Serve until told to stop, then drain."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self.stopping.set)
+        self.reach_counters(self.settings)
         self.say(await self.listen())
         gc.collect()
         gc.freeze()
@@ -148,6 +154,8 @@ class Worker:
                 server.close()
         unfinished = await self.gate.drain(self.settings.deadlines.drain_s)
         await self.remember_use()
+        if self.link is not None:
+            await self.link.finish()
         if self.writer is not None:
             await self.loop.run_in_executor(None, self.writer.close)
         self.say(self.figures(0))
@@ -253,11 +261,26 @@ class Worker:
                     self.tokens.learn(signing)
             case Report(number=number):
                 self.say(self.figures(number))
+            case Given(number=number, grants=grants):
+                if isinstance(self.link, HeadLink):
+                    self.link.given(number, grants)
             case Drain():
                 self.stopping.set()
 
+    def reach_counters(self, settings: GatewaySettings) -> None:
+        """Have limits counted where all who share them look: in the store that is named, else at the head."""
+        if settings.limit_store:
+            self.link = StoreLink(self.loop, settings.limit_store, self.trouble)
+        elif self.head is not None:
+            self.link = HeadLink(self.loop, lambda batch: self.say(Take(batch=batch)))
+        if self.link is not None:
+            self.gate.link = self.link
+        self.gate.on_crossed = lambda crossed: self.say(BudgetCrossed(crossed=crossed))
+
     def configure(self, settings: GatewaySettings) -> None:
         """Take new settings; listening address, TLS files and ledger stay as they were at the start."""
+        if settings.limit_store != self.settings.limit_store:
+            self.reach_counters(settings)
         keyring = self.keyring(settings)
         self.gate.configure(settings)
         self.settings, self.gate.keyring = settings, keyring

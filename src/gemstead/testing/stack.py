@@ -24,7 +24,17 @@ from typing import Any
 
 import msgspec
 
-from gemstead.gateway.control import Configure, Drain, Figures, Listening, Report, ToHead, ToWorker
+from gemstead.gateway.control import (
+    Configure,
+    Drain,
+    Figures,
+    Given,
+    Listening,
+    Report,
+    Take,
+    ToHead,
+    ToWorker,
+)
 from gemstead.gateway.settings import GatewaySettings, Pool
 from gemstead.ledger import audittable
 from gemstead.ledger.audit import AuditRecord
@@ -32,6 +42,7 @@ from gemstead.testing.engine import FakeEngine
 from gemstead.testing.gateway import _end_with_us
 from gemstead.testing.peer import Peer
 from gemstead.traffic.endpoint import EndpointFacts
+from gemstead.traffic.window import Windows
 
 POOL = "m"
 
@@ -50,6 +61,7 @@ class Stack:
     _figures: asyncio.Queue[Figures] = field(default_factory=asyncio.Queue, repr=False)
     _number: int = 0
     sockets_at_start: int = 0
+    windows: Windows = field(default_factory=Windows, repr=False)  # counters of limits, as a head keeps them
 
     @property
     def pid(self) -> int:
@@ -174,6 +186,9 @@ class Stack:
                     case Listening():
                         self.host, self.port = word.host, word.port
                         listening.set_result(None)
+                    case Take(batch=batch):
+                        grants = self.windows.apply(batch, time.monotonic())
+                        self.say(Given(number=batch.number, grants=grants))
                     case _:
                         self.heard.append(word)
         if not listening.done():

@@ -86,7 +86,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     output: int = 0
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
+class RuleBook(msgspec.Struct, frozen=True, kw_only=True):
     """All rules, and what they need to know."""
 
     rules: tuple[Rule, ...] = ()
@@ -112,9 +112,9 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
 FREE: Final = Terms((), Price(), False, False)
 
 
-def terms(policy: Policy, default: RateLimit, caller: Caller, pool: str) -> Terms:
+def terms(book: RuleBook, default: RateLimit, caller: Caller, pool: str) -> Terms:
     """What holds for this caller's calls of this model, out of its key's own limits and every rule that fits."""
-    fitting = [(rule, who) for rule in policy.rules if (who := _who(rule.select, caller, pool)) is not None]
+    fitting = [(rule, who) for rule in book.rules if (who := _who(rule.select, caller, pool)) is not None]
     caps = _key_caps(caller.limit or default, caller.key_id)
     for rule, who in fitting:
         caps += _rule_caps(rule, who)
@@ -129,7 +129,7 @@ def terms(policy: Policy, default: RateLimit, caller: Caller, pool: str) -> Term
     }
     return Terms(
         tuple(caps),
-        policy.prices.get(pool) or policy.prices.get("*") or Price(),
+        book.prices.get(pool) or book.prices.get("*") or Price(),
         any(cap.kind == "budget" and cap.unit != "requests" for cap in caps),
         output is not None or any(value is not None for value in figures.values()),
         figures["input_tokens"],

@@ -18,12 +18,13 @@ a share of each limit), or nobody does. What budgets gave out meanwhile is charg
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from gemstead.refused import Reason, Refused
-from gemstead.traffic.budget import FREE, Policy, Price, Terms, cost, terms
+from gemstead.traffic.budget import FREE, Price, RuleBook, Terms, cost, terms
 from gemstead.traffic.caller import Caller, RateLimit
 from gemstead.traffic.limits import duration
 from gemstead.traffic.window import (
@@ -227,7 +228,7 @@ class Crossed(msgspec.Struct, frozen=True, kw_only=True):
 class Accounts:
     """All accounts of one worker, and the terms of its callers."""
 
-    def __init__(self, owner: str, policy: Policy, default: RateLimit, share: float) -> None:
+    def __init__(self, owner: str, book: RuleBook, default: RateLimit, share: float) -> None:
         self.owner = owner
         self.accounts: dict[str, Account] = {}
         self.stand_in: Windows | None = None  # decides while the store is away
@@ -237,14 +238,14 @@ class Accounts:
         self.crossed: list[Crossed] = []
         self.low: dict[str, Account] = {}  # something to tell the store
         self.urgent = False  # and soon
+        self.wake: Callable[[], None] = lambda: None  # there is something to tell the store
         self._number = 0
         self._asked: list[Account] = []
-        self._dirty: dict[str, Account] = {}
-        self.configure(policy, default, share)
+        self.configure(book, default, share)
 
-    def configure(self, policy: Policy, default: RateLimit, share: float) -> None:
+    def configure(self, book: RuleBook, default: RateLimit, share: float) -> None:
         """Take other rules. What calls hold stays held; what was used stays used."""
-        self.policy, self.default, self.share = policy, default, share
+        self.book, self.default, self.share = book, default, share
         self._terms: dict[
             tuple[str, str, str, str, str], tuple[RateLimit | None, Terms, tuple[Account, ...]]
         ] = {}
@@ -255,7 +256,7 @@ class Accounts:
         known = self._terms.get(key)
         if known is not None and known[0] is caller.limit:
             return known[1], known[2]
-        found = terms(self.policy, self.default, caller, pool)
+        found = terms(self.book, self.default, caller, pool)
         accounts = tuple(self._account(cap) for cap in found.caps) if found is not FREE else ()
         if len(self._terms) >= REMEMBERED:
             self._terms.clear()
@@ -293,7 +294,7 @@ class Accounts:
                 account.roll(wall)
             units = _units(account.cap, tokens, bound, money)
             if account.cap.kind != "slots" and units > account.cap.limit:
-                raise too_large(account.cap, units, self.policy)
+                raise too_large(account.cap, units, self.book)
             if not account.has(units):
                 if now < account.denied_until:
                     raise reached(account, units, wall)
@@ -328,11 +329,13 @@ class Accounts:
         """A call has ended: what it did not use goes back."""
         account.held -= held
         account.holders -= 1
+        account.denied_until = -FAR
         kind = account.cap.kind
         if kind == "slots":
             if account.slots > account.held + account.ahead:
                 self.low[account.cap.id] = account
                 self.urgent = True
+                self.wake()
             return
         if (spare := held - actual) == 0:
             return
@@ -347,6 +350,7 @@ class Accounts:
             return
         account.give(spare, tag, moved)
         self.low[account.cap.id] = account
+        self.wake()
 
     # -- what the store is told ---------------------------------------------------------------------------
 
@@ -399,7 +403,7 @@ class Accounts:
             account.left = grant.left
         account.put(grant.units, grant.tag, grant.moved)
         if kind == "budget":
-            self._watch(account)
+            self._watch(account, needed)
         if account.pool >= needed:
             account.denied_until = -FAR
             return
@@ -407,9 +411,9 @@ class Accounts:
         account.denied_until = now + NO_S
         account.wait_s = grant.wait_s or short * cap.window_s / cap.limit
 
-    def _watch(self, account: Account) -> None:
+    def _watch(self, account: Account, needed: int) -> None:
         limit = account.cap.limit
-        used = limit - account.left - account.pool
+        used = limit - account.left - max(account.pool - needed, 0)
         for number, level in enumerate(WARN_AT, start=1):
             if account.warned < number and used >= limit * level:
                 account.warned = number
@@ -425,30 +429,28 @@ class Accounts:
             account.need = 0
 
     def without_store(
-        self, short: Short, tokens: int, bound: int, money: int, now: float, wall: float
+        self, short: Short, tokens: int, bound: int, money: int, now: float, wall: float, parts: int
     ) -> bool:
-        """Let the stand-in give what a call lacks. False: it says no, or there is none."""
+        """Let the stand-in give what a call lacks: one of `parts` workers that each have that part of a limit.
+        False: it says no, or there is none."""
         for account in short.accounts:
             units = _units(account.cap, tokens, bound, money)
-            if account.has(units):
-                continue
             kind = account.cap.kind
+            want = account.held + 1 if kind == "slots" else units - account.pool
             if not self.free:
                 if self.stand_in is None:
                     return False
-                want = account.held + 1 if kind == "slots" else units - account.pool
-                ask = Ask(account.cap, want, want, account.start)
-                grants = self.stand_in.apply(Batch(self.owner, self._next(), [ask], []), now)
-                if grants[0].units < want:
-                    account.denied_until, account.wait_s = now + NO_S, grants[0].wait_s
+                ask = Ask(_part(account.cap, parts), want, want, account.start)
+                grant = self.stand_in.apply(Batch(self.owner, self._next(), [ask], []), now)[0]
+                if grant.units < want:
+                    account.denied_until, account.wait_s = now + NO_S, grant.wait_s
                     return False
             if kind == "slots":
                 account.slots = account.held + 1
                 continue
-            lacking = units - account.pool
             if kind == "budget":
-                account.owed += lacking
-            account.put(lacking, account.start if kind == "budget" else 0.0, 0.0)
+                account.owed += want
+            account.put(want, account.start if kind == "budget" else 0.0, 0.0)
             self.low[account.cap.id] = account
         return True
 
@@ -475,6 +477,11 @@ class Accounts:
             for name, account in list(self.accounts.items()):
                 if not (account.holders or account.pool or account.slots or account.owed or name in self.low):
                     del self.accounts[name]
+
+
+def _part(cap: Cap, parts: int) -> Cap:
+    """A worker's part of a limit, at least 1."""
+    return msgspec.structs.replace(cap, limit=-(-cap.limit // parts))
 
 
 def _units(cap: Cap, tokens: int, bound: int, money: int) -> int:
@@ -520,7 +527,7 @@ _WORDS: Final = {
 }
 
 
-def too_large(cap: Cap, units: int, policy: Policy) -> Refused:
+def too_large(cap: Cap, units: int, book: RuleBook) -> Refused:
     """One call that is more than a whole limit: waiting does not help."""
     return Refused(
         Reason.RATE_LIMITED,

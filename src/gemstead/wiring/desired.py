@@ -38,7 +38,6 @@ from gemstead.supervise.external import External
 from gemstead.supervise.logs import RotatedLog
 from gemstead.supervise.replica import Replica as Watching
 from gemstead.supervise.watched import Care, Watched
-from gemstead.traffic.caller import RateLimit
 from gemstead.traffic.endpoint import EndpointFacts
 from gemstead.wiring.addresses import split
 from gemstead.wiring.discover import Names, hosts
@@ -47,6 +46,7 @@ from gemstead.wiring.hosted import launches
 from gemstead.wiring.hosted import planned as planned_here
 from gemstead.wiring.identity import identity, providers
 from gemstead.wiring.learning import learning
+from gemstead.wiring.limits import key_limit, rulebook, store_url
 from gemstead.wiring.routes import aims, queue_bounds, rules
 from gemstead.wiring.secrets import CannotRun, resolved
 from gemstead.wiring.wanted import Seat, Wanted
@@ -145,7 +145,10 @@ def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
         ledger_on_error=spec.ledger.on_error,
         hash_keys=hash_keys(folder.hash_key),
         pepper=secret_at(folder.pepper).hex(),
-        limit=RateLimit(**spec.limits.model_dump()),
+        limit=key_limit(spec.limits),
+        rulebook=rulebook(spec, tuple(_pool(model, spec) for model in spec.models)),
+        limit_store=store_url(resolved(spec.limits.store, around.environ, "limits.store", around.secrets)),
+        limit_on_error=spec.limits.on_store_error,
         deadlines=Deadlines(**deadlines),
         bounds=Bounds(
             header_bytes=gateway.bounds.header_kib * 1024,

@@ -16,16 +16,19 @@ from dataclasses import dataclass, field
 import msgspec
 
 from gemstead.gateway.control import (
+    BudgetCrossed,
     Configure,
     Drain,
     Drained,
     Figures,
     Fleet,
+    Given,
     Listening,
     Loads,
     Needed,
     Report,
     SigningKeys,
+    Take,
     ToHead,
     ToWorker,
     Trouble,
@@ -38,6 +41,7 @@ from gemstead.observe.metrics import Snapshot, merge
 from gemstead.supervise.logs import RotatedLog
 from gemstead.supervise.workers import Worker
 from gemstead.traffic.endpoint import EndpointFacts, Load
+from gemstead.wiring.counters import LimitStore
 from gemstead.wiring.measures import counted
 
 REPORT_WITHIN_S = 1.0
@@ -51,6 +55,7 @@ class Seat:
     worker: Worker
     listening: Listening | None = None
     figures: Figures | None = None
+    owner: str = ""  # what it calls itself to the counters of limits
 
 
 @dataclass(slots=True)
@@ -76,6 +81,7 @@ class GatewayWorkers:
         self.past: list[Snapshot] = []  # one: the counters of all workers that are gone
         self.restarts = 0
         self.listening = asyncio.Event()
+        self.limits = LimitStore(settings, trouble)
         self.on_listening: Callable[[], None] = lambda: None
         self.on_needed: Callable[[str], None] = lambda pool: None  # a call came for a model that sleeps
         self.on_unknown_key: Callable[[str], None] = lambda issuer: None
@@ -92,6 +98,7 @@ class GatewayWorkers:
     def configure(self, settings: GatewaySettings) -> None:
         """New settings for every worker, without dropping a call; more or fewer workers when asked."""
         self.settings, self.endpoints = settings, settings.endpoints
+        self.limits.configure(settings)
         self._tell_all(Configure(self._present()))
         wanted = {f"gateway-{number}" for number in range(settings.workers)}
         for name in self.seats.keys() - wanted:
@@ -206,6 +213,12 @@ class GatewayWorkers:
         elif isinstance(word, Figures):
             seat.figures = word
             self._answered(worker.name, word.number)
+        elif isinstance(word, Take):
+            seat.owner = word.batch.owner
+            grants = self.limits.apply(word.batch)
+            worker.tell(msgspec.json.encode(Given(number=word.batch.number, grants=grants)))
+        elif isinstance(word, BudgetCrossed):
+            self.limits.crossed(word.crossed)
         elif isinstance(word, Needed):
             self.on_needed(word.pool)
         elif isinstance(word, UnknownKey):
@@ -226,6 +239,7 @@ class GatewayWorkers:
         seat = self.seats[worker.name]
         if seat.figures is not None:
             self.past = [merge([*self.past, counted(seat.figures.snapshot)], names.FAMILIES)]
+        self.limits.left(seat.owner)
         seat.figures = seat.listening = None
         if self._reply is not None:
             self._answered(worker.name, self._reply.number)

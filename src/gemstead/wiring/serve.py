@@ -30,6 +30,7 @@ from gemstead.console.door import Door
 from gemstead.console.own import Own
 from gemstead.console.signin import Pages
 from gemstead.gateway.settings import Aside
+from gemstead.ledger.acts import new_act, remember
 from gemstead.ledger.keys import Grant, open_keys
 from gemstead.ledger.secrets import secret_at
 from gemstead.operate.secrets.keeper import Keeper
@@ -48,6 +49,7 @@ from gemstead.wiring.files import Card, StateDir, hold, running, state_dir, writ
 from gemstead.wiring.gateway import GatewayWorkers
 from gemstead.wiring.head import Head
 from gemstead.wiring.journal import keep_log, log_file
+from gemstead.wiring.limitpages import limit_routes, told
 from gemstead.wiring.models import Stopped
 from gemstead.wiring.scale import Scaled, scaled, with_scales
 from gemstead.wiring.secrets import CannotRun, resolved, watch
@@ -224,7 +226,14 @@ class Service:
         door.acted = self.auditor.asked
         self.auditor.start(self.spec, self.auditor.sinks(self.spec, self._secret))
         own = Own(door, open_keys(self.folder.keys, secret_at(self.folder.pepper)), self.folder.audit)
-        pages = [*Pages(door, self.entrance, time.time).routes(), *own.routes()]
+        pages = [
+            *Pages(door, self.entrance, time.time).routes(),
+            *own.routes(),
+            *limit_routes(gateway.limits),
+        ]
+        gateway.limits.on_crossed = lambda one: self.auditor.act(
+            "limit.warning", one.cap.id, detail=told(one)
+        )
         admin = server(console(head, token, door, pages))
         serving = asyncio.create_task(admin.serve(sockets=[self.admin_socket]))
         card = Card(
@@ -387,7 +396,9 @@ def first_key(folder: StateDir) -> str:
     store = open_keys(folder.keys, secret_at(folder.pepper))
     if store.list():
         return ""
-    return store.create(Grant(note="first key, made by gemstead serve"), now=time.time()).secret
+    minted = store.create(Grant(note="first key, made by gemstead serve"), now=time.time())
+    remember(folder.audit, new_act("key.create", minted.key.key_id, tenant=minted.key.tenant))
+    return minted.secret
 
 
 def _already(folder: StateDir) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
-from gemstead.traffic.budget import Policy, Price, cost, terms
+from gemstead.traffic.budget import Price, RuleBook, cost, terms
 from gemstead.traffic.caller import Caller, RateLimit
 from gemstead.traffic.window import Back, Batch, Grant, Standing, Windows, period_start
 
@@ -52,8 +52,8 @@ class Used(NamedTuple):
     output_tokens: int
 
 
-def from_records(windows: Windows, policy: Policy, audit: Path, wall: float) -> int:
-    """Charge the budgets of `policy` with what the audit log says was used in their windows; how many were charged.
+def from_records(windows: Windows, book: RuleBook, audit: Path, wall: float) -> int:
+    """Charge the budgets of `book` with what the audit log says was used in their windows; how many were charged.
 
     Raises:
         sqlite3.Error: the log cannot be read.
@@ -62,13 +62,13 @@ def from_records(windows: Windows, policy: Policy, audit: Path, wall: float) -> 
     for period in ("day", "month"):
         start = period_start(period, wall)
         for used in _used_since(audit, start):
-            charged += _charge(windows, policy, used, period, start)
+            charged += _charge(windows, book, used, period, start)
     return charged
 
 
-def _charge(windows: Windows, policy: Policy, used: Used, period: str, start: float) -> int:
+def _charge(windows: Windows, book: RuleBook, used: Used, period: str, start: float) -> int:
     caller = Caller(key_id=used.key_id, tenant=used.tenant, app=used.app, user=used.user, limit=RateLimit())
-    found = terms(policy, RateLimit(), caller, used.pool)
+    found = terms(book, RateLimit(), caller, used.pool)
     backs = [
         Back(cap, -_amount(cap.unit, used, found.price), start, 0.0)
         for cap in found.caps
