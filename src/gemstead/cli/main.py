@@ -44,6 +44,7 @@ VERBS = {
     "audit": ("audit", "read, verify, export and ship the audit log"),
     "models": ("models", "fetch, list, verify, pin, remove, export and import models"),
     "plan": ("plan", "work out what to run: memory, replicas, flags, speed and cost"),
+    "routes": ("routes", "show what the file's routes would change, from the audit log"),
     "simulate": ("simulate", "play a load against a pretended fleet: policies, sizes, failures"),
     "engines": ("engines", "install, list and upgrade the engines that run on cards"),
     "epp": ("epp", "pick endpoints for an Envoy gateway, from a cluster or a file"),

@@ -152,6 +152,7 @@ VERB_RULES: dict[str, str] = {
     "restore": "store.manage",
     "roles": OPEN,
     "rollout": "fleet.operate",
+    "routes": "usage.all",
     "run": "inference",
     "scale": "fleet.operate",
     "schema": OPEN,

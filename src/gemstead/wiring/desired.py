@@ -133,7 +133,7 @@ def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
     host, port = split(gateway.listen)
     deadlines = gateway.deadlines.model_dump()
     tls = gateway.tls
-    pools = tuple(_pool(model, spec) for model in spec.models)
+    pools = pools_of(spec)
     return GatewaySettings(
         host=host,
         port=port,
@@ -179,6 +179,11 @@ def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
         hedge=spec.traffic.hedge,
         retries=gateway.retries,
     )
+
+
+def pools_of(spec: Spec) -> tuple[Pool, ...]:
+    """The file's models as callers may name them."""
+    return tuple(_pool(model, spec) for model in spec.models)
 
 
 def _pool(model: ModelSpec, spec: Spec) -> Pool:
