@@ -79,7 +79,8 @@ def _fault(error: ErrorDetails) -> Fault:
         return _choice(path, value, str(error.get("ctx", {}).get("expected", "")))
     if kind in _BOUNDS:
         return Fault(path, _BOUNDS[kind](shown(value, path), error.get("ctx", {})))
-    return Fault(path, error["msg"][:1].lower() + error["msg"][1:])
+    words = error["msg"].removeprefix("Value error, ")
+    return Fault(path, words[:1].lower() + words[1:])
 
 
 _BOUNDS: Mapping[str, Callable[[str, Mapping[str, Any]], str]] = {
