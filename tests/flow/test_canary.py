@@ -27,27 +27,11 @@ from gemstead.testing import FakeEngine, Script, make_key
 from gemstead.testing.peer import post
 from gemstead.testing.stack import start_stack
 
-PLACES = [
-    "prompt",
-    "system",
-    "tool",
-    "argument",
-    "toolresult",
-    "image",
-    "imagename",
-    "answer",
-    "toolcall",
-    "header",
-    "agent",
-    "query",
-    "path",
-    "metadata",
-    "user",
-    "garbage",
-    "engineerror",
-    "bearer",
-    "cookie",
-]
+PLACES = (
+    "prompt", "system", "tool", "argument", "toolresult", "image", "imagename",
+    "answer", "toolcall", "header", "agent", "query", "path", "metadata",
+    "user", "garbage", "engineerror", "bearer", "cookie",
+)  # fmt: skip
 CANARIES = {place: f"canary-{place}-x7q9" for place in PLACES}
 
 
