@@ -74,9 +74,10 @@ def test_values_reach_what_they_name(tmp_path: Path) -> None:
     assert (pod["containers"][0]["image"], pod["nodeSelector"]) == ("acme/vllm:1", {"zone": "b"})
     assert pod["containers"][0]["resources"]["limits"]["cpu"] == "1"
     assert pod["initContainers"][0]["image"] == "acme/gemstead:2"  # it waits with the gateway's own
-    assert next(one for one in found if one["kind"] == "Job")["spec"]["template"]["spec"]["containers"][0][
-        "image"
-    ] == ("acme/gemstead:2")
+    job = next(one for one in found if one["kind"] == "Job")
+    before = next(one for one in helm_objects(loaded) if one["kind"] == "Job")
+    assert job["spec"]["template"]["spec"]["containers"][0]["image"] == "acme/gemstead:2"
+    assert job["metadata"]["name"] != before["metadata"]["name"]  # a Job cannot be changed
 
 
 def test_a_part_that_is_switched_off_is_gone_and_nothing_else(tmp_path: Path) -> None:

@@ -248,6 +248,30 @@ def test_the_gateway_reads_its_file_and_knows_every_engine(name: str) -> None:
     )
 
 
+def test_secrets_are_files_that_the_gateway_reads_and_no_environment() -> None:
+    found = objects(FILES["two models"])
+    text = next(one for one in of(found, "ConfigMap"))["data"]["gemstead.yaml"]
+    assert "file:/run/secrets/gemstead/MINE_KEY" in text and "env:" not in text
+    gateway = dict(pods(found))["StatefulSet/gemstead-gateway"]
+    (volume,) = (one for one in gateway["volumes"] if one["name"] == "secrets")
+    assert volume["secret"]["items"] == [{"key": "MINE_KEY", "path": "MINE_KEY"}]
+    job = next(pod for who, pod in pods(found) if who.startswith("Job/"))
+    (volume,) = (one for one in job["volumes"] if one["name"] == "secrets")
+    assert volume["secret"]["items"] == [{"key": "HF_TOKEN", "path": "HF_TOKEN"}]
+    assert "secretKeyRef" not in json.dumps(found)
+
+
+def test_google_gets_inference_pools_unless_they_are_switched_off() -> None:
+    said = FILES["gke"]["deploy"]["kubernetes"]["routes"]
+    for routes, there in (
+        ({"proxies": said["proxies"]}, True),
+        ({**said, "inference": {"picker": "off"}}, False),
+    ):
+        found = built(bundle(file("H100", 8, kubernetes={"routes": routes}, **HOST), "gke").files)
+        assert bool(of(found, "InferencePool")) is there
+        assert len(of(found, "Gateway")) == 1 + there
+
+
 def test_the_picker_reads_its_file() -> None:
     found = [
         one
@@ -394,6 +418,28 @@ def test_weights_are_found_where_they_were_put() -> None:
     ][2]
     mark = volume["initContainers"][0]["command"][2].split("'")[1]
     assert mark in job and "'models', 'verify'" in job
+
+
+def test_another_job_has_another_name() -> None:
+    names = set()
+    for more in (
+        {},
+        {"hub_token": "env:HF_TOKEN"},
+        {"registry": "ghcr.io/acme"},
+        {"kubernetes": {"mesh": "istio"}},
+    ):
+        names.add(of(objects(file("H100", 8, **more)), "Job")[0]["metadata"]["name"])
+    assert len(names) == 4
+
+
+def test_programs_in_pods_are_python() -> None:
+    for name in ("31b on eight", "two models"):
+        for who, pod in pods(objects(FILES[name])):
+            for container in [*pod.get("initContainers", []), *pod["containers"]]:
+                probe = container.get("startupProbe", {}).get("exec", {}).get("command", [])
+                for words in (container.get("command", []), probe):
+                    if "-c" in words:
+                        compile(words[words.index("-c") + 1], who, "exec")
 
 
 def test_the_job_says_words_that_gemstead_knows() -> None:

@@ -18,7 +18,7 @@ from gemstead.render.because import Because, plain
 from gemstead.render.bundle import Bundle
 from gemstead.render.deployment import Deployment, Pool
 from gemstead.render.kubernetes import notes, readme
-from gemstead.render.kubernetes.cluster import objects
+from gemstead.render.kubernetes.cluster import objects, settled
 from gemstead.render.kubernetes.objects import Object, engine_name
 from gemstead.render.kubernetes.regions import mirrored, pods
 from gemstead.render.yamltext import document, stream
@@ -32,6 +32,7 @@ MARK = re.compile(r"@@(\d+)@@")
 
 def render(deployment: Deployment) -> Bundle:
     """The chart of a deployment."""
+    deployment = settled(deployment)
     elsewhere = _in_namespace(deployment, NAMESPACE)
     chart = _Chart(elsewhere)
     files = chart.templates(objects(elsewhere))
@@ -105,6 +106,8 @@ class _Chart:
             )
         if expression.startswith("yaml "):
             return f"{lead}{key}:\n{inside}{{{{- toYaml {expression[5:]} | nindent {len(inside)} }}}}"
+        if "{{" in expression:  # a text with something put into it
+            return f"{lead}{key}: {expression}"
         return f"{lead}{key}: {{{{ {expression} }}}}"
 
     def _mark(self, expression: str) -> str:
@@ -113,6 +116,11 @@ class _Chart:
 
     def _take(self, one: Object) -> None:
         """Take out of one object what values say."""
+        if one["kind"] == "Job":
+            stem = plain(one["metadata"]["name"]).rpartition("-")[0]
+            one["metadata"]["name"] = self._mark(
+                f"{stem}-{{{{ .Values.gateway.image | sha256sum | trunc 6 }}}}"
+            )
         labels = one["metadata"]["labels"]
         component = labels["app.kubernetes.io/component"]
         pool = labels.get("gemstead/pool")

@@ -67,8 +67,9 @@ class ArmorSpec(Part):
 class InferenceSpec(Part):
     """Gateway API Inference Extension: an InferencePool for each model, and who picks in it."""
 
-    picker: Literal["gemstead", "llm-d"] = Field(
-        "gemstead", description="Whose endpoint picker answers: ours (`gemstead epp`) or llm-d's"
+    picker: Literal["gemstead", "llm-d", "off"] = Field(
+        "gemstead",
+        description="Whose endpoint picker answers: ours (`gemstead epp`) or llm-d's; `off`: no InferencePool at all",
     )
     objects: Literal["llm-d.ai", "inference.networking.x-k8s.io"] = Field(
         "llm-d.ai",

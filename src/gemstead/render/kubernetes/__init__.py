@@ -11,7 +11,7 @@ from __future__ import annotations
 from gemstead.render.bundle import Bundle
 from gemstead.render.deployment import Deployment
 from gemstead.render.kubernetes import readme, regions, scaling
-from gemstead.render.kubernetes.cluster import objects
+from gemstead.render.kubernetes.cluster import objects, settled
 from gemstead.render.kubernetes.objects import Object
 from gemstead.render.yamltext import document, stream
 
@@ -21,6 +21,7 @@ HEAD = "Made by gemstead render {target} from gemstead.yaml; change that file an
 
 def render(deployment: Deployment, target: str = "kubernetes") -> Bundle:
     """The folder of a deployment in a cluster."""
+    deployment = settled(deployment)
     head = HEAD.format(target=target)
     made = objects(deployment)
     files = {f"base/{name}.yaml": stream(one, head=head) for name, one in made.items()}

@@ -15,13 +15,14 @@ import hashlib
 import json
 from typing import Any
 
-from gemstead.render.because import Because
+from gemstead.render.because import Because, plain
 from gemstead.render.deployment import Deployment, Pool
 from gemstead.render.docker_engine import BAKED, CACHE, CACHES, CACHES_OF, baked, launch_words
 from gemstead.render.dockerfile import USER
 from gemstead.render.kubernetes.objects import MODELS, Object, made, pod_security, restricted, selector
 
 MODELS_CLAIM = "models"
+SECRETS = "/run/secrets/gemstead"
 HUB = CACHES["HF_HOME"]
 # Mount options of the GCS FUSE driver for weights (Google's tuning guide: 1,200 s became 35 s for 141 GB).
 FUSE = (
@@ -180,6 +181,19 @@ def waiting(deployment: Deployment, pool: Pool) -> list[Object]:
     ]
 
 
+def token_key(deployment: Deployment) -> str:
+    """The key of the Secret that holds the hub's token; empty without one."""
+    token = deployment.deploy.hub_token or ""
+    return token.removeprefix("env:") if token.startswith("env:") else "HF_TOKEN" if token else ""
+
+
+def secret_volume(deployment: Deployment, keys: list[str]) -> Object:
+    """These keys of the Secret as files, which show in no description of the pod and follow when they change."""
+    items = [{"key": key, "path": key} for key in keys]
+    said = {"secretName": f"{deployment.name}-secrets", "defaultMode": 0o440, "items": items}
+    return {"name": "secrets", "secret": said}
+
+
 def small(cpu: str, memory: str, storage: str = "64Mi") -> Object:
     """Requests and limits of a small container."""
     asked = {"cpu": cpu, "memory": memory, "ephemeral-storage": storage}
@@ -216,18 +230,27 @@ def _volume(deployment: Deployment) -> Object:
 
 
 def _job(deployment: Deployment, files: list[tuple[str, str]]) -> Object:
-    digest = hashlib.sha256(f"{files}{deployment.gateway.reference}".encode()).hexdigest()[:8]
     environment: list[Any] = [
         {"name": "HF_HOME", "value": HUB},
         {"name": "HOME", "value": "/tmp"},  # noqa: S108
     ]
-    if (token := deployment.deploy.hub_token) and token.startswith("env:"):
-        key = {"name": f"{deployment.name}-secrets", "key": token.removeprefix("env:")}
-        environment.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": key}})
+    held: list[Any] = [
+        {"name": "models", "persistentVolumeClaim": {"claimName": _claim(deployment)}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": "512Mi"}},
+    ]
+    mounts: list[Any] = [
+        {"name": "models", "mountPath": HUB, "subPath": "hub"},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+    ]
+    if key := token_key(deployment):
+        held.append(secret_volume(deployment, [key]))
+        mounts.append({"name": "secrets", "mountPath": SECRETS, "readOnly": True})
     program = (
-        "import pathlib, subprocess, sys\n"
+        "import os, pathlib, subprocess, sys\n"
+        f"token = pathlib.Path('{SECRETS}/{key or 'HF_TOKEN'}')\n"
+        "own = {'HF_TOKEN': token.read_text().strip()} if token.exists() else {}\n"
         "def gemstead(*words):\n"
-        "    subprocess.run([sys.executable, '-m', 'gemstead', *words], check=True)\n"
+        "    subprocess.run([sys.executable, '-m', 'gemstead', *words], check=True, env={**os.environ, **own})\n"
         f"for repo, file in {files!r}:\n"
         "    gemstead('models', 'pull', repo, *(['--include', file] if file else []))\n"
         "gemstead('models', 'verify')\n"
@@ -244,10 +267,7 @@ def _job(deployment: Deployment, files: list[tuple[str, str]]) -> Object:
         "env": environment,
         "securityContext": restricted(),
         "resources": small("2", "4Gi", "1Gi"),
-        "volumeMounts": [
-            {"name": "models", "mountPath": HUB, "subPath": "hub"},
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
-        ],
+        "volumeMounts": mounts,
     }
     pod: Object = {
         "serviceAccountName": f"{deployment.name}-models",
@@ -256,25 +276,36 @@ def _job(deployment: Deployment, files: list[tuple[str, str]]) -> Object:
         "restartPolicy": "OnFailure",
         "securityContext": pod_security(USER),
         "containers": [container],
-        "volumes": [
-            {"name": "models", "persistentVolumeClaim": {"claimName": _claim(deployment)}},
-            {"name": "tmp", "emptyDir": {"sizeLimit": "512Mi"}},
-        ],
+        "volumes": held,
+    }
+    spec: Object = {
+        "backoffLimit": Because(20, "what came is kept, so another try goes on from there"),
+        "template": {"metadata": _unmeshed(deployment), "spec": pod},
     }
     return made(
         "batch/v1",
         "Job",
         Because(
-            f"{deployment.name}-models-{digest}",
+            f"{deployment.name}-models-{_digest(spec)}-{image_digest(deployment.gateway.reference)}",
             "a Job cannot be changed: with other files or another version it is another one",
         ),
         deployment,
         component=MODELS,
-        spec={
-            "backoffLimit": Because(20, "what came is kept, so another try goes on from there"),
-            "template": {"metadata": _unmeshed(deployment), "spec": pod},
-        },
+        spec=spec,
     )
+
+
+def _digest(spec: Object) -> str:
+    """Of all of a Job but its image, which Helm's values may change."""
+    said = plain(spec)
+    for container in said["template"]["spec"]["containers"]:
+        del container["image"]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def image_digest(reference: str) -> str:
+    """What a Job's name says of its image; Helm works out the same (`sha256sum | trunc 6`)."""
+    return hashlib.sha256(reference.encode()).hexdigest()[:6]
 
 
 def _unmeshed(deployment: Deployment) -> Object:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gemstead.refused import Reason, Refused
 from gemstead.render.deployment import Deployment
 from gemstead.render.kubernetes import (
@@ -21,6 +23,19 @@ from gemstead.render.kubernetes import (
 from gemstead.render.kubernetes.objects import Object
 
 LONGEST_NAME = 40  # with what is put behind it, names stay under DNS' 63
+
+
+def settled(deployment: Deployment) -> Deployment:
+    """The deployment with an InferencePool that was switched off as one that was never asked for."""
+    deploy = deployment.deploy
+    routes = deploy.kubernetes.routes
+    if routes is None or routes.inference is None or routes.inference.picker != "off":
+        return deployment
+    kubernetes = deploy.kubernetes.model_copy(
+        update={"routes": routes.model_copy(update={"inference": None})}
+    )
+    deploy = deploy.model_copy(update={"kubernetes": kubernetes})
+    return replace(deployment, spec=deployment.spec.model_copy(update={"deploy": deploy}))
 
 
 def objects(deployment: Deployment) -> dict[str, list[Object]]:

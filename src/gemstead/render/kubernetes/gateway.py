@@ -17,7 +17,7 @@ from gemstead.render.deployment import ADMIN_PORT, ENGINE_PORT, GATEWAY_PORT, De
 from gemstead.render.docker_gateway import STATE
 from gemstead.render.dockerfile import USER
 from gemstead.render.gatewayfile import gateway_file
-from gemstead.render.kubernetes.cache import small
+from gemstead.render.kubernetes.cache import SECRETS, secret_volume, small
 from gemstead.render.kubernetes.hardware import apart, spread
 from gemstead.render.kubernetes.objects import (
     GATEWAY,
@@ -33,6 +33,7 @@ from gemstead.spec.model import TlsSpec
 
 TLS = "/etc/gemstead-tls"  # not below /etc/gemstead, which is mounted read-only
 PRESTOP_S = 10
+NAME = "[A-Za-z_][A-Za-z0-9_]*"  # of an environment variable
 
 
 def objects(deployment: Deployment) -> list[Object]:
@@ -60,7 +61,8 @@ def file(deployment: Deployment) -> str:
         )
         spec = spec.model_copy(update={"gateway": spec.gateway.model_copy(update={"tls": tls})})
     urls = {pool.name: [f"http://{engine_name(deployment, pool)}:{ENGINE_PORT}"] for pool in deployment.pools}
-    return gateway_file(replace(deployment, spec=spec), urls, state_dir=STATE, discover=True)
+    text = gateway_file(replace(deployment, spec=spec), urls, state_dir=STATE, discover=True)
+    return re.sub(rf"(?m)(?<=[ '\"])env:({NAME})(?=['\"]?$)", rf"file:{SECRETS}/\1", text)
 
 
 def secret_names(deployment: Deployment) -> list[str]:
@@ -76,7 +78,7 @@ def _referred(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from _referred(inner)
-    elif isinstance(value, str) and (found := re.fullmatch(r"env:([A-Za-z_][A-Za-z0-9_]*)", value)):
+    elif isinstance(value, str) and (found := re.fullmatch(f"env:({NAME})", value)):
         yield found[1]
 
 
@@ -198,6 +200,8 @@ def _container(deployment: Deployment) -> Object:
     ]
     if has_tls(deployment):
         mounts.append({"name": "tls", "mountPath": TLS, "readOnly": True})
+    if secret_names(deployment):
+        mounts.append({"name": "secrets", "mountPath": SECRETS, "readOnly": True})
     container: Object = {
         "name": "gateway",
         "image": Because(deployment.gateway.reference, deployment.gateway.reason),
@@ -207,11 +211,6 @@ def _container(deployment: Deployment) -> Object:
             {"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"},
         ],
     }
-    if names := secret_names(deployment):
-        container["env"] = [
-            {"name": name, "valueFrom": {"secretKeyRef": {"name": f"{deployment.name}-secrets", "key": name}}}
-            for name in names
-        ]
     return container | {
         "securityContext": restricted(),
         "resources": small("2", "2Gi", "1Gi"),
@@ -246,4 +245,6 @@ def _volumes(deployment: Deployment) -> list[Object]:
     if has_tls(deployment):
         secret = {"secretName": f"{deployment.name}-tls", "defaultMode": 0o440}
         held.append({"name": "tls", "secret": secret})
+    if names := secret_names(deployment):
+        held.append(secret_volume(deployment, names))
     return held

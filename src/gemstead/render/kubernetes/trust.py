@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from gemstead.render.because import Because
 from gemstead.render.deployment import ADMIN_PORT, ENGINE_PORT, Deployment
+from gemstead.render.kubernetes.cache import token_key
 from gemstead.render.kubernetes.gateway import secret_names
 from gemstead.render.kubernetes.objects import ENGINE, GATEWAY, PICKER, Object, made, selector
 
@@ -28,9 +29,8 @@ def objects(deployment: Deployment) -> list[Object]:
 def wanted_secrets(deployment: Deployment) -> list[str]:
     """Keys that the Secret `NAME-secrets` must have."""
     names = set(secret_names(deployment))
-    token = deployment.deploy.hub_token
-    if token and token.startswith("env:"):
-        names.add(token.removeprefix("env:"))
+    if token := token_key(deployment):
+        names.add(token)
     return sorted(names)
 
 
