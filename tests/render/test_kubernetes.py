@@ -101,6 +101,11 @@ FILES: dict[str, Object] = {
         "deploy": {"hardware": {"gpu": "RTX PRO 6000", "count": 4}, "hub_token": "env:HF_TOKEN"},
         "gateway": {"listen": ":4367", "tls": {"certificate": "/a.crt", "key": "/a.key", "client_ca": "/c"}},
     },
+    "gke, two models": {
+        "models": [{"name": "gemma-4-31b"}, {"name": "gemma-4-e4b"}],
+        "deploy": {"hardware": {"gpu": "H100", "count": 8}, **HOST,
+                   "kubernetes": {"routes": {"flavour": "gke", "proxies": ["10.1.0.0/23"], "inference": {}}}},
+    },
     "regions": file(
         "H100", 8, cache={"kind": "image"},
         kubernetes={"regions": [{"name": "us-east", "replicas": 2, "registry": "registry.us.acme.com"},
@@ -270,6 +275,14 @@ def test_google_gets_inference_pools_unless_they_are_switched_off() -> None:
         found = built(bundle(file("H100", 8, kubernetes={"routes": routes}, **HOST), "gke").files)
         assert bool(of(found, "InferencePool")) is there
         assert len(of(found, "Gateway")) == 1 + there
+
+
+def test_several_models_are_told_apart_by_what_bodies_say() -> None:
+    assert len(of(objects(FILES["gke, two models"]), "GCPRoutingExtension")) == 1
+    assert not of(objects(FILES["gke"]), "GCPRoutingExtension")  # one model: no body has to be read
+    said = {**FILES["gke, two models"], "deploy": {**FILES["gke, two models"]["deploy"], "kubernetes": {
+        "routes": {"inference": {}}}}}  # fmt: skip
+    assert any("X-Gateway-Model-Name" in note for note in bundle(said).notes)
 
 
 def test_the_picker_reads_its_file() -> None:

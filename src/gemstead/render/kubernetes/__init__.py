@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from gemstead.render.bundle import Bundle
 from gemstead.render.deployment import Deployment
-from gemstead.render.kubernetes import readme, regions, scaling
+from gemstead.render.kubernetes import bodies, hardware, readme, regions, scaling
 from gemstead.render.kubernetes.cluster import objects, settled
 from gemstead.render.kubernetes.objects import Object
 from gemstead.render.yamltext import document, stream
@@ -52,6 +52,11 @@ def notes(deployment: Deployment) -> tuple[str, ...]:
     if deployment.deploy.hardware.spot:
         found.append(
             "a spot machine gives 25 to 120 s of notice, less than the longest answer: answers that run are cut then"
+        )
+    if bodies.wanted(deployment) and not hardware.is_google(deployment):
+        found.append(
+            "several models behind one inference Gateway are told apart by the header X-Gateway-Model-Name: callers "
+            "set it, or the extension's chart body-based-routing does"
         )
     if deployment.deploy.gateways > 1 and "gateways" in deployment.deploy.model_fields_set:
         found.append("one gateway is rendered: its keys and records are a file, which one process writes")

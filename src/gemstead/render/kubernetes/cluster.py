@@ -8,6 +8,7 @@ from gemstead.refused import Reason, Refused
 from gemstead.render.deployment import Deployment
 from gemstead.render.kubernetes import (
     access,
+    bodies,
     cache,
     engine,
     gateway,
@@ -56,7 +57,7 @@ def objects(deployment: Deployment) -> dict[str, list[Object]]:
         "models": cache.objects(deployment),
         "gateway": gateway.objects(deployment),
         "routes": routes.objects(deployment),
-        "inference": inference.objects(deployment),
+        "inference": inference.objects(deployment) + bodies.objects(deployment),
         "monitoring": watching.objects(deployment),
     }
     for pool in deployment.pools:

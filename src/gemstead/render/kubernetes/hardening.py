@@ -250,7 +250,7 @@ POINTS: tuple[Point, ...] = (
             name
             for name, labels, pod in pods(objects)
             if pod.get("automountServiceAccountToken") is not False
-            and labels.get("app.kubernetes.io/component") != "picker"
+            and labels.get("app.kubernetes.io/component") not in ("picker", "bodies")
         ),
     ),
     Point(
