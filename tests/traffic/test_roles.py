@@ -32,6 +32,7 @@ from gemstead.traffic.roles import (
     gateway_right,
     verb_right,
 )
+from gemstead.wiring.limitpages import limit_routes
 
 
 def test_every_route_of_the_gateway_has_a_rule():
@@ -48,7 +49,11 @@ def test_every_route_of_the_gateway_has_a_rule():
 
 def admin_routes():
     door = Door("t", time.time)
-    pages = [*Pages(door, None, time.time).routes(), *Own(door, None, Path("x")).routes()]
+    pages = [
+        *Pages(door, None, time.time).routes(),
+        *Own(door, None, Path("x")).routes(),
+        *limit_routes(None),
+    ]
     for route in console(None, "t", door, pages).routes:
         for method in sorted(route.methods):
             yield method, route.path

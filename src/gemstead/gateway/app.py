@@ -122,7 +122,7 @@ class Gateway:
         else:
             tell: Link = lambda batch, answer: self.link(batch, answer)  # noqa: E731
             self.allowances = Allowances(self.loop, os.urandom(8).hex(), settings, tell)
-            self.allowances.on_crossed = lambda crossed: self.on_crossed(crossed)
+            self.allowances.on_crossed = self.crossed
         self.cors = settings.cors_origins
         self.roles = Roles(settings.identity.roles)
         self.aside: Line | None = aside_line(settings.aside)
@@ -272,6 +272,12 @@ class Gateway:
             extra += self.standing(exchange, refusal)
         exchange.send_whole(errors.STATUS[refusal.reason], body, extra=extra)
 
+    def crossed(self, crossed: Crossed) -> None:
+        """A budget has come to a share of its limit."""
+        cap = crossed.cap
+        self.figures.budget_warnings.labels(cap.rule, cap.name, f"{crossed.level:.0%}").add(1)
+        self.on_crossed(crossed)
+
     def standing(self, exchange: Exchange, refusal: Refused) -> bytes:
         """What a caller who was turned away by a limit is told of it."""
         assert exchange.caller is not None
@@ -394,6 +400,7 @@ class Gateway:
         self.waitroom.sweep(now)
         if self.allowances is not None:
             self.allowances.sweep(now)
+            self.figures.limit_store.set(float(not self.allowances.accounts.away))
 
     # -- the end ----------------------------------------------------------------------------------------
 

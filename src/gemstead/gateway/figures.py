@@ -51,6 +51,9 @@ class Figures:
         self._by_endpoint: dict[str, tuple[Histogram, Histogram]] = {}
         self._held = registry.values(names.LEDGER_HELD)
         self._healthy = registry.values(names.LEDGER_HEALTHY)
+        self.budget_warnings = registry.values(names.BUDGET_WARNINGS)  # .labels(rule, limit, level).add(1)
+        self.limit_store = registry.values(names.LIMIT_STORE_HEALTHY).labels()
+        self.limit_store.set(1.0)
         self.gap = (
             registry.histograms(names.INTER_TOKEN).labels().observe
         )  # called for every read of every stream

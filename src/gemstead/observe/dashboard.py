@@ -117,6 +117,18 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Audit records in memory; a few are normal.",
         ),
         Panel(
+            "Limits",
+            "short",
+            (
+                (
+                    "sum by (rule, level) (increase(gemstead_budget_warnings_total[1h]))",
+                    "{{rule}} came to {{level}} in the last hour",
+                ),
+                ("min(gemstead_limit_store_healthy)", "their store answers"),
+            ),
+            "Budgets that are nearly or wholly used, and whether counters can be had.",
+        ),
+        Panel(
             "Workers",
             "short",
             (

@@ -133,6 +133,16 @@ WORKER_RESTARTS = _counter("worker_restarts_total", "Gateway workers that died a
 WORKER_UP = _gauge("worker_up", "1 while this gateway worker answers.", "worker", merge="max")
 LEDGER_HELD = _gauge("ledger_held_records", "Audit records that are not on disk yet.")
 LEDGER_HEALTHY = _gauge("ledger_healthy", "1 while audit records can be written.", merge="min")
+BUDGET_WARNINGS = _counter(
+    "budget_warnings_total",
+    "Budgets that came to 80 or 100 percent of their limit, as seen by workers.",
+    "rule",
+    "limit",
+    "level",
+)
+LIMIT_STORE_HEALTHY = _gauge(
+    "limit_store_healthy", "1 while the store of limits and budgets answers.", merge="min"
+)
 LOOP_LAG = _histogram("loop_lag_seconds", "How late the gateway's event loop ran a timer.", _LAG)
 BUILD_INFO = _gauge("build_info", "Always 1; the version is in the label.", "version", merge="max")
 
@@ -164,6 +174,8 @@ FAMILIES: dict[str, Family] = {
         WORKER_UP,
         LEDGER_HELD,
         LEDGER_HEALTHY,
+        BUDGET_WARNINGS,
+        LIMIT_STORE_HEALTHY,
         LOOP_LAG,
         BUILD_INFO,
     )
