@@ -218,7 +218,8 @@ class Conversation:
 
     def _turned(self, refusal: Refused | None) -> None:
         """The queue has let it go. It is sent at once, so that whoever is next sees what is booked."""
-        self.record.queued_s = monotonic() - self._began_at
+        self.record.queued_s = waited_s = monotonic() - self._began_at
+        self.desk.figures.queue_seconds.observe(waited_s)
         self._refusal = refusal
         if refusal is None:
             try:
