@@ -1,15 +1,16 @@
 """How many replicas there are, by what callers wait for: HorizontalPodAutoscaler, or KEDA.
 
 GPU utilisation says nothing: a card that decodes one answer is as busy as one that decodes fifty. What counts is who
-waits, how many run at once, how full the cache is, and what the gateway works out from all of that with a forecast
-(`gemstead_desired_replicas`). Up at once, because a start takes minutes; down slowly, because a replica that goes takes
-its cache with it.
+waits, how many run at once, how full the cache is, and what the gateway says: how many replicas it asks for
+(`gemstead_desired_replicas`), or, while it does not show that, who waits in it. Up at once, because a start takes
+minutes; down slowly, because a replica that goes takes its cache with it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from gemstead.observe.names import FAMILIES, QUEUE_WAITING
 from gemstead.render.because import Because
 from gemstead.render.deployment import Deployment, Pool
 from gemstead.render.kubernetes.hardware import is_google, nodes
@@ -85,6 +86,16 @@ def _behavior(pool: Pool) -> Object:
     }
 
 
+def from_gateway(pool: Pool) -> tuple[str, dict[str, str], str, str]:
+    """(metric, labels, how much of it for one replica, why): what the gateway says of this pool.
+
+    That is how many replicas it asks for, where it shows that, and else who waits in it.
+    """
+    if DESIRED in FAMILIES:
+        return DESIRED, {"model": pool.model.name}, "1", "replicas that the gateway asks for"
+    return QUEUE_WAITING.name, {}, str(WAITING_A_REPLICA), "calls that wait in the gateway"
+
+
 def metric_name(deployment: Deployment, name: str) -> str:
     """The metric as the cluster's metrics API has it."""
     if is_google(deployment):
@@ -113,18 +124,13 @@ def _hpa(deployment: Deployment, pool: Pool) -> Object:
                 "target": {"type": "AverageValue", "averageValue": value},
             }
             metrics.append(Because({"type": "Pods", "pods": pods}, why))
-    wanted = {
-        "metric": {
-            "name": metric_name(deployment, DESIRED),
-            "selector": {
-                "matchLabels": {
-                    ("metric.labels.model" if is_google(deployment) else "model"): pool.model.name
-                }
-            },
-        },
-        "target": {"type": "AverageValue", "averageValue": "1"},
-    }
-    metrics.append(Because({"type": "External", "external": wanted}, "what the gateway asks for"))
+    name, chosen, threshold, why = from_gateway(pool)
+    metric: Object = {"name": metric_name(deployment, name)}
+    if chosen:
+        lead = "metric.labels." if is_google(deployment) else ""
+        metric["selector"] = {"matchLabels": {f"{lead}{key}": value for key, value in chosen.items()}}
+    wanted = {"metric": metric, "target": {"type": "AverageValue", "averageValue": threshold}}
+    metrics.append(Because({"type": "External", "external": wanted}, why))
     return made(
         "autoscaling/v2",
         "HorizontalPodAutoscaler",
@@ -166,9 +172,9 @@ def _keda(deployment: Deployment, pool: Pool) -> Object:
         }
         return Because(said, why)
 
-    triggers: list[Any] = [
-        trigger("desired", f'max({DESIRED}{{model="{pool.model.name}"}})', "1", "what the gateway asks for")
-    ]
+    name, chosen, threshold, why = from_gateway(pool)
+    labels = ",".join(f'{key}="{value}"' for key, value in chosen.items())
+    triggers: list[Any] = [trigger("gateway", f"sum({name}{{{labels}}})", threshold, why)]
     if names := METRICS.get(pool.setup.engine):
         waiting, running, cache = names
         busy = max(1, int(BUSY * at_once(pool)))
@@ -232,10 +238,11 @@ def adapter_rules(deployment: Deployment) -> Object:
                     "metricsQuery": "sum(<<.Series>>{<<.LabelMatchers>>}) by (<<.GroupBy>>)",
                 }
             )
+    name = DESIRED if DESIRED in FAMILIES else QUEUE_WAITING.name
     external = {
-        "seriesQuery": DESIRED,
+        "seriesQuery": name,
         "resources": {"namespaced": False},
-        "name": {"as": DESIRED},
-        "metricsQuery": "max(<<.Series>>{<<.LabelMatchers>>}) by (model)",
+        "name": {"as": name},
+        "metricsQuery": "sum(<<.Series>>{<<.LabelMatchers>>})",
     }
     return {"rules": {"default": False, "custom": custom, "external": [external]}}
