@@ -84,6 +84,10 @@ GITOPS = {
         "options": {"git_url": "https://git.acme.com/llm.git"},
     },
 }
+VERTEX = {
+    "models": [{"name": "gemma-4-26b-a4b"}],
+    "deploy": {"cloud": CLOUD, "cache": {"bucket": "acme-models"}, "hardware": {"gpu": "H100", "count": 2}},
+}
 # Folder under tests/golden -> (target, the one file).
 CASES: dict[str, tuple[str, dict[str, object]]] = {
     "docker/eight-gpus": ("docker", EIGHT),
@@ -101,6 +105,7 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
     "gke/eight-gpus": ("gke", GKE),
     "cloudrun/bucket": ("cloudrun", RUN_BUCKET),
     "cloudrun/baked": ("cloudrun", RUN_BAKED),
+    "vertex/streamed": ("vertex", VERTEX),
 }
 
 

@@ -33,6 +33,7 @@ import httptools
 from gemstead.gateway.exchange import Exchange
 from gemstead.gateway.heads import Head, split
 from gemstead.gateway.passage import Passage, passes
+from gemstead.gateway.vertex import VertexExchange
 from gemstead.refused import Reason, Refused
 
 if TYPE_CHECKING:
@@ -331,6 +332,10 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
         method = parser.get_method()
         if gate.aside is not None and passes(method, self.url):
             exchange: Exchange = Passage(gate, self, method, self.url, self.headers, http11)
+            self.new_head = b""
+        elif gate.settings.vertex and self.url.decode("latin-1") in gate.settings.vertex:
+            health = self.url.decode("latin-1") == gate.settings.vertex[1]
+            exchange = VertexExchange(gate, self, method, self.url, self.headers, http11, health)
             self.new_head = b""
         else:
             exchange = Exchange(gate, self, method, self.url, self.headers, http11)

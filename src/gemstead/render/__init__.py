@@ -28,6 +28,7 @@ TARGETS: dict[str, str] = {
     "docker": "docker",
     "compose": "compose",
     "cloudrun": "cloudrun",
+    "vertex": "vertex",
     "kubernetes": "kubernetes",
     "helm": "helm",
     "gke": "gke",

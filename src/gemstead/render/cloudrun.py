@@ -12,6 +12,7 @@ up once) are `cloudrun_build.py`'s.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from math import ceil
 from typing import Any
@@ -178,11 +179,15 @@ def _scaling(deployment: Deployment, pool: Pool) -> dict[str, Any]:
             "half the price; with a zone down, instances come back elsewhere if there are cards left",
         )
     found["run.googleapis.com/startup-cpu-boost"] = "true"
+    found["gemstead.dev/settings"] = Because(
+        hashlib.sha256(_settings(deployment, pool).encode()).hexdigest()[:16],
+        "changed settings make a new revision; a running one would keep the old",
+    )
     return found
 
 
 def _concurrency(pool: Pool) -> Because:
-    at_once = pool.setup.requests
+    at_once = pool.setup.requests or 1
     return Because(
         min(CONCURRENCY_MOST, at_once),
         f"the plan runs {at_once} requests at once in one instance; beyond that another instance helps",

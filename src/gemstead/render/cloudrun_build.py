@@ -286,6 +286,9 @@ def setup(deployment: Deployment) -> str:
             '  --member "serviceAccount:$builds" --role roles/secretmanager.secretVersionAdder --quiet >/dev/null',
         ]
     lines += [
+        "# What was applied, so that `gemstead apply cloudrun --rollback` can go back.",
+        f'once gcloud secrets create "{deployment.name}-applied" --replication-policy user-managed \\',
+        '  --locations "$region" --project "$project"',
         f'gcloud secrets versions add "{keys_secret(deployment)}" --data-file "$state/keys.db" --project "$project"',
         f'gcloud secrets versions add "{pepper_secret(deployment)}" --data-file "$state/pepper" --project "$project"',
     ]

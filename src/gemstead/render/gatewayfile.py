@@ -19,7 +19,12 @@ HEAD = "Made by gemstead render from gemstead.yaml; change that file and render 
 
 
 def gateway_file(
-    deployment: Deployment, urls: Mapping[str, Sequence[str]], *, state_dir: str, discover: bool = False
+    deployment: Deployment,
+    urls: Mapping[str, Sequence[str]],
+    *,
+    state_dir: str,
+    discover: bool = False,
+    port: int = GATEWAY_PORT,
 ) -> str:
     """The file of a gateway whose engines answer at `urls`, by pool name. Listens on every interface.
 
@@ -29,7 +34,7 @@ def gateway_file(
     gateway = said.pop("gateway", {})
     admin = said.pop("admin", {})
     gateway["listen"] = Because(
-        f"0.0.0.0:{GATEWAY_PORT}", "a container's only address; who may reach it is the network's rule"
+        f"0.0.0.0:{port}", "a container's only address; who may reach it is the network's rule"
     )
     admin["listen"] = Because(
         f"0.0.0.0:{ADMIN_PORT}", "probes and Prometheus come from outside the container"

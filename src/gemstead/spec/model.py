@@ -174,6 +174,9 @@ class GatewaySpec(Part):
     keys: Literal["required", "off"] = Field(
         "required", description="`off` lets anyone call: only for a loopback address"
     )
+    vertex: bool = Field(
+        False, description="Vertex AI calls here: its request form is taken, and it says who may call"
+    )
     tls: TlsSpec | None = Field(None, description="Certificates; default: plain HTTP")
     media: Literal["refuse", "engine"] = Field(
         "refuse",

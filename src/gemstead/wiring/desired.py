@@ -178,6 +178,7 @@ def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
         policy=spec.traffic.policy,
         hedge=spec.traffic.hedge,
         retries=gateway.retries,
+        vertex=vertex_routes(around.environ) if gateway.vertex else (),
     )
 
 
@@ -328,3 +329,8 @@ def _existing(path: str, where: str) -> Path:
     if not found.is_file():
         raise CannotRun(f"{where}: there is no file {found}")
     return found
+
+
+def vertex_routes(environ: Mapping[str, str]) -> tuple[str, str]:
+    """The predict and the health route that Vertex AI was told of; it says them to the container."""
+    return environ.get("AIP_PREDICT_ROUTE", "/predict"), environ.get("AIP_HEALTH_ROUTE", "/health")

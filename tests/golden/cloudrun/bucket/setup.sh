@@ -43,6 +43,9 @@ for secret in gemstead-gemma-4-e4b-settings gemstead-gemma-4-e4b-monitoring gems
 done
 gcloud secrets add-iam-policy-binding "gemstead-gemma-4-e4b-settings" --project "$project" \
   --member "serviceAccount:$builds" --role roles/secretmanager.secretVersionAdder --quiet >/dev/null
+# What was applied, so that `gemstead apply cloudrun --rollback` can go back.
+once gcloud secrets create "gemstead-applied" --replication-policy user-managed \
+  --locations "$region" --project "$project"
 gcloud secrets versions add "gemstead-keys" --data-file "$state/keys.db" --project "$project"
 gcloud secrets versions add "gemstead-pepper" --data-file "$state/pepper" --project "$project"
 gcloud secrets versions add "gemstead-gemma-4-e4b-monitoring" --data-file "gemstead-gemma-4-e4b/monitoring.yaml" --project "$project"
