@@ -37,6 +37,7 @@ VERBS = {
     "roles": ("identity", "show who may do what"),
     "admin": ("identity", "set the break-glass password"),
     "secrets": ("secrets", "prove that every secret which the file refers to can be read"),
+    "db": ("db", "show and bring forward the form of the ledger's files"),
     "access-review": ("comply", "list who may do what, last used, and what is stale"),
     "comply": ("comply", "report what is set and recorded for SOC 2, ISO 27001, HIPAA, the EU AI Act, GDPR"),
     "limits": ("limits", "show how much of each limit and budget is used, or let one begin anew"),

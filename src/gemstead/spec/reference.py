@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -104,9 +105,12 @@ def _row(name: str, field: FieldInfo, section: type[BaseModel]) -> str:
     return f"| `{name}` | {_type(node, field)} | {_default(field)} | {'; '.join(part for part in meaning if part)} |"
 
 
+_whole = cache(schema)  # asked for each field, and a second of work
+
+
 def _node(section: type[BaseModel], name: str) -> dict[str, Any]:
     """The field in the JSON Schema, which already knows its type and bounds."""
-    whole = schema()
+    whole = _whole()
     properties = whole["properties"] if section is Spec else whole["$defs"][section.__name__]["properties"]
     node: dict[str, Any] = properties[name]
     return next((part for part in node.get("anyOf", []) if part.get("type") != "null"), node)
