@@ -201,7 +201,8 @@ class AdminSpec(Part):
         examples=["https://gemstead.acme.example"],
     )
     metrics: Literal["open", "role"] = Field(
-        "open", description="Who reads `/metrics`: anybody who reaches the port, or who has the right `metrics.read`"
+        "open",
+        description="Who reads `/metrics`: anybody who reaches the port, or who has the right `metrics.read`",
     )
 
 
