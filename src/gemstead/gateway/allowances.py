@@ -44,13 +44,14 @@ STORE_AWAY = (
 class Waiting:
     """A call that waits for the store."""
 
-    __slots__ = ("again_at", "exchange", "short", "tries")
+    __slots__ = ("again_at", "exchange", "round", "short", "tries")
 
     def __init__(self, exchange: Exchange, short: Short) -> None:
         self.exchange = exchange
         self.short = short
         self.tries = 0
         self.again_at = 0.0  # not before this is it asked for again
+        self.round = 0  # batches that had been said when it began to wait
 
 
 class Need:
@@ -80,6 +81,7 @@ class Allowances:
         self.accounts.wake = self.wake
         self.waiting: list[Waiting] = []
         self.under_way = False
+        self.round = 0  # batches said so far
         self.planned: asyncio.TimerHandle | None = None
         self.soon = False
         self.swept_at = 0.0
@@ -129,7 +131,9 @@ class Allowances:
         if self.accounts.away and self.without(need, held):
             return self.decide(exchange, need, new)
         self.accounts.want(held, need.tokens, need.bound, need.money)
-        self.waiting.append(new(exchange, held))
+        one = new(exchange, held)
+        one.round = self.round
+        self.waiting.append(one)
         self.wake()
         return exchange.allowed is not None  # a store in this process has answered already
 
@@ -212,6 +216,7 @@ class Allowances:
         if batch is None:
             return
         self.under_way = True
+        self.round += 1
         self.link(batch, lambda grants: self.answered(batch, grants))
 
     def answered(self, batch: Batch, grants: list[Grant] | None) -> None:
@@ -242,7 +247,7 @@ class Allowances:
             exchange = one.exchange
             if exchange.done:
                 continue
-            if one.again_at > now:
+            if one.again_at > now or (one.round == self.round and not self.accounts.away):  # not asked yet
                 self.waiting.append(one)
                 continue
             need = exchange.need_of
@@ -272,7 +277,7 @@ class Allowances:
 
     def ask_again(self, one: Waiting) -> None:
         """The pause of a call that found no slot is over."""
-        one.again_at = 0.0
+        one.again_at, one.round = 0.0, self.round
         need = one.exchange.need_of
         if one in self.waiting and need is not None and not one.exchange.done:
             self.accounts.want(one.short, need.tokens, need.bound, need.money)

@@ -85,7 +85,7 @@ class Account:
         self.need = 0  # units that calls wait for
         self.least = 0  # that the smallest of them waits for
         self.spent = 0  # since the last question
-        self.asked = 0  # units asked for in the batch under way
+        self.asked = 0  # units that calls wait for which the batch under way asks for
         self.asked_at = -FAR
         self.ahead = 0
         self.left = cap.limit  # that the store had left when it last said so
@@ -391,7 +391,7 @@ class Accounts:
     def _take_in(self, account: Account, grant: Grant, now: float, wall: float) -> None:
         account.left = grant.left
         kind, cap = account.cap.kind, account.cap
-        needed, account.need, account.asked = account.need, 0, 0
+        needed, account.asked = account.asked, 0
         if kind == "slots":
             account.slots = grant.units
             if needed and account.held + needed > account.slots:
@@ -425,7 +425,7 @@ class Accounts:
         """No answer came. The same batch is said again, before anything else; calls that wait for it wait no more."""
         self.away = True
         self.stuck = batch
-        for account in self._asked:
+        for account in (*self._asked, *self.low.values()):
             account.need = 0
 
     def without_store(
@@ -494,21 +494,21 @@ def _units(cap: Cap, tokens: int, bound: int, money: int) -> int:
 
 
 def _ask(account: Account, now: float) -> Ask | None:
-    cap = account.cap
+    cap, need, least = account.cap, account.need, account.least
     passed = max(now - account.asked_at, 1.0)
     ahead = min(account.ahead, int(account.spent / passed))
     if cap.kind == "slots":
-        want = account.held + account.need
+        want = account.held + need
         if want == account.slots and now - account.asked_at <= RENEW_S:
             return None
-        account.spent, account.asked_at = 0, now
-        more = min(ahead, account.held // 4) if account.need else 0
-        return Ask(cap, want + more, account.held + min(account.need, 1), 0.0)
-    want = account.need + ahead - account.pool
-    if want <= 0 or (not account.need and account.pool + account.pool >= ahead):
-        return None
-    least = max(account.least - account.pool, 0) if account.need else 0
-    account.spent, account.asked_at, account.asked = 0, now, want
+        least = account.held + min(need, 1)
+        want += min(ahead, account.held // 4) if need else 0
+    else:
+        want = need + ahead - account.pool
+        if want <= 0 or (not need and account.pool + account.pool >= ahead):
+            return None
+        least = max(least - account.pool, 0) if need else 0
+    account.spent, account.asked_at, account.asked, account.need = 0, now, need, 0
     return Ask(cap, want, least, account.start)
 
 
