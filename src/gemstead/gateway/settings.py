@@ -108,7 +108,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     policy: str = ""  # a key of traffic.policies.POLICIES; "": the product's own
     hedge: bool = False  # second copies of late calls
     retries: int = 2  # further endpoints tried before the first byte
-    vertex: tuple[str, ...] = ()  # Vertex AI's predict and health routes (vertex.py); none: it does not call here
+    vertex: tuple[str, ...] = ()  # Vertex AI's predict and health routes; none: it does not call here
 
     def __repr__(self) -> str:  # holds secrets
         return f"GatewaySettings({self.host}:{self.port} pools={[pool.name for pool in self.pools]})"

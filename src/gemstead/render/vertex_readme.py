@@ -15,7 +15,9 @@ def text(deployment: Deployment) -> str:
     weights = ""
     if deployment.deploy.cache.kind == "bucket-stream":
         at = bucket(deployment)
-        weights = f"\nWeights are read from `gs://{at}`; the account needs `roles/storage.objectViewer` there.\n"
+        weights = (
+            f"\nWeights are read from `gs://{at}`; the account needs `roles/storage.objectViewer` there.\n"
+        )
     return f"""# Vertex AI
 
 Made by `gemstead render vertex`. Project `{project}`, region `{place}`.

@@ -115,7 +115,9 @@ def _overlap(one: str, other: str) -> bool:
 
 def _gateway(gateway: GatewaySpec) -> Iterator[Fault]:
     if gateway.vertex and gateway.keys != "off":
-        yield Fault(("gateway", "vertex"), "Vertex AI sends no keys", "set keys: off; its IAM says who may call")
+        yield Fault(
+            ("gateway", "vertex"), "Vertex AI sends no keys", "set keys: off; its IAM says who may call"
+        )
     if gateway.keys == "off" and not gateway.vertex and not is_loopback(split_listen(gateway.listen)[0]):
         yield Fault(
             ("gateway", "keys"),
