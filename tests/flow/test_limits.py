@@ -140,10 +140,10 @@ async def test_a_rule_shortens_the_time_of_a_call(tmp_path):
 
 async def test_calls_at_once_are_bounded_and_free_again(tmp_path):
     async with (
-        FakeEngine(Script(pieces=words(5), pace_s=0.1)) as engine,
+        FakeEngine(Script(pieces=words(10), pace_s=0.1)) as engine,
         start_stack(engine, folder=tmp_path, rulebook=book(concurrent=2)) as stack,
     ):
-        answers = await asyncio.gather(*(ask(stack) for _ in range(4)))
+        answers = await asyncio.gather(*(ask(stack, {**ASK, "stream": True}) for _ in range(4)))
         assert sorted(answer.status for answer in answers) == [200, 200, 429, 429]
         assert (await ask(stack)).status == 200
 
