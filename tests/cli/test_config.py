@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemstead.plan.first_model import fit
 from gemstead.cli.config import fitted
 from gemstead.plan.deploy import plan
+from gemstead.plan.first_model import fit
 from gemstead.plan.values import Machine, ModelFile
 from gemstead.spec import schema
 from gemstead.spec.example import commented

@@ -181,7 +181,10 @@ NEGATIVE = {
     "five parts (encrypted)": (b"a.b.c.d.e", "three parts"),
     "padding": (token().replace(b".", b"=.", 1), "base64url"),
     "a space inside": (token()[:9] + b" " + token()[9:], "base64url"),
-    "base64 instead of base64url": (b64(b'{"a":">>>???"}').replace(b"-", b"+").replace(b"_", b"/") + b"+/.e30.", "base64url"),
+    "base64 instead of base64url": (
+        b64(b'{"a":">>>???"}').replace(b"-", b"+").replace(b"_", b"/") + b"+/.e30.",
+        "base64url",
+    ),
     "no JSON": (b64(b"\xff\xfe") + b"." + b64(b"{}") + b".AA", "each name once"),
     "user that cannot be written": (token(claims(sub="a\ud800b")), "plain text"),
     "user that is too long": (token(claims(sub="a" * 129)), "plain text"),

@@ -81,7 +81,7 @@ def test_coefficients_fitted_on_one_half_hold_on_the_other():
 
 
 def test_runs_that_were_found_later_are_met():
-    """Found after the first ones, and not blind: docs/planning.md says which coefficients were set with them in sight."""
+    """Found after the first ones, not blind: docs/planning.md says what was set with them in sight."""
     off = errors(later_runs())
     print(shown(off))
     assert len(off) == 35

@@ -50,8 +50,7 @@ tsl: 1
         "gemstead.yaml:7 gateway.listen: `here` is no address; "
         "write host:port, such as 127.0.0.1:4367, :4367 or [::1]:4367",
         "gemstead.yaml:8 gateway.deadlines.connect_s: -1 is too small: it must be more than 0",
-        "gemstead.yaml:9 tsl: is not a field here; "
-        f"known here: {', '.join(Spec.model_fields)}",
+        f"gemstead.yaml:9 tsl: is not a field here; known here: {', '.join(Spec.model_fields)}",
     ]
 
 

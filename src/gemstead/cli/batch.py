@@ -22,9 +22,7 @@ LOOK_S = 0.5
 PATIENCE_S = 60.0  # for a service that is being restarted
 SPARE_S = 86_400.0  # beyond the window, for answers to be fetched
 ENDED = ("completed", "failed", "expired", "cancelled")
-FORM = (
-    "is no line of a batch: a JSON object with `custom_id`, `method`, `url` and `body`"
-)
+FORM = "is no line of a batch: a JSON object with `custom_id`, `method`, `url` and `body`"
 WORDS = ("list", "show", "follow", "cancel")
 
 
@@ -38,9 +36,7 @@ def add(subparsers: Any) -> None:
         usage="gemstead batch FILE [-o OUT] [--model MODEL] [--detach]\n"
         "       gemstead batch list | show ID | follow ID [-o OUT] | cancel ID",
     )
-    parser.add_argument(
-        "what", metavar="FILE", help="the requests; `-` reads standard input"
-    )
+    parser.add_argument("what", metavar="FILE", help="the requests; `-` reads standard input")
     parser.add_argument("batch_id", nargs="?", metavar="ID")
     parser.add_argument(
         "-o",
@@ -54,12 +50,8 @@ def add(subparsers: Any) -> None:
         default="24h",
         help="time until unanswered lines expire (default: 24h)",
     )
-    parser.add_argument(
-        "--detach", action="store_true", help="order it and do not wait"
-    )
-    parser.add_argument(
-        "--follow", action="store_true", help="wait for the end (default)"
-    )
+    parser.add_argument("--detach", action="store_true", help="order it and do not wait")
+    parser.add_argument("--follow", action="store_true", help="wait for the end (default)")
     parser.add_argument(
         "--usd-hour",
         type=float,
@@ -82,9 +74,9 @@ def run(args: argparse.Namespace) -> int:
                 code=USAGE,
             )
         with _service(args, life_s=3600.0) as service:
-            return {"list": _list, "show": _show, "follow": _follow, "cancel": _cancel}[
-                args.what
-            ](service, args)
+            return {"list": _list, "show": _show, "follow": _follow, "cancel": _cancel}[args.what](
+                service, args
+            )
     if args.batch_id:
         raise Trouble(f"one file at a time: what is {args.batch_id!r}?", code=USAGE)
     requests = _requests(args)
@@ -99,9 +91,7 @@ def run(args: argparse.Namespace) -> int:
 def _seconds(window: str) -> float:
     unit = {"m": 60.0, "h": 3600.0, "d": 86_400.0}.get(window[-1:], 0.0)
     if not unit or not window[:-1].isdigit():
-        raise Trouble(
-            f"--window {window}: write a time such as 24h, 90m or 3d", code=USAGE
-        )
+        raise Trouble(f"--window {window}: write a time such as 24h, 90m or 3d", code=USAGE)
     return int(window[:-1]) * unit
 
 
@@ -112,11 +102,7 @@ def _requests(args: argparse.Namespace) -> bytes:
         Trouble: it cannot be read, or a line is no JSON object.
     """
     try:
-        content = (
-            sys.stdin.buffer.read()
-            if args.what == "-"
-            else Path(args.what).read_bytes()
-        )
+        content = sys.stdin.buffer.read() if args.what == "-" else Path(args.what).read_bytes()
     except OSError as error:
         raise Trouble(f"{args.what}: {error.strerror or error}", code=USAGE) from None
     return content if args.model is None else with_model(content, args.model, args.what)
@@ -233,9 +219,7 @@ class Service:
         try:
             answer = self._http.request(method, path, **more)
         except httpx2.HTTPError as error:
-            raise Away(
-                f"nothing answers at {self.url}: {error or type(error).__name__}"
-            ) from None
+            raise Away(f"nothing answers at {self.url}: {error or type(error).__name__}") from None
         if answer.status_code in (502, 503):
             raise Away(_refusal(answer.status_code, answer.content))
         if answer.status_code >= 400:
@@ -303,17 +287,11 @@ def _watch(service: Service, batch_id: str, args: argparse.Namespace) -> int:
         print(f"\n{batch_id} goes on without you.\n{_ways(batch_id)}", file=sys.stderr)
         return 130
     except Away as away:
-        raise Trouble(
-            f"{away}\n{batch_id} goes on when the service does.\n{_ways(batch_id)}"
-        ) from None
+        raise Trouble(f"{away}\n{batch_id} goes on when the service does.\n{_ways(batch_id)}") from None
     files = _fetch(service, batch, args)
     report = cost(batch, args.usd_hour)
     _print({**batch, "files": files, "cost": report}, args, said(batch, report, files))
-    return (
-        0
-        if batch["status"] == "completed" and not batch["request_counts"]["failed"]
-        else 1
-    )
+    return 0 if batch["status"] == "completed" and not batch["request_counts"]["failed"] else 1
 
 
 def _progress(service: Service, batch_id: str) -> dict[str, Any]:
@@ -334,17 +312,13 @@ def _progress(service: Service, batch_id: str) -> dict[str, Any]:
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
     )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(batch_id, total=None, note="")
         while True:
             batch = service.batch(batch_id)
             counts = batch["request_counts"]
             done = counts["completed"] + counts["failed"]
-            note = (batch.get("gemstead") or {}).get("paused") or batch[
-                "status"
-            ].replace("_", " ")
+            note = (batch.get("gemstead") or {}).get("paused") or batch["status"].replace("_", " ")
             bar.update(task, total=counts["total"] or None, completed=done, note=note)
             if batch["status"] in ENDED:
                 service.needed = False
@@ -359,14 +333,9 @@ def _ways(batch_id: str) -> str:
     )
 
 
-def _fetch(
-    service: Service, batch: dict[str, Any], args: argparse.Namespace
-) -> dict[str, str]:
+def _fetch(service: Service, batch: dict[str, Any], args: argparse.Namespace) -> dict[str, str]:
     """Where answers and errors were written."""
-    named = (
-        args.output
-        or f"{batch['id'] if args.what in (*WORDS, '-') else args.what}.answers.jsonl"
-    )
+    named = args.output or f"{batch['id'] if args.what in (*WORDS, '-') else args.what}.answers.jsonl"
     files = {}
     if batch["output_file_id"]:
         service.bytes_of(batch["output_file_id"], Path(named))
@@ -383,24 +352,18 @@ def cost(batch: dict[str, Any], usd_hour: float | None) -> dict[str, Any]:
     which is the most it can have cost, since others may have used the model beside it."""
     usage = batch.get("usage") or {}
     began = batch.get("in_progress_at") or 0
-    ended = next(
-        (batch[f"{status}_at"] for status in ENDED if batch.get(f"{status}_at")), began
-    )
+    ended = next((batch[f"{status}_at"] for status in ENDED if batch.get(f"{status}_at")), began)
     seconds = max(0, (batch.get("finalizing_at") or ended) - began) if began else 0
     report: dict[str, Any] = {
         "input_tokens": usage.get("input_tokens", 0),
-        "cached_tokens": (usage.get("input_tokens_details") or {}).get(
-            "cached_tokens", 0
-        ),
+        "cached_tokens": (usage.get("input_tokens_details") or {}).get("cached_tokens", 0),
         "output_tokens": usage.get("output_tokens", 0),
         "seconds": seconds,
     }
     if usd_hour is not None:
         report["usd_at_most"] = round(usd_hour * max(seconds, 1) / 3600, 6)
         if report["output_tokens"]:
-            report["usd_per_million_output"] = round(
-                report["usd_at_most"] / report["output_tokens"] * 1e6, 4
-            )
+            report["usd_per_million_output"] = round(report["usd_at_most"] / report["output_tokens"] * 1e6, 4)
     return report
 
 
@@ -424,9 +387,7 @@ def said(batch: dict[str, Any], report: dict[str, Any], files: dict[str, str]) -
     if "usd_at_most" in report:
         each = report.get("usd_per_million_output")
         more = f", {each:,.2f} USD per million tokens out" if each is not None else ""
-        lines.append(
-            f"cost: at most {report['usd_at_most']:,.4f} USD of hardware{more}"
-        )
+        lines.append(f"cost: at most {report['usd_at_most']:,.4f} USD of hardware{more}")
     lines += [f"{what}: {path}" for what, path in files.items()]
     return "\n".join(lines)
 
@@ -467,16 +428,10 @@ def _list(service: Service, args: argparse.Namespace) -> int:
         counts = batch["request_counts"]
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(batch["created_at"]))
         figures = (str(counts[name]) for name in ("completed", "failed", "total"))
-        rows.append(
-            (batch["id"], batch["status"], *figures, batch["model"] or "-", when)
-        )
+        rows.append((batch["id"], batch["status"], *figures, batch["model"] or "-", when))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        print(
-            "  ".join(
-                cell.ljust(width) for cell, width in zip(row, widths, strict=True)
-            ).rstrip()
-        )
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     return 0
 
 

@@ -110,7 +110,9 @@ def wealth(heads: int, tosses: int, share0: float) -> float:
     for step in STEPS:
         share1 = share0 + (1.0 - share0) * step
         won = heads * (log(share1) - log(share0)) if share0 > 0 else (inf if heads else 0.0)
-        logs.append(won + (tosses - heads) * log1p(-step))  # (1 - share1) / (1 - share0), also where both round to 0
+        logs.append(
+            won + (tosses - heads) * log1p(-step)
+        )  # (1 - share1) / (1 - share0), also where both round to 0
     best = max(logs)
     if best == inf:
         return inf

@@ -100,6 +100,18 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
             "Calls moved to another endpoint, and endpoints that calls avoid.",
         ),
+        Panel(
+            "Time in the queue",
+            "s",
+            _quantiles("gemstead_queue_seconds", ""),
+            "Of calls that had to wait for a free place.",
+        ),
+        Panel(
+            "Copies of slow calls",
+            "short",
+            (("sum(rate(gemstead_hedges_total[$__rate_interval]))", "sent"),),
+            "Calls sent to a second engine as well because the first was silent.",
+        ),
         Panel("Event loop", "s", _quantiles("gemstead_loop_lag_seconds", ""), "How late the gateway is."),
         Panel(
             "Tenants",

@@ -133,8 +133,10 @@ def _told(refused: Refused) -> _Told:
 
 
 def _openai(told: _Told) -> dict[str, str | None]:
-    kind = told.kind or _OPENAI_TYPES.get(told.status) or (
-        "server_error" if told.status >= 500 else "invalid_request_error"
+    kind = (
+        told.kind
+        or _OPENAI_TYPES.get(told.status)
+        or ("server_error" if told.status >= 500 else "invalid_request_error")
     )
     return {"message": told.message, "type": kind, "param": told.param, "code": told.code}
 

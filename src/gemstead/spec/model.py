@@ -180,8 +180,9 @@ class GatewaySpec(Part):
     tls: TlsSpec | None = Field(None, description="Certificates; default: plain HTTP")
     media: Literal["refuse", "engine"] = Field(
         "refuse",
-        description="Addresses of images, audio and video in requests: refused, so that media comes inside the request, "
-        "or passed on for the engine to fetch (bound the engine's network first: it will fetch what callers name)",
+        description="Addresses of images, audio and video in requests: refused, so that media comes inside the "
+        "request, or passed on for the engine to fetch (bound the engine's network first: it will fetch what "
+        "callers name)",
     )
     cors_origins: tuple[Origin, ...] = Field((), description="Browser origins that may call; `*` for any")
     deadlines: DeadlineSpec = Field(DeadlineSpec(), description="How long the gateway waits")
