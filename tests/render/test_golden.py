@@ -1,7 +1,7 @@
 """What is rendered, reviewed as files: every case below has a folder under tests/golden/.
 
 After a change that is meant, write them anew and look at the difference:
-GEMSTEAD_GOLDEN=write python -m pytest tests/render/test_golden.py && git diff tests/golden
+WRITE_GOLDEN=write python -m pytest tests/render/test_golden.py && git diff tests/golden
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def rendered(name: str, file: dict[str, object]) -> Bundle:
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_rendered_is_what_was_reviewed(case: str) -> None:
     bundle, folder = rendered(*CASES[case]), GOLDEN / case
-    if os.environ.get("GEMSTEAD_GOLDEN") == "write":
+    if os.environ.get("WRITE_GOLDEN") == "write":
         shutil.rmtree(folder, ignore_errors=True)
         for path, text in bundle.files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
