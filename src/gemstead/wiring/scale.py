@@ -54,5 +54,7 @@ def scaled(spec: Spec, pool: str, count: int, now: Wanted | None, before: Scaled
 def with_scales(spec: Spec, scales: Mapping[str, Scaled]) -> Spec:
     """The Spec with the scales that still hold."""
     instead = {pool: one.instead for pool, one in scales.items() if one.entry in spec.models}
+    if not instead:
+        return spec  # as it was read: a copy would say that somebody had chosen its models
     models = tuple(instead.get(pool_name(model), model) for model in spec.models)
     return spec.model_copy(update={"models": models})

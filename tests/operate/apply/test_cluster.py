@@ -156,7 +156,7 @@ def test_a_cluster_that_is_not_there_is_said() -> None:
         away.pieces(bundle("engine"))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(1, 12), st.sampled_from(["before", "after"]), st.booleans())
 def test_a_second_run_finishes_what_a_first_one_began(at: int, how: str, first_time: bool) -> None:
     old, new = bundle("engine", "old"), bundle("engine", "gateway", replicas=2, image="b")

@@ -153,7 +153,7 @@ def test_what_setup_makes_is_missed_with_a_sentence() -> None:
         assert "run the bundle's setup.sh first" in carried(api, bundle("cloudrun")).failure
 
 
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     st.sampled_from(["cloudrun", "vertex"]),
     st.integers(1, 10),
