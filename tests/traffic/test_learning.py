@@ -112,6 +112,70 @@ def test_a_new_replica_knows_what_its_like_have_learned():
     assert grown[2].rates.prefill.at(2000) == pytest.approx(4.0, rel=0.1)
 
 
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize("tokens", [9, 2000])
+@pytest.mark.parametrize("seconds", [0.0005, 0.05, 1.0])
+def test_an_idle_engine_of_unknown_rate_is_tried(seconds, tokens, streams):
+    """However fast the first one asked proves to be beside the guess that all begin with."""
+    for seed in range(20):
+        endpoints = Roster([Endpoint(facts("a", engine="external")), Endpoint(facts("b", engine="vllm"))])
+        picker, noise, got = a_picker(seed), Random(seed), set[str]()
+        for n in range(20):
+            chosen, call = send(picker, endpoints, float(n), prompt_tokens=tokens, streams=streams)
+            read_at = n + seconds * noise.uniform(0.8, 1.25)
+            if streams:
+                picker.first_token(chosen, call, read_at)
+            picker.settle(chosen, call, True, read_at + 0.1 * streams, 6)
+            got.add(chosen.name)
+        assert got == {"a", "b"}
+
+
+def test_an_engine_of_unknown_rate_that_proves_slow_cost_few_calls():
+    kinds = {"known": 8000.0, "slow": 400.0, "fast": 20_000.0}
+    endpoints = Roster(Endpoint(facts(name, engine=name)) for name in kinds)
+    got = serve(a_picker(), endpoints, kinds, 100)
+    assert 1 <= got["slow"] <= 3
+    assert got["fast"] > 90
+
+
+def test_an_engine_whose_first_call_loads_the_model_is_tried_again():
+    for seed in range(20):
+        kinds = {"a": 8000.0, "b": 8000.0}
+        endpoints, picker = Roster(Endpoint(facts(name, engine=name)) for name in kinds), a_picker(seed)
+        while not serve(picker, endpoints, kinds | {"b": 100.0}, 1)["b"]:
+            pass
+        assert serve(picker, endpoints, kinds, 20)["b"] >= 2
+
+
+def test_who_joins_with_no_plan_begins_like_the_best_of_its_pool():
+    endpoints, picker = pool(2), a_picker()
+    serve(picker, endpoints, {"e0": 80_000.0, "e1": 80_000.0}, 200)
+    new = Endpoint(facts("new", engine="other"))
+    grown = Roster([*endpoints, new])
+    assert 0.9 * endpoints[0].token_s < new.token_s < endpoints[0].token_s
+    assert endpoints[0].rates is not new.rates
+    picker.pick(Call("m"), grown, 0.0)
+    alone = Roster([new, Endpoint(facts("like", engine="other"))])
+    assert {each.token_s for each in alone} == {Endpoint(facts("x")).token_s}, "now it is a guess again"
+
+
+@pytest.mark.parametrize(("speed", "times"), [(4000.0, 0.25), (1000.0, 1.0), (200.0, 1.0)])
+def test_a_plan_is_believed_except_where_its_like_was_too_cautious(speed, times):
+    first, second = (
+        Endpoint(facts("first", prefill_tokens_s=1000.0, slots=8)),
+        Endpoint(facts("second", prefill_tokens_s=500.0, slots=4)),
+    )
+    endpoints, picker, now = Roster([first, second]), a_picker(), 0.0
+    for _ in range(100):
+        call = Call("m", prompt_tokens=2000)
+        picker.pick(call, endpoints, now)
+        picker.charge(first, call)
+        now += 2000 / speed
+        picker.first_token(first, call, now)
+        picker.settle(first, call, True, now, 100)
+    assert 1 / second.rates.prefill.slope == pytest.approx(500.0 / times, rel=0.25)
+
+
 def test_how_long_answers_get_is_learned_for_each_tenant():
     endpoints, picker, now = pool(2), a_picker(), 0.0
     for _ in range(100):

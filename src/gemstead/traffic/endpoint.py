@@ -273,7 +273,7 @@ class Endpoint:
         """Work out anew what a call would find here, after a figure has moved."""
         if self.alone:
             return
-        self.token_s = token_s = self.rates.prefill.slope * self.pace.times
+        self.token_s = token_s = self.rates.token_s * self.pace.times
         standing_s = (self.prefill_tokens + self.prefill_elsewhere) * token_s
         head_s = next(iter(self.waiting)).charged_tokens * token_s if self.waiting else 0.0
         calls = self.in_flight + self.calls_elsewhere
@@ -305,8 +305,7 @@ class Endpoint:
         if alone:
             self.pace.learn(beside)
         if self.rates.moved() and self.roster is not None:
-            for endpoint in self.roster:
-                endpoint.weigh()
+            self.roster.weigh()
 
 
 def knee(facts: EndpointFacts) -> int:
@@ -350,7 +349,10 @@ def foreseen(facts: EndpointFacts) -> Rates:
     step_s = facts.decode_step_s or FIRST_STEP_S
     slot_s = facts.decode_step_slot_s or step_s * FIRST_STEP_SLOT_S / FIRST_STEP_S
     rate = facts.prefill_tokens_s or FIRST_PREFILL_TOKENS_S
-    return Rates(Line(step_s, 1.0 / rate, PREFILL_SPAN), Line(step_s, slot_s, DECODE_SPAN))
+    return Rates(
+        Line(step_s, 1.0 / rate, PREFILL_SPAN, facts.prefill_tokens_s > 0.0),
+        Line(step_s, slot_s, DECODE_SPAN, facts.decode_step_s > 0.0),
+    )
 
 
 def kv_pressure_s(kv_used: float) -> float:

@@ -20,12 +20,19 @@ believes it sends calls the wrong way. So engines that are foreseen to be alike 
 `Pace` beside them: how much slower than its like it is, which stays exactly 1 until it is twice as slow (or as fast) on
 average. Less than that is within what different calls do: prompts deep in a conversation take longer for each token.
 
+A kind that has not answered yet is hoped to be a little better than the best that is known of its pool (`Rates.hope`).
+With a guess of its own it would look slow beside a kind that has shown to be faster than the guess, would get no call
+while that one is idle, and so would never be known. Hope ends with `TRIED` answers: one may have been the call that
+loaded the model, and a line needs some to leave a guess that was far off. A plan is no guess, and is scaled only as
+another plan of the pool has shown to be too cautious.
+
 `Lengths` keeps the mean answer of each (model, tenant), in bounded memory.
 """
 
 from __future__ import annotations
 
-from math import exp, log
+from collections.abc import Sequence
+from math import exp, inf, log
 from typing import Final
 
 FORGET: Final = 0.995
@@ -37,6 +44,10 @@ PACE_CHANCE: Final = 0.7  # of the logarithm: an engine is taken for slower, or 
 PACE_BACK: Final = 0.4  # and for like the others again below one and a half times
 SETTLED: Final = 50  # calls after which a line is good enough to hold single engines against it
 MOVED: Final = 0.02
+TRIED: Final = 3  # first tokens from a kind of engine after which it is taken for what they say
+HOPE: Final = (
+    0.95  # of the best that is known: ahead of it by more than it moves untold (`MOVED`), either way
+)
 USUAL_STEP: Final = 0.01  # up or down, towards the median, which a few slow engines do not move
 LENGTHS_FORGET: Final = 0.05  # about the last 20 to 40 answers of a tenant
 MOST_TENANTS: Final = 4096  # about 600 KB
@@ -46,13 +57,31 @@ FIRST_OUTPUT_TOKENS: Final = 256.0
 
 
 class Line:
-    """y = base + slope * x, learned. Begins as (base, slope), which are taken for good around x = 0 .. span."""
+    """y = base + slope * x, learned. Begins as (base, slope), which are taken for good around x = 0 .. span.
 
-    __slots__ = ("_first_base", "_first_slope", "_sw", "_sx", "_sxx", "_sxy", "_sy", "base", "count", "slope")
+    `planned`: that beginning is what a plan foresees for this engine, and not a guess for any.
+    """
 
-    def __init__(self, base: float, slope: float, span: float) -> None:
+    __slots__ = (
+        "_first_base",
+        "_first_slope",
+        "_planned",
+        "_span",
+        "_sw",
+        "_sx",
+        "_sxx",
+        "_sxy",
+        "_sy",
+        "base",
+        "count",
+        "slope",
+    )
+
+    def __init__(self, base: float, slope: float, span: float, planned: bool = False) -> None:
         self._first_base = self.base = base
         self._first_slope = self.slope = slope
+        self._span = span
+        self._planned = planned
         self.count = 0  # of observations
         top = base + slope * span
         w0, w1 = GUESS_WEIGHT / (base * base), GUESS_WEIGHT / (top * top)
@@ -65,6 +94,20 @@ class Line:
     def at(self, x: float) -> float:
         """The y that is expected at x."""
         return self.base + self.slope * x
+
+    def hoped(self, others: Sequence[Line]) -> Line:
+        """A line that begins as this did, or a little better than the best that is known of the others."""
+        base, slope, known = self._first_base, self._first_slope, self._planned
+        for other in others:
+            if self._planned:
+                times = HOPE * other.slope / other._first_slope if other._planned and other.count else 1.0
+                if times * self._first_slope < slope:
+                    base, slope = times * self._first_base, times * self._first_slope
+            elif (other._planned or other.count) and (not known or HOPE * other.slope < slope):
+                base, slope, known = HOPE * other.base, HOPE * other.slope, True
+        line = Line(base, slope, self._span, self._planned)
+        line._first_base, line._first_slope = self._first_base, self._first_slope
+        return line
 
     def learn(self, x: float, y: float) -> None:
         """Take in one observation."""
@@ -127,20 +170,44 @@ class Pace:
 class Rates:
     """How fast a kind of engine is: `prefill` seconds by prompt tokens, `decode` seconds a token by requests."""
 
-    __slots__ = ("_told", "_usual", "decode", "prefill")
+    __slots__ = ("_hope_s", "_told", "_usual", "decode", "prefill")
 
     def __init__(self, prefill: Line, decode: Line) -> None:
         self.prefill = prefill
         self.decode = decode
         self._told = prefill.slope
+        self._hope_s = inf  # for a prompt token, while few were answered
         self._usual = 0.0  # the median of that logarithm: a line fits means
+
+    @property
+    def token_s(self) -> float:
+        """What a prompt token takes that is not cached, without what every prompt takes; at first, at best."""
+        return min(self.prefill.slope, self._hope_s)
 
     def moved(self) -> bool:
         """Whether prefill is so much faster or slower than when this last said so that it should be told."""
-        if abs(self.prefill.slope - self._told) <= MOVED * self._told:
+        if self.prefill.count >= TRIED:
+            self._hope_s = inf
+        if abs(self.token_s - self._told) <= MOVED * self._told:
             return False
-        self._told = self.prefill.slope
+        self._told = self.token_s
         return True
+
+    def hope(self, others: Sequence[Rates]) -> None:
+        """Begin anew what was never observed, by what is known of the others, which serve the same pool.
+
+        What has hardly been observed is taken to be as good all the same.
+        """
+        if self.prefill.count < TRIED:
+            line = self.prefill.hoped([other.prefill for other in others if other is not self])
+            if not self.prefill.count:
+                self.prefill = line
+            self._hope_s = (
+                line.slope if line.slope != line._first_slope else inf
+            )  # of the others something is known
+            self._told = self.token_s
+        if not self.decode.count:
+            self.decode = self.decode.hoped([other.decode for other in others])
 
     def beside(self, ahead_tokens: float, seconds: float, pace: float, alone: bool) -> float:
         """Take in one time to a first token, from an engine of this pace.

@@ -45,6 +45,12 @@ class Roster(list[Endpoint]):
             endpoint.roster = self
             endpoint.alone = len(self) == 1
             endpoint.ease()
+        self.weigh()
+
+    def weigh(self) -> None:
+        """What is known of how fast the engines are has changed."""
+        hope(self)
+        for endpoint in self:
             endpoint.weigh()
 
     def revise(self) -> None:
@@ -104,3 +110,10 @@ def share_rates(endpoints: Sequence[Endpoint]) -> None:
             shared[kind(endpoint.facts)] = endpoint.rates
     for endpoint in endpoints:
         endpoint.rates = shared[kind(endpoint.facts)]
+
+
+def hope(endpoints: Iterable[Endpoint]) -> None:
+    """Let kinds that have hardly answered yet be taken for as good as the best of the others."""
+    kinds = list({id(endpoint.rates): endpoint.rates for endpoint in endpoints}.values())
+    for rates in kinds:
+        rates.hope(kinds)
