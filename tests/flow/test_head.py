@@ -20,6 +20,7 @@ import pytest
 from gemstead.engines.lifecycle import Allowance
 from gemstead.gateway.settings import GatewaySettings, Pool
 from gemstead.plan.values import Launch
+from gemstead.spec.autoscale import AutoscaleSpec
 from gemstead.spec.rollout import RolloutSpec
 from gemstead.supervise.logs import RotatedLog
 from gemstead.supervise.replica import Replica, Sight
@@ -85,7 +86,7 @@ class HealthProbe:
 class Service:
     """A head, and what a test does to it."""
 
-    def __init__(self, tmp_path, *, workers=1, replicas=2):
+    def __init__(self, tmp_path, *, workers=1, replicas=2, autoscale=None):
         self.tmp_path, self.troubles, self.shown = tmp_path, [], []
         self.held = reserve("127.0.0.1", 0)
         self.settings = GatewaySettings(
@@ -97,9 +98,10 @@ class Service:
         )
         self.url = f"http://127.0.0.1:{self.settings.port}"
         self.rollout, self.full = RolloutSpec(settle_s=0), ""
+        self.autoscale = {"m": autoscale} if autoscale else {}
         self.next = self.wanted(replicas=replicas)
         self.gateway = GatewayWorkers(self.settings, self.log, lambda sentence: self.head.trouble(sentence))
-        self.head = Head(self.next, self.gateway, self.reread)
+        self.head = Head(self.next, self.gateway, self.reread, rescale=self.rescaled)
         self.task = asyncio.create_task(self.head.run())
 
     async def reread(self) -> Wanted:
@@ -107,11 +109,15 @@ class Service:
             raise self.next
         return self.next
 
+    async def rescaled(self, model, count) -> Wanted:
+        return self.wanted(replicas=count)
+
     def wanted(self, *, replicas=2, version="1", code=ENGINE, **settings) -> Wanted:
         from msgspec.structs import replace
 
         seats = tuple(self.seat(f"m-{number}", version, code) for number in range(replicas))
-        return Wanted(replace(self.settings, **settings), seats, rollouts={"m": self.rollout})
+        settings = replace(self.settings, **settings)
+        return Wanted(settings, seats, rollouts={"m": self.rollout}, autoscale=self.autoscale)
 
     def seat(self, name, version, code) -> Seat:
         def start(own_name):
@@ -258,6 +264,27 @@ async def test_a_watch_that_breaks_does_not_cost_the_endpoint(tmp_path, http):
         await s.ready(1)
         assert set(s.pids()) == {"m-0~2"}
         assert await s.ask(http) == "200 data: [DONE]"
+
+
+async def test_callers_who_wait_bring_a_replica_and_it_goes_when_they_are_gone(tmp_path, http):
+    """The pretend engine takes one call at once; 4 callers want 5 of it, and may have 2."""
+    spec = AutoscaleSpec(most=2, up_after_s=0, down_after_s=1)
+    async with service(tmp_path, replicas=1, autoscale=spec) as s:
+        await s.ready(1)
+        answers, stop = [], asyncio.Event()
+
+        async def calling():
+            while not stop.is_set():
+                answers.append(await s.ask(http))
+
+        callers = [asyncio.create_task(calling()) for _ in range(4)]
+        await s.ready(2)
+        assert 'gemstead_desired_replicas{model="m"} 2\n' in await s.head.metrics()
+        stop.set()
+        await asyncio.gather(*callers)
+        await until(lambda: len(s.head.fleet.lives) == 1 and set(s.pids()) == {"m-0"})
+        assert set(answers) == {"200 data: [DONE]"}
+        assert s.head.autoscaler.desired == {"m": 1} and not s.head.troubles
 
 
 async def test_stopping_finishes_what_runs_and_leaves_nothing(tmp_path, http):

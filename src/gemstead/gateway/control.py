@@ -53,6 +53,7 @@ class Figures(msgspec.Struct, tag="figures"):
     number: int
     snapshot: dict[str, dict[str, list[float]]]
     in_flight: dict[str, int]  # by endpoint name
+    waiting: dict[str, int] = {}  # calls that wait, by model; none: not there
 
 
 class Drained(msgspec.Struct, tag="drained"):

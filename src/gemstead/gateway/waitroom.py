@@ -47,6 +47,10 @@ class WaitRoom:
         for queue in self._queues.values():
             queue.bounds, queue.weights = self._gate.settings.queue, self._gate.settings.weights
 
+    def by_pool(self) -> dict[str, int]:
+        """How many calls wait for each model that any wait for."""
+        return {pool: len(queue) for pool, queue in self._queues.items() if len(queue)}
+
     def holds(self, exchange: Exchange, endpoint: Endpoint) -> bool:
         """Whether a call has to wait that would go to `endpoint`; then it is in the queue, and may have left it again.
 

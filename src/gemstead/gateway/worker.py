@@ -217,7 +217,12 @@ class Worker:
             self.measured.breaker_open.labels(name).set(float(shut))
             self.measured.endpoint(name, endpoint.served, endpoint.failures)
         busy = {name: endpoint.in_flight for name, endpoint in self.gate.endpoints.items()}
-        return Figures(number=number, snapshot=self.registry.snapshot(), in_flight=busy)
+        return Figures(
+            number=number,
+            snapshot=self.registry.snapshot(),
+            in_flight=busy,
+            waiting=self.gate.waitroom.by_pool(),
+        )
 
     def trouble(self, message: str) -> None:
         """Called from any thread."""

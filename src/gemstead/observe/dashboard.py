@@ -173,6 +173,12 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "How many are in which state.",
         ),
         Panel(
+            "Replicas wanted",
+            "short",
+            ((f"max by (model) (gemstead_desired_replicas{{{MODEL}}})", "{{model}}"),),
+            "As many as the load asks for; more than there are: callers wait, or will.",
+        ),
+        Panel(
             "First token by endpoint",
             "s",
             (

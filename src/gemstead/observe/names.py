@@ -76,6 +76,12 @@ REQUEST_SECONDS = _histogram(
 )
 IN_FLIGHT = _gauge("in_flight", "Calls that are being worked on.")
 QUEUE_WAITING = _gauge("queue_waiting", "Calls that wait in the gateway for a free place.")
+DESIRED_REPLICAS = _gauge(
+    "desired_replicas",
+    "Replicas that the model's load asks for, from calls and tokens that run and wait; not shown while it sleeps.",
+    "model",
+    merge="max",
+)
 QUEUE_SECONDS = _histogram(
     "queue_seconds",
     "How long a call waited in the gateway before it was sent to an engine, of those that did.",
@@ -157,6 +163,7 @@ FAMILIES: dict[str, Family] = {
         REQUEST_SECONDS,
         IN_FLIGHT,
         QUEUE_WAITING,
+        DESIRED_REPLICAS,
         QUEUE_SECONDS,
         RETRIES,
         HEDGES,

@@ -67,6 +67,12 @@ def _model(i: int, model: ModelSpec) -> Iterator[Fault]:
             "external, but there are no endpoints",
             "say where it runs: endpoints: [{url: ...}]",
         )
+    if model.autoscale is not None and model.endpoints:
+        yield Fault(
+            (*at, "autoscale"),
+            "someone else runs its engines",
+            "let them scale by the metric gemstead_desired_replicas",
+        )
     if model.engine not in ("auto", "external") and model.endpoints:
         yield Fault((*at, "engine"), f"{model.engine}, but endpoints are given", "leave out one of the two")
     yield from engine_checks.check(at, model)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from gemstead.spec.audit import AuditSpec
+from gemstead.spec.autoscale import AutoscaleSpec
 from gemstead.spec.batch import BatchSpec
 from gemstead.spec.deploy import DeploySpec
 from gemstead.spec.engines import EngineFields
@@ -100,6 +101,10 @@ class ModelSpec(EngineFields):
     thinking: bool = Field(False, description="Whether the model thinks when a request does not say")
     rollout: ModelRolloutSpec | None = Field(
         None, description="How its engines are changed; default: the file's `rollout`"
+    )
+
+    autoscale: AutoscaleSpec | None = Field(
+        None, description="Replicas that follow the load; default: as many as `replicas` says"
     )
 
     @model_validator(mode="before")

@@ -89,6 +89,7 @@ async def desired(spec: Spec, around: Surroundings) -> Wanted:
         tuple(seats),
         planned.notes,
         rollouts=rollouts,
+        autoscale={pool_name(model): model.autoscale for model in spec.models if model.autoscale},
         providers=providers(spec.identity, around.environ),
     )
 

@@ -127,6 +127,10 @@ class GatewayWorkers:
             if seat.figures is not None
         )
 
+    def waiting(self, pool: str) -> int:
+        """Calls that wait for that model, as last reported."""
+        return sum(seat.figures.waiting.get(pool, 0) for seat in self.seats.values() if seat.figures)
+
     async def figures(self) -> Snapshot:
         """The counters of all workers, dead and alive, as fresh as they can be had within a second."""
         running = {name for name, seat in self.seats.items() if seat.worker.running and seat.listening}

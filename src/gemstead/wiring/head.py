@@ -19,6 +19,7 @@ import msgspec
 
 from gemstead import __version__
 from gemstead.traffic.endpoint import Load
+from gemstead.wiring.autoscale import Autoscaler, Demand, Engine
 from gemstead.wiring.batch import BatchProcess
 from gemstead.wiring.discover import NAMES_S
 from gemstead.wiring.drafts import Advice, Drafts
@@ -64,6 +65,7 @@ class Head:
         gateway.on_needed = self.fleet.needed
         self.keeper = Keeper(gateway.tell_signing, self.trouble)
         gateway.on_unknown_key = self.keeper.unknown_key
+        self.autoscaler = Autoscaler(self._demands, self._autoscale, self.trouble)
         self.troubles: list[str] = []
         self._reread, self._shown, self._rescale, self._redraft = reread, changed, rescale, redraft
         self._discover = discover
@@ -104,7 +106,8 @@ class Head:
     async def metrics(self) -> str:
         snapshot = await self.gateway.figures()
         running = {name: seat.listening is not None for name, seat in self.gateway.seats.items()}
-        return exposed(snapshot, (live.watched for live in self.fleet.lives), running, self.gateway.restarts)
+        watched = (live.watched for live in self.fleet.lives)
+        return exposed(snapshot, watched, running, self.gateway.restarts, self.autoscaler.desired)
 
     def stop(self, *, now: bool) -> None:
         """Drain and end; `now`: without waiting for running calls."""
@@ -184,6 +187,26 @@ class Head:
         count = f"{replicas} replica{'s' if replicas > 1 else ''}"
         return f"{model} has {count}{because}: {'; '.join(words) or 'nothing changes'}"
 
+    def _demands(self) -> list[Demand]:
+        """Every model that is awake, as its autoscaler looks at it."""
+        found = []
+        for name, pool in self.fleet.pools.items():
+            if pool.asleep:
+                continue
+            watched = [live.watched for live in self.fleet.lives if live.seat.pool == name]
+            engines = [
+                Engine(one.facts, self.gateway.in_flight(one.facts.name), one.sight.load) for one in watched
+            ]
+            spec, busy = self.wanted.autoscale.get(name), name in self.fleet.rolling
+            seats, waiting = len(pool.current.seats), self.gateway.waiting(name)
+            found.append(Demand(name, seats, engines, waiting, spec, busy))
+        return found
+
+    async def _autoscale(self, model: str, replicas: int, why: str) -> str:
+        said = await (self.scale(model, replicas, why) if replicas else self.fleet.sleep(model))
+        self.changed()
+        return said
+
     async def _with_depth(self, advice: Advice) -> str:
         """Roll a model out with another depth of its drafter; what is done.
 
@@ -221,6 +244,7 @@ class Head:
             asyncio.create_task(self._tell_loads()),
             asyncio.create_task(drafts.run()),
             asyncio.create_task(self._follow_names()),
+            asyncio.create_task(self.autoscaler.run()),
         ]
         try:
             await self._stop.wait()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from gemstead import __version__
 from gemstead.engines.lifecycle import Phase
@@ -18,15 +18,21 @@ def counted(snapshot: Snapshot) -> Snapshot:
 
 
 def exposed(
-    workers: Snapshot, watched: Iterable[Watched], running: dict[str, bool], worker_restarts: int
+    workers: Snapshot,
+    watched: Iterable[Watched],
+    running: dict[str, bool],
+    worker_restarts: int,
+    desired: Mapping[str, int],
 ) -> str:
-    """The Prometheus text of the whole service. `running`: gateway workers by name."""
+    """The Prometheus text of the whole service. `running`: gateway workers by name; `desired`: replicas by model."""
     registry = Registry()
     registry.values(names.BUILD_INFO).labels(__version__).set(1)
     up = registry.values(names.WORKER_UP)
     for name, running_now in running.items():
         up.labels(name).set(running_now)
     registry.values(names.WORKER_RESTARTS).labels().add(worker_restarts)
+    for model, count in desired.items():
+        registry.values(names.DESIRED_REPLICAS).labels(model).set(count)
     for one in watched:
         _engine(registry, one)
     return exposition(merge([workers, registry.snapshot()], names.FAMILIES), names.FAMILIES)

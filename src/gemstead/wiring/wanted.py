@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from gemstead.gateway.settings import GatewaySettings
 from gemstead.operate.oidc import Provider
+from gemstead.spec.autoscale import AutoscaleSpec
 from gemstead.spec.rollout import RolloutSpec
 from gemstead.supervise.watched import Watched
 
@@ -31,6 +32,7 @@ class Wanted:
     notes: tuple[str, ...] = ()
     admin: str = ""  # the admin port's address, to notice that it was changed
     rollouts: Mapping[str, RolloutSpec] = field(default_factory=dict)  # by model; else the defaults
+    autoscale: Mapping[str, AutoscaleSpec] = field(default_factory=dict)  # by model; else replicas stay
     providers: tuple[Provider, ...] = ()  # whose signing keys are to be kept
 
 

@@ -96,6 +96,11 @@ def from_gateway(pool: Pool) -> tuple[str, dict[str, str], str, str]:
     return QUEUE_WAITING.name, {}, str(WAITING_A_REPLICA), "calls that wait in the gateway"
 
 
+def _over(name: str) -> str:
+    """How several gateways' figures are one: callers who wait add up, the number of replicas is the same for all."""
+    return "max" if name == DESIRED else "sum"
+
+
 def metric_name(deployment: Deployment, name: str) -> str:
     """The metric as the cluster's metrics API has it."""
     if is_google(deployment):
@@ -174,7 +179,7 @@ def _keda(deployment: Deployment, pool: Pool) -> Object:
 
     name, chosen, threshold, why = from_gateway(pool)
     labels = ",".join(f'{key}="{value}"' for key, value in chosen.items())
-    triggers: list[Any] = [trigger("gateway", f"sum({name}{{{labels}}})", threshold, why)]
+    triggers: list[Any] = [trigger("gateway", f"{_over(name)}({name}{{{labels}}})", threshold, why)]
     if names := METRICS.get(pool.setup.engine):
         waiting, running, cache = names
         busy = max(1, int(BUSY * at_once(pool)))
@@ -243,6 +248,6 @@ def adapter_rules(deployment: Deployment) -> Object:
         "seriesQuery": name,
         "resources": {"namespaced": False},
         "name": {"as": name},
-        "metricsQuery": "sum(<<.Series>>{<<.LabelMatchers>>})",
+        "metricsQuery": f"{_over(name)}(<<.Series>>{{<<.LabelMatchers>>}})",
     }
     return {"rules": {"default": False, "custom": custom, "external": [external]}}
