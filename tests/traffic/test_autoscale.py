@@ -28,6 +28,12 @@ def test_at_most_doubled_at_a_time():
     assert follow(PACE, [8000.0] * 5) == [2, 4, 8, 10, 10]
 
 
+def test_up_once_it_was_wanted_for_the_whole_window_from_the_first_look_on():
+    scaling = Scaling(least=1, most=10, replica_tokens=1000.0, up_window_s=30.0)
+    assert follow(scaling, [1600.0] * 4) == [1, 1, 2, 2]
+    assert set(follow(scaling, [1600.0, 100.0] * 10)) == {1}
+
+
 def test_a_little_more_or_less_changes_nothing():
     assert set(follow(PACE, [1600.0, 1740.0, 1460.0] * 40, replicas=2)) == {2}
 

@@ -79,8 +79,7 @@ def step(scaling: Scaling, state: State, seen: Seen, now: float) -> tuple[State,
     asked = min(asked, scaling.most)
     keep_s = max(scaling.up_window_s, scaling.down_window_s)
     history = (*((at, count) for at, count in state.asked if now - at <= keep_s), (now, asked))
-    known = now - began_at >= scaling.down_window_s
-    wanted = asked if idle else _calm(scaling, history, seen, now, known)
+    wanted = asked if idle else _calm(scaling, history, seen, now, now - began_at)
     wanted = min(max(wanted, scaling.least), scaling.most)
     return State(wanted=wanted, asked=_thin(history), busy_at=busy_at, began_at=began_at), wanted
 
@@ -99,16 +98,16 @@ def _asked(scaling: Scaling, seen: Seen) -> int:
 
 
 def _calm(
-    scaling: Scaling, history: tuple[tuple[float, int], ...], seen: Seen, now: float, known: bool
+    scaling: Scaling, history: tuple[tuple[float, int], ...], seen: Seen, now: float, watched_s: float
 ) -> int:
-    """What is done of what was asked for. `known`: the whole window for going down has been watched."""
+    """What is done of what was asked for. Nothing, until a window has been watched from its beginning."""
     up = min(count for at, count in history if now - at <= scaling.up_window_s)
     down = max(count for at, count in history if now - at <= scaling.down_window_s)
     have = seen.replicas
-    if up > have:
+    if up > have and watched_s >= scaling.up_window_s:
         return min(up, max(int(have * MOST_UP), have + 1))
     late = scaling.ttft_s and seen.ttft_s > scaling.ttft_s
-    if down < have and known and not seen.waiting_calls and not late:
+    if down < have and watched_s >= scaling.down_window_s and not seen.waiting_calls and not late:
         return have - 1
     return have
 
