@@ -46,9 +46,9 @@ COMPILED := benchmarks/gateway/peers/gemstead/bin/python
 test-compiled: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.gateway install gemstead
 	$(COMPILED) -m pip install --quiet --disable-pip-version-check \
-	  pytest pytest-asyncio hypothesis openai anthropic trustme prometheus-client
-	$(COMPILED) -P -m pytest -m "not slow" -p no:cacheprovider tests/gateway tests/traffic tests/flow/test_failures.py \
-	  tests/flow/test_head.py tests/flow/test_leaving.py tests/flow/test_mixture.py tests/flow/test_records.py \
+	  pytest pytest-asyncio pytest-xdist hypothesis openai anthropic trustme prometheus-client
+	$(COMPILED) -P -m pytest -m "not slow" -p no:cacheprovider -n 2 --dist loadfile --ignore=tests/gateway/epp \
+	  tests/gateway tests/traffic tests/flow/test_failures.py tests/flow/test_head.py tests/flow/test_leaving.py tests/flow/test_mixture.py tests/flow/test_records.py \
 	  tests/flow/test_reload.py
 
 # Real engines (vLLM, Transformers) on processors: installed once, 4 GB in ~/.cache/gemstead; docs/engine-install.md.
