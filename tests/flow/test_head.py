@@ -287,6 +287,15 @@ async def test_callers_who_wait_bring_a_replica_and_it_goes_when_they_are_gone(t
         assert s.head.autoscaler.desired == {"m": 1} and not s.head.troubles
 
 
+async def test_a_model_without_calls_sleeps_and_the_next_caller_wakes_it(tmp_path, http):
+    async with service(tmp_path, replicas=1, autoscale=AutoscaleSpec(least=0, most=1, idle_s=1)) as s:
+        await s.ready(1)
+        await until(lambda: s.head.fleet.pools["m"].asleep and not any(s.head.ready().values()))
+        assert "gemstead_desired_replicas{" not in await s.head.metrics()
+        assert await s.ask(http) == "200 data: [DONE]"
+        assert not s.head.fleet.pools["m"].asleep and not s.head.troubles
+
+
 async def test_stopping_finishes_what_runs_and_leaves_nothing(tmp_path, http):
     s = Service(tmp_path, replicas=1)
     await until(lambda: s.gateway.listening.is_set())

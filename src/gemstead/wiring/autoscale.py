@@ -129,8 +129,7 @@ class Autoscaler:
         demands = list(self.demands())
         awake = {demand.pool for demand in demands}
         for gone in self._states.keys() - awake:
-            del self._states[gone]
-            self.desired.pop(gone, None)
+            self._forget(gone)
         for demand in demands:
             what = seen(demand, now)
             state = self._states.get(demand.pool, State())
@@ -151,3 +150,9 @@ class Autoscaler:
             self._refused[pool] = (count, now + AGAIN_S, str(error))
         else:
             self._refused.pop(pool, None)
+            if count == 0:  # it may be woken before the next look, and begins afresh then
+                self._forget(pool)
+
+    def _forget(self, pool: str) -> None:
+        self._states.pop(pool, None)
+        self.desired.pop(pool, None)
