@@ -261,23 +261,26 @@ async def test_the_anthropic_client_raises(tmp_path, die_after):
 
 
 async def test_no_first_token_moves_the_call_to_another_endpoint(tmp_path):
-    deadlines = Deadlines(first_token_s=0.3)
+    deadlines = Deadlines(first_token_s=1.0)
     async with (
         FakeEngine(Script(never=True)) as silent,
         FakeEngine() as good,
         start_stack(silent, good, folder=tmp_path, deadlines=deadlines) as stack,
     ):
-        peers = [await stack.peer() for _ in range(6)]
-        for peer in peers:
-            await peer.send(post(STREAM))
-        for peer in peers:
-            assert events((await peer.answer()).body)[-1] == b"data: [DONE]"
-            peer.close()
-        assert silent.seen
-        assert silent.aborted == len(silent.seen)
+        count = 0
+        while not silent.seen:  # who is asked first is chance, where each is answered before the next comes
+            count += 6
+            assert count < 100
+            peers = [await stack.peer() for _ in range(6)]
+            for peer in peers:
+                await peer.send(post(STREAM))
+            for peer in peers:
+                assert events((await peer.answer()).body)[-1] == b"data: [DONE]"
+                peer.close()
+        await silent.until(lambda: silent.aborted == len(silent.seen))
         await stack.quiet()
-        records = await stack.records(6)
-        assert any("no answer within 0.3 s" in record.reason for record in records)
+        records = await stack.records(count)
+        assert any("no answer within 1 s" in record.reason for record in records)
 
 
 async def test_no_first_token_anywhere(tmp_path):

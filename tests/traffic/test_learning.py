@@ -416,12 +416,9 @@ def test_a_vetoed_endpoint_is_never_picked_while_another_is_well(steps, order):
             each.heard_at = now
         if not any(endpoint.takes_calls for endpoint in endpoints):
             continue
+        silent = [e for e in endpoints if e.hears and e.speaking and now >= e.heard_at + e.patience_s]
+        well = [e for e in endpoints if e.open_from <= now < e.well_until and e not in silent]
+        # Looked at before the call is booked: one that tries whether an engine is back shuts it for others.
         chosen, call = send(picker, endpoints, now, prompt_tokens=100)
         calls.append(call)
-        silent = [
-            e
-            for e in endpoints
-            if e.hears and e.speaking - (e is chosen) and now >= e.heard_at + e.patience_s
-        ]
-        well = [e for e in endpoints if e.open_from <= now < e.well_until and e not in silent]
         assert chosen in well or (not well and chosen.takes_calls)
