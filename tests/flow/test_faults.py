@@ -173,7 +173,9 @@ async def test_a_late_call_is_sent_a_second_time_and_the_slower_copy_is_aborted(
                 break
         assert hedged == 1
         shown = (await stack.figures()).snapshot["gemstead_hedges_total"]
-        assert sum(figure[0] for figure in shown.values()) >= hedged  # one whose call was told otherwise counts as well
+        assert (
+            sum(figure[0] for figure in shown.values()) >= hedged
+        )  # one whose call was told otherwise counts as well
         await stack.quiet()
 
 
