@@ -173,9 +173,8 @@ async def test_a_late_call_is_sent_a_second_time_and_the_slower_copy_is_aborted(
                 break
         assert hedged == 1
         shown = (await stack.figures()).snapshot["gemstead_hedges_total"]
-        assert (
-            sum(figure[0] for figure in shown.values()) >= hedged
-        )  # one whose call was told otherwise counts as well
+        copies = sum(figure[0] for figure in shown.values())
+        assert 1 <= copies <= number + 1  # at most one to a call; a kept connection that was gone hides some
         await stack.quiet()
 
 

@@ -10,6 +10,8 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+HEAD = "Made by gemstead render from gemstead.yaml; change that file and render again."
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:

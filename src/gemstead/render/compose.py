@@ -20,7 +20,7 @@ from gemstead.render.bundle import Bundle
 from gemstead.render.deployment import ADMIN_PORT, ENGINE_PORT, GATEWAY_PORT, Deployment, Pool
 from gemstead.render.docker_engine import CACHE, CACHES, CACHES_OF, health_words
 from gemstead.render.docker_gateway import STATE
-from gemstead.render.dockerfile import USER
+from gemstead.render.dockerfile import USER, asks
 from gemstead.render.gatewayfile import gateway_file
 from gemstead.render.yamltext import document
 
@@ -215,7 +215,7 @@ def _gateway(deployment: Deployment, engines: list[str]) -> dict[str, Any]:
                 "CMD",
                 "/opt/gemstead/bin/python",
                 "-c",
-                _asks(f"http://127.0.0.1:{ADMIN_PORT}/healthz"),
+                asks(f"http://127.0.0.1:{ADMIN_PORT}/healthz"),
             ],
             "interval": "10s",
             "timeout": "5s",
@@ -228,10 +228,6 @@ def _gateway(deployment: Deployment, engines: list[str]) -> dict[str, Any]:
         "ulimits": {"core": 0, "nofile": Because(65536, "two sockets to a call")},
         **({"depends_on": engines} if engines else {}),
     }
-
-
-def _asks(url: str) -> str:
-    return f"import urllib.request as r; r.urlopen('{url}', timeout=4)"
 
 
 # Monitoring.

@@ -15,6 +15,7 @@ from gemstead.render.docker_gateway import PYTHON_IMAGE
 from gemstead.render.dockerfile import (
     USER,
     Step,
+    asks,
     dockerfile,
     environment,
     exec_form,
@@ -168,7 +169,7 @@ def health_words(pool: Pool) -> list[str]:
         return ["curl", "--fail", "--silent", "--max-time", "4", url]
     if pool.setup.engine == "ollama":
         return ["ollama", "ps"]
-    return ["python3", "-c", f"import urllib.request as r; r.urlopen('{url}', timeout=4)"]
+    return ["python3", "-c", asks(url)]
 
 
 def _health(pool: Pool) -> str:

@@ -8,6 +8,7 @@ from gemstead.render.deployment import ADMIN_PORT, GATEWAY_PORT, Deployment
 from gemstead.render.dockerfile import (
     USER,
     Step,
+    asks,
     dockerfile,
     environment,
     exec_form,
@@ -145,7 +146,7 @@ def _serving(python: str) -> Iterator[Step]:
             [
                 python,
                 "-c",
-                f"import urllib.request as r; r.urlopen('http://127.0.0.1:{ADMIN_PORT}/healthz', timeout=4)",
+                asks(f"http://127.0.0.1:{ADMIN_PORT}/healthz"),
             ],
         ),
         "Alive, not ready: whether a model answers is /readyz, and no reason to restart the gateway.",

@@ -51,6 +51,11 @@ def run(*commands: str) -> str:
     return "RUN " + " \\\n && ".join(commands)
 
 
+def asks(url: str) -> str:
+    """A program for `python -c` that fails unless the address answers well within four seconds."""
+    return f"import urllib.request as r; r.urlopen('{url}', timeout=4)"
+
+
 def environment(values: dict[str, str]) -> str:
     """One `ENV` for all of them."""
     return "ENV " + " \\\n    ".join(f"{name}={shlex.quote(value)}" for name, value in values.items())

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemstead.render.because import Because
+from gemstead.render.bundle import HEAD
 from gemstead.render.deployment import ADMIN_PORT, GATEWAY_PORT, Deployment, Pool
 from gemstead.render.yamltext import document
 
 DIALECTS = ("vllm", "sglang", "llamacpp", "ollama", "tgi", "tensorrt_llm", "transformers")
 LEFT_OUT = {"models", "deploy", "version", "state_dir"}
-HEAD = "Made by gemstead render from gemstead.yaml; change that file and render again."
 
 
 def gateway_file(

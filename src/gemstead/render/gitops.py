@@ -15,11 +15,10 @@ from typing import Any
 
 from gemstead.refused import Reason, Refused
 from gemstead.render.because import Because
-from gemstead.render.bundle import Bundle
+from gemstead.render.bundle import HEAD, Bundle
 from gemstead.render.deployment import Deployment
 from gemstead.render.yamltext import document
 
-HEAD = "Made by gemstead render from gemstead.yaml; change that file and render again."
 SUMMARY = "GitOps: Argo CD application and application set, Flux kustomization and Helm release"
 
 

@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from gemstead.observe.alerts import rules
 from gemstead.observe.dashboard import dashboard
 from gemstead.render.because import Because
+from gemstead.render.bundle import HEAD
 from gemstead.render.yamltext import document
-
-HEAD = "Made by gemstead render from gemstead.yaml; change that file and render again."
 
 
 def prometheus(jobs: Mapping[str, Sequence[str]], alertmanager: str) -> str:
