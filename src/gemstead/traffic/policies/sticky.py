@@ -43,14 +43,14 @@ class Sticky(Named):
         holding = [
             place for place, blocks in enumerate(seen) if blocks and blocks >= MATCH * len(call.prefix)
         ]
-        places = range(len(able))
+        places: Sequence[int] = range(len(able))
         if holding and len(holding) < len(able):
             peak = able[0].facts.prefill_tokens_s or PEAK_TOKENS_S
             inside = min(able[place].prefill_tokens for place in holding)
             others = set(places).difference(holding)
             outside = min(able[place].prefill_tokens for place in others)
             if (inside - outside) / peak <= GATE_S:
-                places = holding  # type: ignore[assignment]
+                places = holding
         candidates = [able[place] for place in places]
         loads = [able[place].prefill_tokens + prompt - hits[place] for place in places]
         best = self.least(candidates, loads)
