@@ -21,6 +21,7 @@ from gemstead.spec.batch import BatchSpec
 from gemstead.spec.deploy import DeploySpec
 from gemstead.spec.engines import EngineFields
 from gemstead.spec.identity import IdentitySpec
+from gemstead.spec.ledger import LedgerSpec
 from gemstead.spec.limits import LimitSpec
 from gemstead.spec.part import FilePath, Listen, Name, Origin, Part, Seconds, SecretRef
 from gemstead.spec.rollout import ModelRolloutSpec, RolloutSpec
@@ -209,17 +210,6 @@ class AdminSpec(Part):
     metrics: Literal["open", "role"] = Field(
         "open",
         description="Who reads `/metrics`: anybody who reaches the port, or who has the right `metrics.read`",
-    )
-
-
-class LedgerSpec(Part):
-    """What must survive a restart: keys, audit records, usage."""
-
-    path: FilePath | None = Field(None, description="Folder of the ledger; default: `state_dir`")
-    on_error: Literal["allow", "refuse"] = Field(
-        "allow",
-        description="Calls while audit records cannot be written (disk full): served and kept in "
-        "memory, or refused",
     )
 
 
