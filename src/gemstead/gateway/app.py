@@ -48,6 +48,7 @@ from gemstead.traffic.split import Split, split
 from gemstead.traffic.window import Windows
 
 if TYPE_CHECKING:
+    from gemstead.gateway.fetch import Fetcher
     from gemstead.gateway.protocol import ClientConnection
     from gemstead.traffic.caller import Caller
 
@@ -104,6 +105,7 @@ class Gateway:
         self._calls = 0
         self.limits = Limits(settings.limit, 1.0)
         self.allowances: Allowances | None = None
+        self.fetcher: Fetcher | None = None  # of media that requests name; None: nothing is fetched
         self.link: Link = local_link(Windows())  # to the counters; the worker sets another
         self.on_crossed: Callable[[Crossed], None] = lambda crossed: None
         self.configure(settings)
@@ -124,6 +126,7 @@ class Gateway:
             self.allowances = Allowances(self.loop, os.urandom(8).hex(), settings, tell)
             self.allowances.on_crossed = self.crossed
         self.cors = settings.cors_origins
+        self.reach_media(settings)
         self.roles = Roles(settings.identity.roles)
         self.aside: Line | None = aside_line(settings.aside)
         self.aims = dict(settings.aims)
@@ -133,6 +136,15 @@ class Gateway:
         self.rules_look_inside = looks_inside(settings.routing)
         self.waitroom.configure()
         self.set_fleet(settings.endpoints)
+
+    def reach_media(self, settings: GatewaySettings) -> None:
+        """Have media fetched that requests name, where the settings say so."""
+        if settings.media != "fetch":
+            self.fetcher = None
+        elif self.fetcher is None or self.fetcher.rules != settings.fetch:
+            from gemstead.gateway.fetch import Fetcher
+
+            self.fetcher = Fetcher(settings.fetch)
 
     def set_fleet(self, fleet: tuple[EndpointFacts, ...]) -> None:
         """Take the endpoints as they are now; counters of those that stay are kept."""

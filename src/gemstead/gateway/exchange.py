@@ -106,6 +106,7 @@ class Exchange(Reply):
     mirror = ""  # the pool that gets a copy
     tried_before = 0  # attempts with the models that it has fallen back from
     passing = False  # to the process beside the gateway (passage.py)
+    fetched = False  # media that its body named were put into it (fetch.py)
     first_at = 0.0
     last_at = 0.0
     overdue_at = inf
@@ -182,6 +183,8 @@ class Exchange(Reply):
                 media.check(body, self.dialect == "anthropic")
             record.prompt_hash = gate.hashers.hash(request.prompt, record.tenant)
             pool = gate.routes.pool(request.model or gate.only_model(), self.caller)
+            if gate.fetcher is not None and not self.fetched and gate.fetcher.takes(self, body):
+                return  # it begins again when what it names is here
             if gate.rules:
                 pool = self.routed(request, body, pool)
             record.pool = pool

@@ -49,6 +49,21 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True):
     client_required: bool = False
 
 
+class Fetch(msgspec.Struct, frozen=True, kw_only=True):
+    """Which media the gateway fetches for callers (fetch.py), and how much of them."""
+
+    hosts: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()  # that are not public, and may be asked all the same
+    plain_http: bool = False
+    ca: str = ""  # path of a PEM file of authorities; "": the system's
+    each_bytes: int = 16 << 20
+    total_bytes: int = 24 << 20
+    most: int = 16  # media of one request
+    redirects: int = 3
+    timeout_s: float = 20.0  # for all of one request
+    concurrent: int = 8  # calls of one worker
+
+
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """A model that callers can name."""
 
@@ -97,7 +112,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     aside: Aside | None = None
     identity: Identity = Identity()  # who else may call, and the roles of the file
     cors_origins: tuple[str, ...] = ()
-    media: str = "refuse"  # addresses of media in requests; or "engine": the engine may fetch them
+    media: str = "refuse"  # addresses of media in requests; or "fetch": we do; "engine": the engine may
+    fetch: Fetch = msgspec.field(default_factory=Fetch)
     # Of each model's waiting calls, in each worker. Made anew: compiled, a Struct does not know that it is frozen.
     queue: QueueBounds = msgspec.field(default_factory=lambda: QueueBounds(starting_wait_s=120.0))
     weights: dict[str, float] = {}  # of tenants in the queue; 1 where none is given

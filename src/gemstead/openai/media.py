@@ -2,7 +2,7 @@
 
 vLLM, SGLang and llama.cpp fetch whatever `image_url` says (vLLM issue #57157, CVE-2025-6242), and some open local
 files that are named there. So unless the file allows it, media comes inside the request (`data:` or base64), and
-anything else is refused here. This module only looks: it fetches nothing.
+anything else is refused here. This module only looks; what may be fetched is found by `mediaurl.py`.
 
 Requests without media cost a few searches for bytes. Where a name of such a field may stand, in plain letters or as
 escapes (`\\u0069mage_url`), the body is read whole, and every occurrence of a repeated field counts, because
@@ -16,11 +16,11 @@ import json
 from gemstead.refused import Reason, Refused
 
 # Objects or texts under these names are media; so is the `source` of an Anthropic image or document.
-_NAMES = frozenset({"image_url", "audio_url", "video_url", "file_url", "input_audio"})
-_IN = "messages", "input", "prompt", "system", "instructions", "content"
+NAMES = frozenset({"image_url", "audio_url", "video_url", "file_url", "input_audio"})
+IN = "messages", "input", "prompt", "system", "instructions", "content"
 _SAID = (
     "The {name} is an address, and this service fetches none: send the content itself, as "
-    "`data:image/png;base64,...` (the operator may allow addresses with `gateway.media: engine`)."
+    "`data:image/png;base64,...` (the operator may allow addresses with `gateway.media`)."
 )
 
 
@@ -37,16 +37,16 @@ def check(body: bytes, sources: bool = False) -> None:
     if plain and (b"\\" not in body or b"\\u00" not in body) and not (sources and b'"source"' in body):
         return
     try:
-        read = json.loads(body, object_pairs_hook=_Pairs)
+        read = json.loads(body, object_pairs_hook=Pairs)
     except (ValueError, RecursionError):
         raise Refused(Reason.BAD_REQUEST, "The request's body cannot be read as JSON.") from None
-    if isinstance(read, _Pairs):
+    if isinstance(read, Pairs):
         for name, value in read:
-            if name in _IN:
+            if name in IN:
                 _walk(value, name)
 
 
-class _Pairs(list[tuple[str, object]]):
+class Pairs(list[tuple[str, object]]):
     """An object with every occurrence of its fields."""
 
 
@@ -55,10 +55,10 @@ def _walk(value: object, path: str) -> None:
     waiting: list[tuple[object, str]] = [(value, path)]
     while waiting:
         one, where = waiting.pop()
-        if isinstance(one, _Pairs):
+        if isinstance(one, Pairs):
             for name, inner in one:
                 at = f"{where}.{name}"
-                if name in _NAMES or (name == "source" and _is_source(inner)):
+                if name in NAMES or (name == "source" and _is_source(inner)):
                     _judge(inner, name, at)
                 waiting.append((inner, at))
         elif isinstance(one, list):
@@ -67,22 +67,22 @@ def _walk(value: object, path: str) -> None:
 
 def _is_source(value: object) -> bool:
     """Whether it is what Anthropic's images and documents have."""
-    return isinstance(value, _Pairs) and any(name in ("url", "file_id") for name, _ in value)
+    return isinstance(value, Pairs) and any(name in ("url", "file_id") for name, _ in value)
 
 
 def _judge(value: object, name: str, at: str) -> None:
     """Refuses a text that is no content."""
     if isinstance(value, str):
-        if not _is_content(value, name):
+        if not is_content(value, name):
             raise Refused(Reason.BAD_REQUEST, _SAID.format(name=name), param=at, code="media_address")
-    elif isinstance(value, _Pairs):
+    elif isinstance(value, Pairs):
         for inner_name, inner in value:
             if inner_name in ("url", "data", "file_id", "path", "uri") and isinstance(inner, str):
                 _judge(inner, inner_name if inner_name == "data" else name, f"{at}.{inner_name}")
 
 
-def _is_content(text: str, name: str) -> bool:
-    """A `data:` URL, or bare base64 where that is the form."""
+def is_content(text: str, name: str) -> bool:
+    """Whether this text is a medium: a `data:` URL, or bare base64 where that is the form."""
     if text[:5].lower() == "data:" or not text:
         return True
     return name in ("data", "input_audio") and not any(mark in text[:64] for mark in (":", ".", "~", "\\"))

@@ -130,6 +130,10 @@ def _gateway(gateway: GatewaySpec) -> Iterator[Fault]:
             f"off lets anyone who reaches {gateway.listen} call",
             "listen on 127.0.0.1 or leave keys required",
         )
+    if gateway.media == "fetch" and not gateway.fetch.hosts:
+        yield Fault(
+            ("gateway", "media"), "fetch, but no host may be asked", "name them in gateway.fetch.hosts"
+        )
     if gateway.tls and gateway.tls.client_certificate == "required" and not gateway.tls.client_ca:
         yield Fault(
             ("gateway", "tls", "client_certificate"), "required, but no CA to check it with", "set client_ca"

@@ -23,6 +23,7 @@ from gemstead.spec.engines import EngineFields
 from gemstead.spec.identity import IdentitySpec
 from gemstead.spec.ledger import LedgerSpec
 from gemstead.spec.limits import LimitSpec
+from gemstead.spec.media import FetchSpec
 from gemstead.spec.part import FilePath, Listen, Name, Origin, Part, Seconds, SecretRef
 from gemstead.spec.rollout import ModelRolloutSpec, RolloutSpec
 from gemstead.spec.secrets import SecretsSpec
@@ -184,12 +185,13 @@ class GatewaySpec(Part):
         False, description="Vertex AI calls here: its request form is taken, and it says who may call"
     )
     tls: TlsSpec | None = Field(None, description="Certificates; default: plain HTTP")
-    media: Literal["refuse", "engine"] = Field(
+    media: Literal["refuse", "fetch", "engine"] = Field(
         "refuse",
         description="Addresses of images, audio and video in requests: refused, so that media comes inside the "
-        "request, or passed on for the engine to fetch (bound the engine's network first: it will fetch what "
-        "callers name)",
+        "request; `fetch`: the gateway fetches them from the hosts that `fetch` allows; `engine`: passed on for the "
+        "engine to fetch (bound the engine's network first: it will fetch what callers name)",
     )
+    fetch: FetchSpec = Field(FetchSpec(), description="What is fetched with `media: fetch`")
     cors_origins: tuple[Origin, ...] = Field((), description="Browser origins that may call; `*` for any")
     deadlines: DeadlineSpec = Field(DeadlineSpec(), description="How long the gateway waits")
     bounds: BoundSpec = Field(BoundSpec(), description="How large things may get")

@@ -24,7 +24,7 @@ from gemstead.catalog import names
 from gemstead.catalog.check import facts_of
 from gemstead.engines import ENGINES
 from gemstead.engines.lifecycle import Allowance
-from gemstead.gateway.settings import Bounds, Deadlines, GatewaySettings, Pool, Tls
+from gemstead.gateway.settings import Bounds, Deadlines, Fetch, GatewaySettings, Pool, Tls
 from gemstead.ledger.hashkeys import hash_keys
 from gemstead.ledger.secrets import secret_at
 from gemstead.operate.probe import machine
@@ -32,7 +32,7 @@ from gemstead.operate.secrets.keeper import Keeper
 from gemstead.plan.deploy import needed_bytes, pool_name
 from gemstead.plan.setup import GIB
 from gemstead.plan.values import Launch, Machine, Plan, Replica
-from gemstead.spec.model import ExternalEndpoint, ModelSpec, Spec
+from gemstead.spec.model import ExternalEndpoint, GatewaySpec, ModelSpec, Spec
 from gemstead.supervise.ask import HttpProbe, probe_of
 from gemstead.supervise.external import External
 from gemstead.supervise.logs import RotatedLog
@@ -168,6 +168,7 @@ def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
         identity=identity(spec.identity),
         cors_origins=gateway.cors_origins,
         media=gateway.media,
+        fetch=fetch_rules(gateway),
         queue=queue_bounds(spec),
         weights={
             name: tenant.weight for name, tenant in spec.traffic.tenants.items() if tenant.weight != 1.0
@@ -180,6 +181,27 @@ def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
         hedge=spec.traffic.hedge,
         retries=gateway.retries,
         vertex=vertex_routes(around.environ) if gateway.vertex else (),
+    )
+
+
+def fetch_rules(gateway: GatewaySpec) -> Fetch:
+    """Which media the gateway fetches.
+
+    Raises:
+        CannotRun: the file of authorities is not there.
+    """
+    fetch = gateway.fetch
+    return Fetch(
+        hosts=fetch.hosts,
+        networks=fetch.networks,
+        plain_http=fetch.plain_http,
+        ca=str(_existing(fetch.ca, "gateway.fetch.ca")) if fetch.ca else "",
+        each_bytes=fetch.each_mib << 20,
+        total_bytes=fetch.total_mib << 20,
+        most=fetch.most,
+        redirects=fetch.redirects,
+        timeout_s=fetch.timeout_s,
+        concurrent=fetch.concurrent,
     )
 
 

@@ -106,7 +106,8 @@ def _engines_here(e: Evidence) -> Found:
 
 
 def _media_refused(e: Evidence) -> Found:
-    return e.spec.gateway.media == "refuse", f"gateway.media: {e.spec.gateway.media}"
+    how = e.spec.gateway.media
+    return how != "engine", f"gateway.media: {how}"
 
 
 def _limits_set(e: Evidence) -> Found:
