@@ -16,11 +16,6 @@ SLOTS = 8
 SMALL = replace(ENGINE, most_running=SLOTS)
 
 
-def level(endpoints, now):
-    """Full when every engine has as many calls as it runs at once."""
-    return min(endpoint.in_flight / SLOTS for endpoint in endpoints)
-
-
 def crowd(abuse, seconds=120.0):
     dice, made = Random(2), []
     for tenant, rate in (("a", 1.0), ("b", 1.0), ("abuser", abuse)):
@@ -32,7 +27,7 @@ def crowd(abuse, seconds=120.0):
 
 def test_everything_that_waits_is_served_or_refused_within_its_time():
     bounds = QueueBounds(requests=50, wait_s=20.0)
-    fleet, run = played(crowd(30.0), "ours", replicas=2, engine=SMALL, queue=bounds, level=level)
+    fleet, run = played(crowd(30.0), "ours", replicas=2, engine=SMALL, queue=bounds)
     assert {one.status for one in run.outcomes} == {SERVED, REFUSED}
     assert max(one.queued_s for one in run.outcomes) <= 20.0
     assert not fleet.gateways[0].queue
@@ -41,7 +36,7 @@ def test_everything_that_waits_is_served_or_refused_within_its_time():
 
 def test_what_is_in_flight_stays_below_the_level():
     load = Workload("burst", tuple(Request(0.0, 500, 100) for _ in range(200)))
-    fleet, run = played(load, "ours", replicas=2, engine=SMALL, queue=QueueBounds(), level=level)
+    fleet, run = played(load, "ours", replicas=2, engine=SMALL, queue=QueueBounds())
     assert all(one.status == SERVED for one in run.outcomes)
     assert max(len(replica.waiting) for replica in fleet.replicas) == 0
     running = sorted((one.arrived_s + one.queued_s, one.end_s) for one in run.outcomes)
@@ -61,7 +56,6 @@ def test_one_who_sends_ten_times_as_much_delays_the_others_little():
             replicas=2,
             engine=SMALL,
             queue=QueueBounds(wait_s=30.0),
-            level=level,
         )
         assert abuse < 10 or any(one.status == REFUSED for one in run.outcomes if one.tenant == "abuser")
         return summary(run, 0.1, tenants=["a", "b"])
@@ -78,9 +72,7 @@ def test_without_a_queue_the_same_flood_drowns_everyone():
 
 def test_with_an_aim_three_times_too_much_costs_little_of_what_meets_it():
     def good(abuse):
-        _, run = played(
-            crowd(abuse), "ours", replicas=2, engine=SMALL, queue=QueueBounds(), level=level, begin_s=1.5
-        )
+        _, run = played(crowd(abuse), "ours", replicas=2, engine=SMALL, queue=QueueBounds(), begin_s=1.5)
         return summary(run, 0.1).good_per_s
 
     assert good(20.0) > 0.9 * good(7.0)

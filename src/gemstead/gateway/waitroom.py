@@ -3,7 +3,7 @@
 Who may go, who is next and who is turned away is decided in `traffic/admission.py` and `traffic/queue.py`; here calls
 are put into the queue of their pool and taken out again. Something may have made room whenever a call has ended or has
 had its first token, when engines report, when the fleet changes, and with time: then `next_ones` is asked. While
-nothing waits that costs a look at one number.
+nothing waits that costs a look at one number. Who has how much of what runs is counted only while calls wait.
 
 A call waits before an endpoint is picked for it, so it goes to whoever is best when its turn comes. A call that is
 moved from an engine that failed has had its turn and does not wait again. Whoever leaves is taken out at once.
@@ -20,7 +20,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from gemstead.refused import Reason, Refused
-from gemstead.traffic.admission import endpoint_room, has_room
+from gemstead.traffic.admission import endpoint_room, has_room, next_one
 from gemstead.traffic.queue import Queue, Waiting
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class WaitRoom:
         self._queues: dict[str, Queue] = {}  # by pool
         self._told: dict[str, float] = {}
         self._going: set[str] = set()  # pools whose calls are just being sent on
+        self._crowded: set[str] = set()  # pools in which calls wait, or did until lately
         self.waiting = 0  # calls
         self.needed: Callable[[str], None] = lambda pool: None  # a call has come for a model that sleeps
 
@@ -60,11 +61,12 @@ class WaitRoom:
         gate, call, now = self._gate, exchange.call, monotonic()
         assert call is not None
         queue = self._queues.get(call.model)
-        if queue is None or not len(queue):
+        if queue is None or queue.lets_by(call.priority, call.tenant):
             sharers = gate.settings.workers
-            if endpoint_room(endpoint, now, call.priority, sharers) > 0:
+            heavy = queue is not None and queue.shares.is_heavy(call.priority, call.tenant)
+            if endpoint_room(endpoint, now, call.priority, sharers, heavy) > 0:
                 return False
-            if has_room(gate.pools.get(call.model, ()), now, call.priority, sharers):
+            if has_room(gate.pools.get(call.model, ()), now, call.priority, sharers, heavy):
                 return False
         self._enter(exchange, now, starting=False)
         self.next_ones(call.model)
@@ -106,15 +108,14 @@ class WaitRoom:
 
     def sweep(self, now: float) -> None:
         """Send away who has waited too long; time alone may have made room for others."""
-        if not self.waiting:
+        if not self.waiting and not self._crowded:
             return
         self._gate.picker.passed(now)
         for pool, queue in list(self._queues.items()):
-            ready = self._ready(pool)
-            for place in queue.expire(now):
-                self.waiting -= 1
-                self._turned_away(place, queue.late(place, ready, now))
-            if len(queue) and not ready:
+            if pool in self._crowded:
+                self._measure(pool, queue, now)
+            self._expire(pool, queue, now)
+            if len(queue) and not self._ready(pool):
                 self._tell(pool, now)
             self.next_ones(pool)
 
@@ -128,12 +129,16 @@ class WaitRoom:
         endpoints = gate.pools.get(pool, ())
         self._going.add(pool)  # a call that fails at once ends here, and asks for the next ones
         try:
+            if queue.next_expiry() <= now:
+                self._expire(pool, queue, now)
             while len(queue) and (not known or self._ready(pool)):
-                if known and not has_room(endpoints, now, queue.priority, gate.settings.workers):
+                place = (
+                    next_one(queue, endpoints, now, gate.settings.workers) if known else queue.take(now)[0]
+                )
+                if place is None:
                     break
-                for place in queue.take(now):
-                    self.waiting -= 1
-                    self._on(place, now)
+                self.waiting -= 1
+                self._on(place, now)
         finally:
             self._going.discard(pool)
 
@@ -148,8 +153,9 @@ class WaitRoom:
         if queue is None:
             queue = self._queues[call.model] = Queue(gate.settings.queue, gate.settings.weights)
         aim_s = gate.aims.get(call.tenant) or gate.aims.get("", inf)
+        read_s = gate.picker.read_s(call, gate.pools.get(call.model, ()))
         place = Waiting(
-            exchange, call.tenant, call.priority, call.most_tokens, len(exchange.body), now + aim_s
+            exchange, call.tenant, call.priority, call.most_tokens, len(exchange.body), now + aim_s, read_s
         )
         exchange.place, exchange.waited_for = place, call.model
         self.waiting += 1
@@ -159,6 +165,26 @@ class WaitRoom:
                 exchange.place = None
                 raise queue.full()
             self._turned_away(out, queue.full())
+        if not starting and call.model not in self._crowded:
+            self._crowded.add(call.model)
+            self._measure(call.model, queue, now)
+
+    def _measure(self, pool: str, queue: Queue, now: float) -> None:
+        """Who has how much of what runs, by the worker's own calls."""
+        in_flight = [
+            (call.priority, call.tenant, float(call.most_tokens))
+            for exchange in self._gate.running
+            if (call := exchange.call) is not None and call.model == pool and call.charged_to is not None
+        ]
+        queue.measure(in_flight, now)
+        if not len(queue) and not queue.shares.heavy:
+            self._crowded.discard(pool)
+
+    def _expire(self, pool: str, queue: Queue, now: float) -> None:
+        ready = self._ready(pool)
+        for place in queue.expire(now):
+            self.waiting -= 1
+            self._turned_away(place, queue.late(place, ready, now))
 
     def _on(self, place: Waiting, now: float) -> None:
         exchange = _exchange(place)

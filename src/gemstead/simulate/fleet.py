@@ -1,16 +1,18 @@
 """The clock of a simulated fleet: calls arrive at gateways, gateways pick, engines answer, figures are scraped.
 
 Each gateway has its own policy and its own `Endpoint` objects, exactly those of production, and knows of the others
-only what engines report. Everything happens at a point in virtual time; of two things at the same time the one that was
-known of first goes first, so a run is the same each time.
+only what engines report, and what they tell it where they share. Everything happens at a point in virtual time; of two
+things at the same time the one that was known of first goes first, so a run is the same each time.
 
     arrival        the gateway picks, charges, and hands the call to the engine
     step           an engine's step ends: first tokens and ends are told to the gateway that sent the call
     scrape         gateways get each engine's figures as they were `scrape_delay_s` ago
+    share          gateways tell each other what they have in flight and which prompts they sent (traffic/sharing.py)
     change         an engine dies or comes back
 
-With bounds for a queue (`Conditions.queue`) each gateway lets calls wait while its endpoints are saturated, in
-production's own queue, and takes the next whenever a first token or an end or new figures make room.
+With bounds for a queue (`Conditions.queue`) each gateway lets calls wait while its endpoints have no room, by
+production's own rule and in its own queue, and takes the next whenever a first token or an end or new figures make
+room.
 
 An engine that dies breaks its connections at once: calls without a first token are sent elsewhere (at most
 `ATTEMPTS` in all), the others are cut. Gateways learn that it is gone by failing, and `notice_s` later by their
@@ -19,7 +21,7 @@ supervisor. The network takes no time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf
@@ -32,17 +34,19 @@ from gemstead.simulate.outcome import CUT, REFUSED, SERVED, TOO_LONG, Outcome, R
 from gemstead.simulate.replica import Replica
 from gemstead.simulate.replica import Sequence as Inside
 from gemstead.simulate.workload import Request, Workload
+from gemstead.traffic.admission import has_room, next_one
 from gemstead.traffic.call import Call
 from gemstead.traffic.endpoint import Endpoint, EndpointFacts, Load
 from gemstead.traffic.estimate import ANSWER_TOKENS, BYTES_PER_TOKEN
+from gemstead.traffic.picker import Picker
 from gemstead.traffic.policy import Policy
 from gemstead.traffic.queue import Queue, QueueBounds, Waiting
 from gemstead.traffic.roster import Roster
-from gemstead.traffic.saturation import saturation
+from gemstead.traffic.sharing import News, Sharing
 
 ATTEMPTS = 3
 POOL = "model"
-STEP, SCRAPE, TOLD, CHANGE, FOLLOW, READY, EXPIRE = range(7)
+STEP, SCRAPE, TOLD, CHANGE, FOLLOW, READY, EXPIRE, SHARE = range(8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class Conditions:
 
     scrape_s: float = 1.0  # between two looks at an engine's figures; inf: never
     scrape_delay_s: float = 0.0  # until a gateway has them
+    share_s: float = inf  # between two times that gateways tell each other what they have; inf: never
     notice_s: float = 1.0  # from an engine's death to `ready` being false, and back
     changes: tuple[Change, ...] = ()
     until_s: float = inf  # stop the clock there
@@ -67,7 +72,6 @@ class Conditions:
     begin_s: float = (
         inf  # calls that have waited so long are given up: their aim for the first token is missed
     )
-    level: Callable[[Sequence[Endpoint], float], float] = saturation  # from 1.0 on calls wait
 
 
 class Gateway:
@@ -77,6 +81,9 @@ class Gateway:
         self.policy = policy
         self.queue = queue
         self.endpoints = Roster(Endpoint(facts(engine, place)) for place, engine in enumerate(engines))
+        self.doors = {endpoint.name: endpoint for endpoint in self.endpoints}
+        self.sharing: Sharing | None = None
+        self.heard = 0  # of what was said
 
 
 def facts(engine: Engine, place: int) -> EndpointFacts:
@@ -126,6 +133,7 @@ class Fleet:
         self._followers: dict[int, list[int]] = {}
         self._picks = [0] * len(engines)
         self._heap: list[tuple[float, int, int, int, object]] = []
+        self._said: list[News] = []  # by gateways that share
         self._told = 0  # breaks ties
         self._due = [inf] * len(engines)  # when each engine's step ends
         self._events = 0
@@ -174,6 +182,12 @@ class Fleet:
         conditions = self._conditions
         if conditions.scrape_s < inf:
             self._push(conditions.scrape_s, SCRAPE, 0, None)
+        if conditions.share_s < inf:
+            for number, gateway in enumerate(self.gateways):
+                policy = gateway.policy
+                index = policy.index if isinstance(policy, Picker) else None
+                gateway.sharing = Sharing(f"gateway-{number}", index)
+                self._push(conditions.share_s * (number + 1) / len(self.gateways), SHARE, number, None)
         for change in conditions.changes:
             self._push(change.at_s, CHANGE, change.count, None)
 
@@ -186,6 +200,8 @@ class Fleet:
             self._scrape(now)
         elif kind == TOLD:
             self._tell(what, now)  # type: ignore[arg-type]
+        elif kind == SHARE:
+            self._share(which, now)
         elif kind == EXPIRE:
             self._expire(self.gateways[which], now)
         elif kind == CHANGE:
@@ -209,32 +225,47 @@ class Fleet:
             one.blocks,
             self._load.block_tokens,
         )
-        if gateway.queue is not None and (
-            gateway.queue or self._conditions.level(gateway.endpoints, now) >= 1.0
-        ):
-            self._wait(number, one, call, gateway, now)
-            return
+        if (queue := gateway.queue) is not None:
+            if queue.shares.heavy and now >= queue.shares.look_at:
+                queue.measure(self._in_flight(gateway), now)
+            heavy = queue.shares.is_heavy(one.priority, one.tenant)
+            if not queue.lets_by(one.priority, one.tenant) or not has_room(
+                gateway.endpoints, now, one.priority, 1, heavy
+            ):
+                self._wait(number, one, call, gateway, now)
+                self._take(gateway, now)
+                return
         self._dispatch(number, one, call, gateway, now)
 
     def _wait(self, number: int, one: Request, call: Call, gateway: Gateway, now: float) -> None:
         assert gateway.queue is not None
         tokens = call.prompt_tokens + ANSWER_TOKENS
         size, due = BYTES_PER_TOKEN * call.prompt_tokens, now + self._conditions.begin_s
-        waiting = Waiting(number, one.tenant, one.priority, tokens, size, due)
+        read_s = gateway.policy.read_s(call, gateway.endpoints)
+        waiting = Waiting(number, one.tenant, one.priority, tokens, size, due, read_s)
         self._queued[number] = call, waiting
         for gone in gateway.queue.push(waiting, now):
             self._end(gone.ticket, REFUSED, now)  # type: ignore[arg-type]
-        self._push(gateway.queue.next_expiry(), EXPIRE, self.gateways.index(gateway), None)
+        until = min(due, now + gateway.queue.bounds.wait_s)
+        self._push(until, EXPIRE, self.gateways.index(gateway), None)
 
     def _take(self, gateway: Gateway, now: float) -> None:
         """Send what waits for as long as there is room."""
-        queue = gateway.queue
-        while queue and self._conditions.level(gateway.endpoints, now) < 1.0:
-            for waiting in queue.take(now):
-                number: int = waiting.ticket  # type: ignore[assignment]
-                self.outcomes[number].queued_s = now - waiting.arrived_at
-                call = self._queued[number][0]
-                self._dispatch(number, self._load.requests[number], call, gateway, now)
+        if (queue := gateway.queue) is None:
+            return
+        self._expire(gateway, now)
+        if queue and now >= queue.shares.look_at:
+            queue.measure(self._in_flight(gateway), now)
+        while (waiting := next_one(queue, gateway.endpoints, now)) is not None:
+            number: int = waiting.ticket  # type: ignore[assignment]
+            self.outcomes[number].queued_s = now - waiting.arrived_at
+            call = self._queued[number][0]
+            self._dispatch(number, self._load.requests[number], call, gateway, now)
+
+    def _in_flight(self, gateway: Gateway) -> Iterator[tuple[int, str, float]]:
+        for call, sent in self._calls.values():
+            if sent is gateway:
+                yield call.priority, call.tenant, float(call.prompt_tokens + ANSWER_TOKENS)
 
     def _expire(self, gateway: Gateway, now: float) -> None:
         if gateway.queue is None:
@@ -341,6 +372,16 @@ class Fleet:
                     endpoint.load = load
             if gateway.queue:
                 self._take(gateway, now)
+
+    def _share(self, which: int, now: float) -> None:
+        """A gateway says what it has, and takes in what the others have said since it last did."""
+        gateway = self.gateways[which]
+        if gateway.sharing is not None:
+            self._said.append(gateway.sharing.say(gateway.doors))
+            gateway.sharing.hear(self._said[gateway.heard :], gateway.doors, now)
+            gateway.heard = len(self._said)
+            gateway.sharing.add_up(gateway.doors, now)
+        self._push(now + self._conditions.share_s, SHARE, which, None)
 
     def _change(self, count: int, now: float) -> None:
         if count < 0:

@@ -176,6 +176,14 @@ class Picker:
         if endpoint.probe is call:
             endpoint.probe = None
 
+    def read_s(self, call: Call, endpoints: Sequence[Endpoint]) -> float:
+        """Seconds that reading the call's prompt takes where most of it is cached; 0 where caches are not known."""
+        if not call.prefix or len(endpoints) < 2:
+            return 0.0
+        hits = self.index.match(call.prefix, [endpoint.name for endpoint in endpoints])
+        cached = min(max(hits) * call.block_tokens, max(call.prompt_tokens - LEAST_TOKENS, 0))
+        return work_tokens(call.prompt_tokens, cached) * min(endpoint.token_s for endpoint in endpoints)
+
     def passed(self, now: float) -> None:
         """Time has passed without a pick."""
         if self._quiet and self._quiet[0][0] <= now:

@@ -36,6 +36,9 @@ class Policy(Protocol):
             Refused: NO_ENDPOINT, when all are starting, draining or tried.
         """
 
+    def read_s(self, call: Call, endpoints: Sequence[Endpoint]) -> float:
+        """Seconds that reading the call's prompt takes where most of it is known; 0 is unknown. For the queue."""
+
     def charge(self, endpoint: Endpoint, call: Call) -> None:
         """Book the call on the endpoint that was just picked for it."""
 

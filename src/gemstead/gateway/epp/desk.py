@@ -19,7 +19,7 @@ import msgspec
 from gemstead.gateway.epp.rules import Rules
 from gemstead.gateway.figures import Figures
 from gemstead.refused import Reason, Refused
-from gemstead.traffic.admission import endpoint_room, never_fits
+from gemstead.traffic.admission import has_room, never_fits, next_one
 from gemstead.traffic.call import Call
 from gemstead.traffic.endpoint import Endpoint, EndpointFacts, Load
 from gemstead.traffic.policy import Policy
@@ -51,6 +51,7 @@ class Desk:
         self.rules = Rules()
         self.endpoints = Roster()
         self.queue = Queue(settings.queue)
+        self._sent: set[Call] = set()  # calls in flight
         self.draining = False
         self.known = False  # the pool has been seen, so that no endpoint means that there is none
         self.adapters: frozenset[str] = frozenset()  # that any endpoint has
@@ -125,13 +126,17 @@ class Desk:
         if starting:
             if subset is not None or self.settings.queue.starting_wait_s <= 0.0:
                 raise _nobody(subset)
-        elif not len(self.queue) and has_room(endpoints, now, call.priority):
-            return None
+        elif self.queue.lets_by(call.priority, call.tenant):
+            heavy = self.queue.shares.is_heavy(call.priority, call.tenant)
+            if has_room(endpoints, now, call.priority, heavy=heavy):
+                return None
         place = waiting()
         for out in self.queue.push(place, now, starting):
             if out is place:
                 raise self.queue.full()
             _turn(out, self.queue.full())
+        if not starting:
+            self._measure(now)
         self.figures.queue_waiting.set(len(self.queue))
         return place
 
@@ -144,6 +149,7 @@ class Desk:
         endpoints = self.candidates(subset)
         chosen = self.picker.pick(call, endpoints, now)
         self.picker.charge(chosen, call)
+        self._sent.add(call)
         addresses = [self._address[chosen.name]]
         if (count := self.settings.fallbacks) and len(endpoints) > 1:
             others = [
@@ -182,6 +188,7 @@ class Desk:
         """The call has ended, however; others may have their turn."""
         if (endpoint := call.charged_to) is not None:
             self.picker.settle(endpoint, call, ok, now, output_tokens, cached_tokens)
+            self._sent.discard(call)
             if len(self.queue):
                 self.next_ones(now)
 
@@ -198,15 +205,23 @@ class Desk:
         queue = self.queue
         if not len(queue) or not self._ready:
             return
-        while len(queue) and has_room(self.endpoints, now, next(iter(queue)).priority):
-            for waiting in queue.take(now):
-                _turn(waiting, None)
+        self._measure(now)
+        while (waiting := next_one(queue, self.endpoints, now)) is not None:
+            _turn(waiting, None)
         self.figures.queue_waiting.set(len(queue))
+
+    def _measure(self, now: float) -> None:
+        """Who has how much of what runs, while calls wait."""
+        shares = self.queue.shares
+        if now >= shares.look_at and (len(self.queue) or shares.heavy):
+            in_flight = [(one.priority, one.tenant, float(one.most_tokens)) for one in self._sent]
+            self.queue.measure(in_flight, now)
 
     def sweep(self, now: float) -> None:
         """Called several times a second: those who have waited too long go; time alone may have made room."""
         for waiting in self.queue.expire(now):
             _turn(waiting, self.queue.late(waiting, self._ready > 0, now))
+        self._measure(now)
         self.next_ones(now)
         self.figures.queue_waiting.set(len(self.queue))
 
@@ -223,14 +238,6 @@ class Desk:
         while waiting := self.queue.take(now):
             for one in waiting:
                 _turn(one, stopping)
-
-
-def has_room(endpoints: Sequence[Endpoint], now: float, priority: int) -> bool:
-    """Whether any of them should be sent one more call of this priority now."""
-    for endpoint in endpoints:
-        if endpoint.open_from <= now and endpoint.takes_calls and endpoint_room(endpoint, now, priority) > 0:
-            return True
-    return all(endpoint.open_from > now for endpoint in endpoints)  # whoever is left is tried all the same
 
 
 def address_of(facts: EndpointFacts) -> str:

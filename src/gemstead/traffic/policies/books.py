@@ -33,6 +33,10 @@ class Named:
     def sent(self, endpoint: Endpoint, call: Call) -> None:
         """The call is about to be sent there: what this policy remembers of it."""
 
+    def read_s(self, call: Call, endpoints: Sequence[Endpoint]) -> float:
+        """Not asked of these: what waits goes in the order of its arrival."""
+        return 0.0
+
     def pick(self, call: Call, endpoints: Sequence[Endpoint], now: float) -> Endpoint:
         """The endpoint that should take the call; nothing is booked yet.
 
