@@ -20,6 +20,7 @@ from gemstead.spec.model import Spec
 from gemstead.wiring.entrance import Entrance, door_of
 from gemstead.wiring.identity import Keeper, providers
 from gemstead.wiring.password import PasswordFile
+from gemstead.wiring.secrets import resolver
 
 PEPPER = b"p" * 32
 PASSWORD = "correct horse battery"
@@ -57,7 +58,7 @@ class Port:
             KeyBook(tmp_path / "keys.db", PEPPER),
             PasswordFile(tmp_path / "admin.password"),
             tmp_path / "audit.db",
-            environ or {},
+            resolver(environ or {}),
             ask=self.keeper.unknown_key,
             say=self.said.append,
         )
@@ -88,7 +89,7 @@ class Port:
 
 @asynccontextmanager
 async def running(port):
-    port.keeper.configure(providers(port.spec.identity, {}))
+    port.keeper.configure(providers(port.spec.identity, resolver({})))
     try:
         async with asyncio.timeout(10):
             while len(port.keeper.signing) < len(port.spec.identity.issuers):

@@ -19,6 +19,7 @@ from gemstead.testing import FakeEngine, Script, words
 from gemstead.wiring.addresses import reserve
 from gemstead.wiring.gateway import GatewayWorkers
 from gemstead.wiring.identity import Keeper, identity, providers
+from gemstead.wiring.secrets import resolver
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 PEPPER = b"p" * 32
@@ -97,7 +98,7 @@ async def door(tmp_path, made):
         keeper = Keeper(workers.tell_signing, troubles.append)
         workers.on_unknown_key = keeper.unknown_key
         workers.start()
-        keeper.configure(providers(made, os.environ))
+        keeper.configure(providers(made, resolver(os.environ)))
         try:
             async with asyncio.timeout(20):
                 while not all(seat.listening for seat in workers.seats.values()):
@@ -162,7 +163,7 @@ async def test_while_a_provider_cannot_be_reached_callers_are_told_to_try_again(
 
 async def test_a_discovery_document_of_another_is_refused(provider):
     other = spec(provider.issuer + "/", discovery_url=provider.issuer + "/.well-known/openid-configuration")
-    [one] = providers(other, {})
+    [one] = providers(other, resolver({}))
     async with oidc.client(one) as http:
         with pytest.raises(oidc.ProviderTrouble, match="exactly as it calls itself"):
             await oidc.discover(one, http)

@@ -255,12 +255,14 @@ def _issuer(args: argparse.Namespace, name: str = "") -> tuple[oidc.Provider, oi
     import os
 
     from gemstead.cli.options import read_spec
+    from gemstead.operate.secrets.keeper import Keeper
     from gemstead.wiring.entrance import client_of
     from gemstead.wiring.identity import provider
-    from gemstead.wiring.secrets import resolved
+    from gemstead.wiring.secrets import resolver
 
     wanted = name or getattr(args, "issuer", None)
-    offered = [one for one in read_spec(args).identity.issuers if one.login is not None]
+    spec = read_spec(args)
+    offered = [one for one in spec.identity.issuers if one.login is not None]
     found = [one for one in offered if wanted in (None, "", one.name)]
     if not offered:
         raise Trouble("the file names no issuer to sign in at: identity.issuers[].login", code=USAGE)
@@ -269,10 +271,9 @@ def _issuer(args: argparse.Namespace, name: str = "") -> tuple[oidc.Provider, oi
         raise Trouble(f"say which issuer with --issuer; there are: {names}", code=USAGE)
     one = found[0]
     assert one.login is not None
-    secret = resolved(
-        one.login.client_secret, os.environ, f"identity.issuers ({one.name}).login.client_secret"
-    )
-    return provider(one, os.environ), client_of(one, secret), one.token
+    read = resolver(os.environ, Keeper(spec.secrets, os.environ))
+    secret = read(one.login.client_secret, f"identity.issuers ({one.name}).login.client_secret")
+    return provider(one, read), client_of(one, secret), one.token
 
 
 def _kept(tokens: dict[str, Any]) -> dict[str, Any]:

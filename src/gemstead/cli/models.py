@@ -304,10 +304,10 @@ def import_(args: argparse.Namespace) -> int:
 
 def _open(args: argparse.Namespace) -> tuple[Spec, Place]:
     from gemstead.cli.options import read_spec
-    from gemstead.operate.store.place import Place
+    from gemstead.wiring.library import place_of
 
     spec = read_spec(args)
-    return spec, Place.of(spec, os.environ)
+    return spec, place_of(spec, os.environ)
 
 
 def _wants(args: argparse.Namespace, spec: Spec) -> list[Want]:

@@ -304,7 +304,7 @@ async def _json(
     if not _SAFE.match(url):
         raise ProviderTrouble(f"{url[:200]!r} is not https")
     headers = {"Accept": "application/json"}
-    if provider is not None and (bearer := provider.bearer()):
+    if provider is not None and (bearer := await asyncio.to_thread(provider.bearer)):
         headers["Authorization"] = f"Bearer {bearer}"
     body = b""
     try:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gemstead.spec.part import FilePath, Part
+from gemstead.spec.part import FilePath, Part, SecretRef
 
 Mirror = Annotated[str, Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")]
 
@@ -43,6 +43,11 @@ class StoreSpec(Part):
         description="Further addresses that speak the hub's protocol, asked in turn when the hub (`HF_ENDPOINT`) does "
         "not answer; they are never shown HF_TOKEN",
         examples=[["https://hub-mirror.example"]],
+    )
+    token: SecretRef | None = Field(
+        None,
+        description="Token for repositories of the hub that ask who you are; default: HF_TOKEN",
+        examples=["vault:kv/gemstead/hub#token"],
     )
     offline: bool = Field(False, description="Whether to use only what is in the store, from whatever source")
     concurrency: int = Field(8, ge=1, le=64, description="Ranges of files that are fetched at once")

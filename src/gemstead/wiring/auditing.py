@@ -30,11 +30,11 @@ from gemstead.supervise.logs import RotatedLog
 from gemstead.supervise.workers import Worker
 from gemstead.traffic.caller import Caller
 from gemstead.wiring.files import StateDir
+from gemstead.wiring.secrets import Resolve
 
 PRUNE_S = 3600.0
 STRANGER_S = 1.0  # between two records of requests by nobody who is known
 LAST_S = 5.0  # for what is still to be written when the service ends
-Resolve = Callable[[str | None, str], str]  # a reference and its field's path to the secret
 
 
 class Auditor:

@@ -48,7 +48,7 @@ from gemstead.wiring.identity import identity, providers
 from gemstead.wiring.learning import learning
 from gemstead.wiring.limits import key_limit, rulebook, store_url
 from gemstead.wiring.routes import aims, queue_bounds, rules
-from gemstead.wiring.secrets import CannotRun, resolved
+from gemstead.wiring.secrets import CannotRun, resolved, resolver
 from gemstead.wiring.wanted import Seat, Wanted
 
 Result = TypeVar("Result")
@@ -90,7 +90,7 @@ async def desired(spec: Spec, around: Surroundings) -> Wanted:
         planned.notes,
         rollouts=rollouts,
         autoscale={pool_name(model): model.autoscale for model in spec.models if model.autoscale},
-        providers=providers(spec.identity, around.environ),
+        providers=providers(spec.identity, resolver(around.environ, around.secrets)),
     )
 
 

@@ -31,7 +31,7 @@ from gemstead.traffic.roles import Roles
 from gemstead.wiring.files import StateDir
 from gemstead.wiring.identity import Keeper, identity, provider
 from gemstead.wiring.password import DAY_S, BadPassword, PasswordFile, Tries, judge
-from gemstead.wiring.secrets import CannotRun, resolved
+from gemstead.wiring.secrets import CannotRun, Resolve
 
 
 class Entrance:
@@ -42,11 +42,11 @@ class Entrance:
         book: KeyBook,
         password: PasswordFile,
         audit: Path,
-        environ: Mapping[str, str],
+        secret: Resolve,
         ask: Callable[[str], None] = lambda issuer: None,
         say: Callable[[str], None] = lambda sentence: None,
     ) -> None:
-        self._book, self._file, self._audit, self._environ = book, password, audit, environ
+        self._book, self._file, self._audit, self._secret = book, password, audit, secret
         self._ask, self._say = ask, say
         self._spec = IdentitySpec()
         self._tokens: TokenBook | None = None
@@ -81,17 +81,17 @@ class Entrance:
         return [one.name for one in self._spec.issuers if one.login is not None]
 
     async def begin(self, issuer: str, redirect: str) -> oidc.Attempt:
-        spec, us = self._login(issuer)
+        spec, us = await self._login(issuer)
         try:
-            async with oidc.client(at := provider(spec, self._environ)) as http:
+            async with oidc.client(at := provider(spec, self._secret)) as http:
                 return oidc.begin(await oidc.discover(at, http), us, redirect)
         except (oidc.ProviderTrouble, CannotRun) as trouble:
             raise Refused(Reason.INTERNAL, f"sign-in at {issuer} does not work now: {trouble}") from None
 
     async def finish(self, issuer: str, attempt: Any, query: str) -> Caller:
-        spec, us = self._login(issuer)
+        spec, us = await self._login(issuer)
         try:
-            async with oidc.client(at := provider(spec, self._environ)) as http:
+            async with oidc.client(at := provider(spec, self._secret)) as http:
                 document = await oidc.discover(at, http)
                 code = oidc.code_of(attempt, query, document)
                 tokens = await oidc.redeem(document, us, attempt, code, http)
@@ -103,13 +103,13 @@ class Entrance:
         await self._remember("admin.login", caller.key_id, {"roles": list(caller.roles)})
         return caller
 
-    def _login(self, issuer: str) -> tuple[IssuerSpec, oidc.Client]:
+    async def _login(self, issuer: str) -> tuple[IssuerSpec, oidc.Client]:
         spec = next((one for one in self._spec.issuers if one.name == issuer and one.login), None)
         if spec is None or spec.login is None:
             raise Refused(Reason.FORBIDDEN, f"nobody signs in at {issuer[:64]!r} here")
         where = f"identity.issuers ({issuer}).login.client_secret"
         try:
-            secret = resolved(spec.login.client_secret, self._environ, where)
+            secret = await asyncio.to_thread(self._secret, spec.login.client_secret, where)
         except CannotRun as trouble:
             raise Refused(Reason.INTERNAL, str(trouble)) from None
         return spec, client_of(spec, secret)
@@ -174,12 +174,12 @@ def client_of(spec: IssuerSpec, secret: str) -> oidc.Client:
 
 
 def entrance(
-    spec: Spec, folder: StateDir, environ: Mapping[str, str], keeper: Keeper, say: Callable[[str], None]
+    spec: Spec, folder: StateDir, secret: Resolve, keeper: Keeper, say: Callable[[str], None]
 ) -> Entrance:
     """Who gets in at the admin port of a service with this state folder, which has these keys of issuers."""
     book = KeyBook(folder.keys, secret_at(folder.pepper))
     made = Entrance(
-        book, PasswordFile(folder.password), folder.audit, environ, ask=keeper.unknown_key, say=say
+        book, PasswordFile(folder.password), folder.audit, secret, ask=keeper.unknown_key, say=say
     )
     made.configure(spec.identity, keeper.signing)
     keeper.listeners.append(made.learn)

@@ -72,6 +72,7 @@ def planned(spec: Spec, around: Surroundings) -> Plan:
         say=around.say,
         stopped=around.stopped,
         environ=around.environ,
+        secrets=around.secrets,
     )
     rest = plan(on_processor, here, ours)
     return Plan(replicas + rest.replicas, notes + rest.notes)
@@ -229,7 +230,7 @@ def _with_files(replica: Replica, spec: Spec, around: Surroundings) -> Replica:
         if name:
             around.fetching(name, done, total)
 
-    library = Library.of(spec, around.environ, progress, around.say)
+    library = Library.of(spec, around.environ, progress, around.say, around.secrets)
     setup = placement.setup
     form = setup.checkpoint
     path = library.folder(form.repo, form.file)

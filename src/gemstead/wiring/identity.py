@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from gemstead.gateway.issuers import Certificate, Claims, Identity, Issuer, Signing
 from gemstead.operate.oidc import Provider, ProviderTrouble, client, signing_keys
 from gemstead.spec.identity import IdentitySpec, IssuerSpec
-from gemstead.wiring.secrets import CannotRun, resolved
+from gemstead.wiring.secrets import CannotRun, Resolve
 
 FILE_S = 2.0  # a file of keys is looked at this often
 FIRST_PAUSE_S = 1.0
@@ -63,12 +63,12 @@ def _issuer(spec: IssuerSpec) -> Issuer:
     )
 
 
-def providers(spec: IdentitySpec, environ: Mapping[str, str]) -> tuple[Provider, ...]:
+def providers(spec: IdentitySpec, secret: Resolve) -> tuple[Provider, ...]:
     """Where the issuers' keys are."""
-    return tuple(provider(one, environ) for one in spec.issuers)
+    return tuple(provider(one, secret) for one in spec.issuers)
 
 
-def provider(spec: IssuerSpec, environ: Mapping[str, str]) -> Provider:
+def provider(spec: IssuerSpec, secret: Resolve) -> Provider:
     """Where one issuer's keys are, and where people sign in at it."""
     where = f"identity.issuers ({spec.name}).bearer"
     return Provider(
@@ -78,7 +78,7 @@ def provider(spec: IssuerSpec, environ: Mapping[str, str]) -> Provider:
         jwks_file=spec.jwks_file or "",
         discovery_url=spec.discovery_url or "",
         ca=str(Path(spec.ca).expanduser()) if spec.ca else "",
-        bearer=lambda: resolved(spec.bearer, environ, where),
+        bearer=lambda: secret(spec.bearer, where),
         bearer_from=spec.bearer or "",
         refresh_s=spec.refresh_s,
         refetch_s=spec.refetch_s,

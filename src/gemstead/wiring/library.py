@@ -12,12 +12,13 @@ from gemstead.catalog import sources
 from gemstead.catalog.addresses import of_key
 from gemstead.catalog.manifest import LOCK_FILE, BadManifest, Lock, read_lock
 from gemstead.catalog.sources import Known, Want
+from gemstead.operate.secrets.keeper import Keeper
 from gemstead.operate.store import locks
 from gemstead.operate.store.place import Place
 from gemstead.operate.store.pull import Pulled, Telling, pull
 from gemstead.operate.store.shelf import Shelf
 from gemstead.spec.model import Spec
-from gemstead.wiring.secrets import CannotRun
+from gemstead.wiring.secrets import CannotRun, resolved
 
 _IN_USE: dict[Path, locks.Use] = {}  # until this process ends
 
@@ -36,13 +37,14 @@ class Library:
         environ: Mapping[str, str],
         fetching: Callable[[str, int, int], None],
         say: Callable[[str], None] = lambda _sentence: None,
+        secrets: Keeper | None = None,
     ) -> Library:
         """The library of a Spec.
 
         Raises:
-            CannotRun: `gemstead.lock` cannot be read.
+            CannotRun: `gemstead.lock` or the hub's token cannot be read.
         """
-        return Library(Place.of(spec, environ), lock_at(lock_path(environ)), Telling(fetching, say))
+        return Library(place_of(spec, environ, secrets), lock_at(lock_path(environ)), Telling(fetching, say))
 
     def get(self, want: Want) -> Pulled:
         """The model, in the store and in use. Blocks for as long as a download.
@@ -67,6 +69,17 @@ class Library:
         if file:
             want = replace(want, files=(Known(file),))
         return Path(want.address.place).expanduser() if want.address.scheme == "file" else self.get(want).path
+
+
+def place_of(spec: Spec, environ: Mapping[str, str], secrets: Keeper | None = None) -> Place:
+    """The store of this machine, with the token that the file names for the hub.
+
+    Raises:
+        CannotRun: that token cannot be read.
+    """
+    place = Place.of(spec, environ)
+    token = resolved(spec.store.token, environ, "store.token", secrets or Keeper(spec.secrets, environ))
+    return replace(place, hub=replace(place.hub, token=token)) if token else place
 
 
 def lock_path(environ: Mapping[str, str]) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 from gemstead.catalog import names, sources
 from gemstead.catalog.models import ModelFacts
 from gemstead.embedded.demonstration import demonstration
+from gemstead.operate.secrets.keeper import Keeper
 from gemstead.operate.store.trouble import StoreTrouble
 from gemstead.plan.values import ModelFile
 from gemstead.spec.model import ModelSpec, Spec
@@ -33,6 +34,7 @@ def model_files(
     say: Callable[[str], None],
     stopped: Callable[[], bool],
     environ: Any,
+    secrets: Keeper | None = None,
 ) -> dict[str, ModelFile]:
     """The files of every model that runs here, by the model's name in the Spec. Blocks for as long as a download.
 
@@ -47,7 +49,7 @@ def model_files(
         if name:
             fetching(name, done, total)
 
-    library = Library.of(spec, environ, progress, say)
+    library = Library.of(spec, environ, progress, say, secrets)
     local = {index: model for index, model in enumerate(spec.models) if not model.endpoints}
     if demo:
         return {model.name: demonstration() for model in local.values()}

@@ -9,6 +9,7 @@ from gemstead.operate.secrets.keeper import Keeper
 from gemstead.operate.secrets.reference import NoSecret
 from gemstead.spec.secrets import SecretsSpec
 
+Resolve = Callable[[str | None, str], str]  # a reference and its field's path to the secret; "" for none
 LOOK_S = 2.0  # between looks at files; stores are asked when their time has come
 
 
@@ -36,6 +37,11 @@ def resolved(
     if not value.isascii() or any(letter.isspace() for letter in value):
         raise CannotRun(f"{where}: {reference} holds something that cannot be sent in a header")
     return value
+
+
+def resolver(environ: Mapping[str, str], keeper: Keeper | None = None) -> Resolve:
+    """`resolved`, for whoever keeps secrets."""
+    return lambda reference, where: resolved(reference, environ, where, keeper)
 
 
 async def watch(
