@@ -21,97 +21,11 @@ import msgspec
 
 from gemstead.ledger import chain
 from gemstead.ledger.audit import Act, AuditRecord
-from gemstead.ledger.database import STRICT, Migrations
+from gemstead.ledger.database import Migrations
+from gemstead.ledger.migrations.audit import STEPS
+from gemstead.ledger.migrations.step import forward
 
-MIGRATIONS: Migrations = (
-    (
-        f"""CREATE TABLE audit (
-            seq INTEGER PRIMARY KEY,
-            call_id TEXT NOT NULL UNIQUE,
-            began REAL NOT NULL,
-            route TEXT NOT NULL,
-            tenant TEXT NOT NULL,
-            app TEXT NOT NULL,
-            user TEXT NOT NULL,
-            key_id TEXT NOT NULL,
-            client TEXT NOT NULL,
-            model TEXT NOT NULL,
-            pool TEXT NOT NULL,
-            endpoint TEXT NOT NULL,
-            version TEXT NOT NULL,
-            prompt_hash TEXT NOT NULL,
-            stream INTEGER NOT NULL,
-            attempts INTEGER NOT NULL,
-            prompt_tokens INTEGER NOT NULL,
-            cached_tokens INTEGER NOT NULL,
-            output_tokens INTEGER NOT NULL,
-            tokens_from TEXT NOT NULL,
-            bytes_in INTEGER NOT NULL,
-            bytes_out INTEGER NOT NULL,
-            queued_s REAL NOT NULL,
-            first_token_s REAL,
-            seconds REAL NOT NULL,
-            status INTEGER NOT NULL,
-            outcome TEXT NOT NULL
-        ){STRICT}""",
-        "CREATE INDEX audit_began ON audit (began)",
-        f"""CREATE TABLE gaps (
-            began REAL NOT NULL,
-            ended REAL NOT NULL,
-            records INTEGER NOT NULL
-        ){STRICT}""",
-    ),
-    ("ALTER TABLE audit ADD COLUMN reason TEXT NOT NULL DEFAULT ''",),
-    (
-        "ALTER TABLE audit ADD COLUMN link BLOB",
-        f"""CREATE TABLE acts (
-            seq INTEGER PRIMARY KEY,
-            link BLOB NOT NULL,
-            act_id TEXT NOT NULL UNIQUE,
-            at REAL NOT NULL,
-            action TEXT NOT NULL,
-            actor TEXT NOT NULL,
-            role TEXT NOT NULL,
-            tenant TEXT NOT NULL,
-            client TEXT NOT NULL,
-            target TEXT NOT NULL,
-            outcome TEXT NOT NULL,
-            before TEXT NOT NULL,
-            after TEXT NOT NULL,
-            detail TEXT NOT NULL
-        ){STRICT}""",
-        f"""CREATE TABLE chain (
-            one INTEGER PRIMARY KEY CHECK (one = 1),
-            name TEXT NOT NULL,
-            base_seq INTEGER NOT NULL,
-            base_link BLOB NOT NULL,
-            head_seq INTEGER NOT NULL,
-            head_link BLOB NOT NULL
-        ){STRICT}""",
-        "INSERT INTO chain SELECT 1, lower(hex(randomblob(8))), coalesce(max(seq), 0), randomblob(32), "
-        "coalesce(max(seq), 0), x'' FROM audit",
-        "UPDATE chain SET head_link = base_link",
-        f"CREATE TABLE stubs (seq INTEGER PRIMARY KEY, leaf BLOB NOT NULL, link BLOB NOT NULL){STRICT}",
-        f"""CREATE TABLE checkpoints (
-            seq INTEGER NOT NULL,
-            link TEXT NOT NULL,
-            at REAL NOT NULL,
-            key_id TEXT NOT NULL,
-            kind TEXT NOT NULL,
-            signature TEXT NOT NULL,
-            PRIMARY KEY (seq, kind, key_id)
-        ){STRICT}""",
-        f"""CREATE TABLE holds (
-            hold_id TEXT PRIMARY KEY,
-            tenant TEXT NOT NULL,
-            since REAL,
-            until REAL,
-            reason TEXT NOT NULL,
-            made REAL NOT NULL,
-            released REAL
-        ){STRICT}""",
-    ),
-)
+MIGRATIONS: Migrations = forward(STEPS)
 COLUMNS = (
     "call_id, began, route, tenant, app, user, key_id, client, model, pool, endpoint, version, "
     "prompt_hash, stream, attempts, prompt_tokens, cached_tokens, output_tokens, tokens_from, bytes_in, "

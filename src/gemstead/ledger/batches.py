@@ -15,34 +15,14 @@ from pathlib import Path
 
 import msgspec
 
-from gemstead.ledger.database import STRICT, Migrations, open_to_write, plainly
+from gemstead.ledger.database import Migrations, open_to_write, plainly
+from gemstead.ledger.migrations.batches import STEPS
+from gemstead.ledger.migrations.step import forward
 from gemstead.openai.batches import Batch
 from gemstead.openai.files import File, Page
 from gemstead.traffic.caller import Caller
 
-MIGRATIONS: Migrations = (
-    (
-        f"""CREATE TABLE files (
-            seq INTEGER PRIMARY KEY AUTOINCREMENT,
-            file_id TEXT NOT NULL UNIQUE,
-            tenant TEXT NOT NULL,
-            purpose TEXT NOT NULL,
-            expires_at INTEGER,
-            row TEXT NOT NULL
-        ){STRICT}""",
-        f"""CREATE TABLE batches (
-            seq INTEGER PRIMARY KEY AUTOINCREMENT,
-            batch_id TEXT NOT NULL UNIQUE,
-            tenant TEXT NOT NULL,
-            input_file_id TEXT NOT NULL,
-            ended_at INTEGER NOT NULL,
-            caller TEXT NOT NULL,
-            row TEXT NOT NULL
-        ){STRICT}""",
-        "CREATE INDEX files_of ON files (tenant, seq)",
-        "CREATE INDEX batches_of ON batches (tenant, seq)",
-    ),
-)
+MIGRATIONS: Migrations = forward(STEPS)
 
 _file = msgspec.json.Decoder(File).decode
 _batch = msgspec.json.Decoder(Batch).decode

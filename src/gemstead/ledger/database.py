@@ -20,8 +20,6 @@ from urllib.parse import quote
 
 Migrations = tuple[tuple[str, ...], ...]
 
-STRICT = " STRICT" if sqlite3.sqlite_version_info >= (3, 37) else ""  # RHEL 9 still links 3.34
-
 _REMEDIES = {
     "SQLITE_FULL": "the disk is full: free some space",
     "SQLITE_READONLY": "it cannot be written: check the owner and mode of the file and its folder",

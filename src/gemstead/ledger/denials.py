@@ -15,18 +15,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from gemstead.ledger.database import STRICT, LedgerTrouble
+from gemstead.ledger.database import LedgerTrouble
 
-SQL = f"""CREATE TABLE denied (
-    issuer TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    value TEXT NOT NULL,
-    at REAL NOT NULL,
-    forever INTEGER NOT NULL,
-    expires REAL,
-    note TEXT NOT NULL,
-    PRIMARY KEY (issuer, kind, value)
-){STRICT}"""
 COLUMNS = "issuer, kind, value, at, forever, expires, note"
 KINDS = ("token", "subject")
 ANY_ISSUER = "*"

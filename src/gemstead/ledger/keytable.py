@@ -19,37 +19,14 @@ from pathlib import Path
 import msgspec
 
 from gemstead.ledger import denials, generation, keyform
-from gemstead.ledger.database import STRICT, LedgerTrouble, Migrations, open_to_write, plainly, reading
+from gemstead.ledger.database import LedgerTrouble, Migrations, open_to_write, plainly, reading
 from gemstead.ledger.denials import Denial
 from gemstead.ledger.key import Grant, Key, Minted, UnknownKey
+from gemstead.ledger.migrations.keys import STEPS
+from gemstead.ledger.migrations.step import forward
 from gemstead.traffic.caller import RateLimit
 
-MIGRATIONS: Migrations = (
-    (
-        f"""CREATE TABLE keys (
-            key_id TEXT NOT NULL PRIMARY KEY,
-            hash BLOB NOT NULL UNIQUE,
-            last4 TEXT NOT NULL,
-            tenant TEXT NOT NULL,
-            app TEXT NOT NULL,
-            user TEXT NOT NULL,
-            roles TEXT NOT NULL,
-            priority INTEGER NOT NULL,
-            models TEXT,
-            rate_limit TEXT,
-            note TEXT NOT NULL,
-            created REAL NOT NULL,
-            expires REAL,
-            revoked_at REAL,
-            replaced_by TEXT,
-            last_used REAL
-        ){STRICT}""",
-        f"CREATE TABLE changes (n INTEGER NOT NULL){STRICT}",
-        "INSERT INTO changes VALUES (1)",
-    ),
-    (f"CREATE TABLE pepper (proof BLOB NOT NULL){STRICT}",),
-    ("ALTER TABLE keys ADD COLUMN networks TEXT NOT NULL DEFAULT '[]'", denials.SQL),
-)
+MIGRATIONS: Migrations = forward(STEPS)
 _COLUMNS = (
     "key_id, last4, tenant, app, user, roles, priority, models, rate_limit, note, created, expires, "
     "revoked_at, replaced_by, last_used, networks"

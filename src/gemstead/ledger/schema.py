@@ -18,14 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from gemstead.ledger import audittable, batches, keytable
 from gemstead.ledger.database import LedgerTrouble, Migrations, open_to_write, plainly
+from gemstead.ledger.migrations import BRANCHES, FILES
+from gemstead.ledger.migrations.step import forward
 
-SCHEMAS: Mapping[str, Migrations] = {
-    "keys.db": keytable.MIGRATIONS,
-    "audit.db": audittable.MIGRATIONS,
-    "batches.db": batches.MIGRATIONS,
-}
+SCHEMAS: Mapping[str, Migrations] = {name: forward(BRANCHES[branch]) for name, branch in FILES.items()}
 WAIT_S = 60.0  # for others that write
 
 

@@ -1,14 +1,9 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from servers import Server, postgres_bin, postgres_server, redis_server
+from servers import Server, redis_server
 
 
 @pytest.fixture(scope="session")
@@ -16,14 +11,6 @@ def redis_url():
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed")
     with redis_server() as server:
-        yield server.url
-
-
-@pytest.fixture(scope="session")
-def postgres_url():
-    if postgres_bin() is None:
-        pytest.skip("PostgreSQL is not installed")
-    with postgres_server() as server:
         yield server.url
 
 

@@ -18,29 +18,11 @@ from pathlib import Path
 
 import msgspec
 
-from gemstead.ledger.database import STRICT, Migrations, open_to_write, plainly, reading
+from gemstead.ledger.database import Migrations, open_to_write, plainly, reading
+from gemstead.ledger.migrations.ship import STEPS
+from gemstead.ledger.migrations.step import forward
 
-MIGRATIONS: Migrations = (
-    (
-        f"""CREATE TABLE cursors (
-            sink TEXT PRIMARY KEY,
-            chain TEXT NOT NULL DEFAULT '',
-            seq INTEGER NOT NULL DEFAULT 0,
-            turn INTEGER NOT NULL DEFAULT 0,
-            shipped INTEGER NOT NULL DEFAULT 0,
-            shipped_at REAL,
-            trouble TEXT NOT NULL DEFAULT '',
-            trouble_since REAL
-        ){STRICT}""",
-        f"""CREATE TABLE refused (
-            sink TEXT NOT NULL,
-            seq INTEGER NOT NULL,
-            why TEXT NOT NULL,
-            at REAL NOT NULL,
-            PRIMARY KEY (sink, seq)
-        ){STRICT}""",
-    ),
-)
+MIGRATIONS: Migrations = forward(STEPS)
 
 
 class Cursor(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,18 @@
+"""Step 3 of `keys`: see `ledger/migrations/keys.py`."""
+
+from __future__ import annotations
+
+from gemstead.ledger.migrations import road
+
+revision: str = "keys_3"
+down_revision: str | None = "keys_2"
+branch_labels: tuple[str, ...] | None = None
+depends_on: str | None = None
+
+
+def upgrade() -> None:
+    road.run("keys", 3)
+
+
+def downgrade() -> None:
+    road.undo("keys", 3)
