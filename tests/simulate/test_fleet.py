@@ -118,3 +118,15 @@ def test_several_gateways_see_only_what_they_sent_and_what_engines_report():
         loads = [endpoint.load for endpoint in gateway.endpoints]
         assert all(load is not None and load.at == 1.0 for load in loads)
         assert sum(load.running + load.waiting for load in loads) > 20
+
+
+def test_gateways_that_share_pick_better_than_gateways_that_do_not():
+    load = some_load(600, rate=9.0)
+    fleet, shared = played(load, "ours", replicas=4, gateways=4, share_s=0.25)
+    _, alone = played(load, "ours", replicas=4, gateways=4)
+    found = [sum(one.hit_tokens for one in run.outcomes) for run in (alone, shared)]
+    assert found[1] > found[0]
+    assert summary(shared).ttft_mean < summary(alone).ttft_mean
+    for gateway in fleet.gateways:
+        assert gateway.sharing.others == 3
+        assert gateway.sharing.heads_taken > 100

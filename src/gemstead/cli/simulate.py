@@ -88,6 +88,13 @@ def add(subparsers: Any) -> None:
         "--gateways", type=int, default=1, metavar="N", help="that know nothing of each other (1)"
     )
     how.add_argument(
+        "--share",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="they tell each other so often what they have in flight; 0: never (traffic.sharing: 0.25)",
+    )
+    how.add_argument(
         "--scrape",
         type=float,
         default=1.0,
@@ -279,7 +286,9 @@ def _play(
     from gemstead.simulate.trial import SCRAPE_S, Trial, run
 
     scrape_s = min(args.scrape, SCRAPE_S.get(name, inf)) if args.scrape > 0 else inf
-    conditions = Conditions(scrape_s, args.scrape_delay, changes=changes)
+    conditions = Conditions(
+        scrape_s, args.scrape_delay, args.share if args.share > 0 else inf, changes=changes
+    )
     if sys.stderr.isatty():
         print(f"\r{name:20}", end="\r", file=sys.stderr)
     return run(

@@ -106,6 +106,18 @@ class Figures:
         self.endpoint_calls.labels(name, "served").set(served)
         self.endpoint_calls.labels(name, "failed").set(failed)
 
+    def others(self, name: str, calls: int) -> None:
+        """Show how many calls other workers have at an endpoint."""
+        self.registry.values(names.ENDPOINT_OTHERS).labels(name).set(calls)
+
+    def sharing(self, healthy: bool, others: int, taken: int, left_out: int) -> None:
+        """Show how this worker hears of other gateways; said by those only that listen to any."""
+        values = self.registry.values
+        values(names.SHARING_HEALTHY).labels().set(float(healthy))
+        values(names.SHARING_OTHERS).labels().set(others)
+        values(names.SHARING_HEADS).labels("taken").set(taken)
+        values(names.SHARING_HEADS).labels("left_out").set(left_out)
+
     def ledger(self, held: int, healthy: bool) -> None:
         """Show how many audit records are not on disk yet, and whether they can be written."""
         self._held.labels().set(held)

@@ -89,6 +89,17 @@ class Aside(msgspec.Struct, frozen=True, kw_only=True):
         return f"Aside({self.host}:{self.port})"
 
 
+class Sharing(msgspec.Struct, frozen=True, kw_only=True):
+    """How this gateway tells others what it has in flight (sharing.py)."""
+
+    store: str  # URL
+    secret: str
+    heads_kib_s: int = 64  # of hashes of prompts; 0: none
+
+    def __repr__(self) -> str:  # holds secrets
+        return f"Sharing(heads_kib_s={self.heads_kib_s})"
+
+
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 4367
@@ -122,6 +133,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     region: str = ""  # of endpoints that say none
     regions: dict[str, str] = {}  # by tenant: where its calls have to stay
     policy: str = ""  # a key of traffic.policies.POLICIES; "": the product's own
+    sharing: Sharing | None = None  # with other gateways; from the start of the process on
     hedge: bool = False  # second copies of late calls
     retries: int = 2  # further endpoints tried before the first byte
     vertex: tuple[str, ...] = ()  # Vertex AI's predict and health routes; none: it does not call here

@@ -51,6 +51,8 @@ from gemstead.gateway.keyring import Keyring
 from gemstead.gateway.protocol import ClientConnection
 from gemstead.gateway.settings import GatewaySettings, Tls
 from gemstead.ledger.database import LedgerTrouble
+from gemstead.gateway.sharing import Talk, misses_seed
+from gemstead.ledger.counters import StoreAway
 from gemstead.ledger.keys import KeyBook, open_keys
 from gemstead.ledger.writer import Writer
 from gemstead.observe.metrics import Registry
@@ -140,6 +142,7 @@ class Worker:
         self.reach_counters(self.settings)
         self.say(await self.listen())
         gc.collect()
+        talking = self.talk()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
         sys.setswitchinterval(SWITCH_S)
@@ -148,6 +151,9 @@ class Worker:
         await self.stop()
         ticking.cancel()
 
+        if talking is not None:
+            talking.cancel()
+            await asyncio.wait({talking}, timeout=1.0)
     async def stop(self) -> None:
         for server in (self.server, self.inner):
             if server is not None:
@@ -284,6 +290,16 @@ class Worker:
 
     def configure(self, settings: GatewaySettings) -> None:
         """Take new settings; listening address, TLS files and ledger stay as they were at the start."""
+    def talk(self) -> asyncio.Task[None] | None:
+        """Begin to tell other gateways what this worker has in flight."""
+        if self.settings.sharing is None:
+            return None
+        try:
+            return self.loop.create_task(Talk(self.settings.sharing, self.gate, self.trouble).run())
+        except StoreAway as error:
+            self.trouble(str(error))
+            return None
+
         if settings.limit_store != self.settings.limit_store:
             self.reach_counters(settings)
         keyring = self.keyring(settings)
@@ -400,7 +416,10 @@ def main() -> None:
     if args.control_fd is not None:
         work = controlled(args.control_fd)
     else:
-        work = alone(msgspec.json.decode(args.settings.read_bytes(), type=GatewaySettings))
+        settings = msgspec.json.decode(args.settings.read_bytes(), type=GatewaySettings)
+        if more := misses_seed(settings.sharing):  # it is read once, when Python starts
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **more})  # noqa: S606
+        work = alone(settings)
     try:
         import uvloop
 

@@ -141,6 +141,20 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Budgets that are nearly or wholly used, and whether counters can be had.",
         ),
         Panel(
+            "Other gateways",
+            "short",
+            (
+                ("min(gemstead_sharing_healthy)", "are heard"),
+                ("max(gemstead_sharing_others)", "workers heard"),
+                ("sum(gemstead_endpoint_others)", "calls of others"),
+                (
+                    "sum by (what) (rate(gemstead_sharing_heads_total[$__rate_interval]))",
+                    "prompts {{what}} a second",
+                ),
+            ),
+            "What gateways tell each other of their calls (traffic.sharing).",
+        ),
+        Panel(
             "Workers",
             "short",
             (

@@ -149,6 +149,20 @@ BUDGET_WARNINGS = _counter(
 LIMIT_STORE_HEALTHY = _gauge(
     "limit_store_healthy", "1 while the store of limits and budgets answers.", merge="min"
 )
+SHARING_HEALTHY = _gauge(
+    "sharing_healthy", "1 while this gateway hears of the others (traffic.sharing).", merge="min"
+)
+SHARING_OTHERS = _gauge(
+    "sharing_others", "Workers of this and of other gateways that one worker hears of.", merge="max"
+)
+ENDPOINT_OTHERS = _gauge(
+    "endpoint_others", "Calls that other workers say they have at this endpoint.", "endpoint", merge="max"
+)
+SHARING_HEADS = _counter(
+    "sharing_heads_total",
+    "Prompts that other gateways said they sent (`taken`), and own ones that there was no room to say (`left_out`).",
+    "what",
+)
 LOOP_LAG = _histogram("loop_lag_seconds", "How late the gateway's event loop ran a timer.", _LAG)
 BUILD_INFO = _gauge("build_info", "Always 1; the version is in the label.", "version", merge="max")
 
@@ -183,6 +197,10 @@ FAMILIES: dict[str, Family] = {
         LEDGER_HEALTHY,
         BUDGET_WARNINGS,
         LIMIT_STORE_HEALTHY,
+        SHARING_HEALTHY,
+        SHARING_OTHERS,
+        ENDPOINT_OTHERS,
+        SHARING_HEADS,
         LOOP_LAG,
         BUILD_INFO,
     )

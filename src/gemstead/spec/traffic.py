@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from gemstead.spec.part import Name, Part, Seconds
+from gemstead.spec.sharing import SharingSpec
 
 
 class QueueSpec(Part):
@@ -70,6 +71,9 @@ class TrafficSpec(Part):
         description="A call that has waited so long is of no use to anybody, and is given up; default: `queue.wait_s`",
     )
     tenants: dict[Name, TenantTrafficSpec] = Field({}, description="What single tenants are given")
+    sharing: SharingSpec | None = Field(
+        None, description="Several gateways tell each other what they have in flight; default: they do not"
+    )
 
 
 class ConditionSpec(Part):

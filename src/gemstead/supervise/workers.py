@@ -12,7 +12,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from gemstead.engines.lifecycle import Allowance, pause_s
@@ -37,18 +37,20 @@ class Worker:
         said: Callable[[Worker, bytes], None],
         left: Callable[[Worker, str], None],
         pass_fds: Sequence[int] = (),
+        env: Mapping[str, str] | None = None,
     ) -> None:
         """Args:
         joined: a fresh process is there and has been told nothing yet.
         said: one line from it, without the newline.
         left: it is gone; the sentence says how. Unless it was told to stop, another follows.
         pass_fds: descriptors of ours that each process gets under the same numbers.
+        env: variables that it gets besides those that it inherits.
         """
         self.name, self.log = name, log
         self.pid: int | None = None
         self.restarts = -1
         self._argv, self._joined, self._said, self._left = list(argv), joined, said, left
-        self._pass_fds = tuple(pass_fds)
+        self._pass_fds, self._env = tuple(pass_fds), env
         self._process: Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._stopping = asyncio.Event()
@@ -102,6 +104,7 @@ class Worker:
                 argv,
                 leash=Leash.OTHER,
                 output=self.log.write,
+                env=self._env,
                 pass_fds=[theirs.fileno(), *self._pass_fds],
             )
         except OSError as error:

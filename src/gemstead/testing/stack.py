@@ -36,6 +36,7 @@ from gemstead.gateway.control import (
     ToWorker,
 )
 from gemstead.gateway.settings import GatewaySettings, Pool
+from gemstead.gateway.sharing import environment
 from gemstead.ledger import audittable
 from gemstead.ledger.audit import AuditRecord
 from gemstead.testing.engine import FakeEngine
@@ -218,6 +219,7 @@ async def start_stack(
             stdout=log,
             stderr=log,
             pass_fds=(theirs.fileno(),),
+            env={**os.environ, **environment(made.sharing)},
             preexec_fn=_end_with_us(),
         )
     theirs.close()

@@ -89,6 +89,18 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     adapters: tuple[str, ...] | None = None  # LoRA adapters that are loaded now
 
 
+class Others(msgspec.Struct, frozen=True, array_like=True):
+    """What other gateways have in flight at an endpoint, all together."""
+
+    calls: int = 0
+    waiting: int = 0  # of them, without a first token
+    prefill_tokens: int = 0
+    kv_tokens: int = 0
+
+
+NOBODY = Others()
+
+
 class Endpoint:
     """An endpoint as one gateway worker sees it. Mutable: counters move with every call.
 
@@ -102,6 +114,7 @@ class Endpoint:
         "_load",
         "adapters",
         "alone",
+        "beyond",
         "cache_blocks",
         "calls_elsewhere",
         "crowd_s",
@@ -121,6 +134,7 @@ class Endpoint:
         "mean_tokens",
         "name",
         "open_from",
+        "others",
         "pace",
         "patience_s",
         "prefill_elsewhere",
@@ -131,6 +145,7 @@ class Endpoint:
         "read_tokens",
         "ready_since",
         "roster",
+        "scraped",
         "served",
         "speaking",
         "standing_s",
@@ -173,6 +188,9 @@ class Endpoint:
         self.calls_elsewhere = 0
         self.prefill_elsewhere = 0.0
         self.kv_elsewhere = 0.0  # may be below zero: what is booked and not there
+        self.others = NOBODY  # what other gateways say that they have there
+        self.scraped = (0, 0, 0.0)  # what its metrics say beyond that and ours: calls, waiting, KV tokens
+        self.beyond = (0, 0)  # calls and waiting of the metrics before those
         self.adapters: frozenset[str] | set[str] = frozenset()
         # What follows for the picker. Seconds.
         self.token_s = 0.0  # for a prompt token that is not cached
@@ -246,24 +264,50 @@ class Endpoint:
         if load is not None and self._load is not None and load.at < self._load.at:
             return
         self._load = load
-        self.calls_elsewhere, self.prefill_elsewhere, self.kv_elsewhere = 0, 0.0, 0.0
         self.well_until = inf
         if load is not None:
             running, waiting = load.running or 0, load.waiting or 0
-            self.calls_elsewhere = max(0, running + waiting - self.in_flight)
-            unheard = max(0, waiting - len(self.waiting))  # others' calls, or ours that were preempted
-            self.prefill_elsewhere = unheard * self.mean_tokens
-            if load.kv_used is not None:
-                self.kv_elsewhere = load.kv_used * self._facts.kv_tokens - self.kv_booked
+            self.scraped = self._beyond(running, waiting, load.kv_used)
             if load.adapters is not None:
                 self.adapters = frozenset(load.adapters)
             self.well_until = load.at + STALE_S if (load.kv_used or 0.0) < KV_VETO else -inf
             if not self.knee:
                 self.took = took(self.took, running, waiting)
-            self.ease()
+        else:
+            self.scraped, self.beyond = (0, 0, 0.0), (0, 0)
+        self._add_up()
+        self.ease()
         self.weigh()
         if self.roster is not None:
             self.roster.revise()
+
+    def hear_others(self, others: Others) -> None:
+        """Take in what other gateways say that they have in flight here, all together (sharing.py)."""
+        self.others = others
+        self._add_up()
+        self.ease()
+        self.weigh()
+
+    def _beyond(self, running: int, waiting: int, kv_used: float | None) -> tuple[int, int, float]:
+        """What the metrics show beyond our calls and those that we were told of.
+
+        Others' word is a moment older than the metrics, so where others speak, what shows only once is not believed.
+        """
+        others = self.others
+        calls = max(0, running + waiting - self.in_flight - others.calls)
+        unheard = max(0, waiting - len(self.waiting) - others.waiting)  # or ours that were preempted
+        before, self.beyond = self.beyond, (calls, unheard)
+        if others.calls:
+            calls, unheard = min(calls, before[0]), min(unheard, before[1])
+        if kv_used is None:
+            return calls, unheard, 0.0
+        return calls, unheard, kv_used * self._facts.kv_tokens - self.kv_booked - others.kv_tokens
+
+    def _add_up(self) -> None:
+        (calls, waiting, kv), others = self.scraped, self.others
+        self.calls_elsewhere = calls + others.calls
+        self.prefill_elsewhere = waiting * self.mean_tokens + others.prefill_tokens
+        self.kv_elsewhere = kv + others.kv_tokens
 
     def is_stale(self, now: float) -> bool:
         """Whether the engine once offered metrics and has been silent for `STALE_S`."""

@@ -25,8 +25,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from gemstead.traffic.estimate import BYTES_PER_TOKEN
+
+if TYPE_CHECKING:
+    from gemstead.traffic.sharing import Outbox
 
 BLOCK_BYTES = 1024
 BLOCK_TOKENS = BLOCK_BYTES // BYTES_PER_TOKEN
@@ -84,6 +88,7 @@ class PrefixIndex:
         self._table: dict[int, int] = {}
         self._seen: dict[str, Seen] = {}
         self._every = 0  # all bits in use
+        self.outbox: Outbox | None = None  # told what is new, for other gateways (sharing.py)
 
     def __len__(self) -> int:
         """Entries held, at most `most_bytes / BYTES_PER_ENTRY`."""
@@ -112,6 +117,8 @@ class PrefixIndex:
         if fresh := len(blocks) - before:
             self._held += fresh
             seen.fresh += fresh
+            if self.outbox is not None:
+                self.outbox.sent(endpoint_name, prefix)
             if len(blocks) > room:
                 self._drop(
                     seen, max(len(blocks) - room, min(room // FORGOTTEN_SHARE, len(blocks) - len(prefix)))
@@ -123,8 +130,22 @@ class PrefixIndex:
         """An answer of so many blocks was generated there, and lies in the cache like a prompt."""
         if (seen := self._seen.get(endpoint_name)) is not None:
             seen.answers += blocks
+            if self.outbox is not None:
+                self.outbox.answer(endpoint_name, blocks)
             if seen.answers + seen.fresh > 2 * max(seen.most, 1024):  # what was long ago counts for less
                 seen.answers, seen.fresh = seen.answers / 2, seen.fresh / 2
+
+    def hear(self, endpoint_name: str, prefix: Sequence[int], most: int = 0) -> None:
+        """Another gateway has sent this endpoint these blocks."""
+        outbox, self.outbox = self.outbox, None
+        self.insert(endpoint_name, prefix, most)
+        self.outbox = outbox
+
+    def hear_answer(self, endpoint_name: str, blocks: float) -> None:
+        """An answer to another gateway's call lies in this endpoint's cache."""
+        outbox, self.outbox = self.outbox, None
+        self.answered(endpoint_name, blocks)
+        self.outbox = outbox
 
     def match(self, prefix: Sequence[int], names: Sequence[str]) -> list[int]:
         """How many leading blocks each of `names` is thought to have, in their order."""

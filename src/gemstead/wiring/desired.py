@@ -49,6 +49,7 @@ from gemstead.wiring.learning import learning
 from gemstead.wiring.limits import key_limit, rulebook, store_url
 from gemstead.wiring.routes import aims, queue_bounds, rules
 from gemstead.wiring.secrets import CannotRun, resolved, resolver
+from gemstead.wiring.sharing import sharing
 from gemstead.wiring.wanted import Seat, Wanted
 
 Result = TypeVar("Result")
@@ -178,6 +179,7 @@ def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
         region=spec.traffic.region,
         regions={name: tenant.region for name, tenant in spec.traffic.tenants.items() if tenant.region},
         policy=spec.traffic.policy,
+        sharing=sharing(spec.traffic.sharing, around.environ, around.secrets),
         hedge=spec.traffic.hedge,
         retries=gateway.retries,
         vertex=vertex_routes(around.environ) if gateway.vertex else (),

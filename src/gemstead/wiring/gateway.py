@@ -36,6 +36,7 @@ from gemstead.gateway.control import (
 )
 from gemstead.gateway.issuers import Signing
 from gemstead.gateway.settings import GatewaySettings
+from gemstead.gateway.sharing import environment
 from gemstead.observe import names
 from gemstead.observe.metrics import Snapshot, merge
 from gemstead.supervise.logs import RotatedLog
@@ -176,7 +177,13 @@ class GatewayWorkers:
     def _seat(self, name: str) -> None:
         argv = [sys.executable, "-m", "gemstead.gateway.worker"]
         worker = Worker(
-            name, argv, log=self._logs(name), joined=self._joined, said=self._said, left=self._left
+            name,
+            argv,
+            log=self._logs(name),
+            joined=self._joined,
+            said=self._said,
+            left=self._left,
+            env=environment(self.settings.sharing),
         )
         self.seats[name] = Seat(worker)
         task = asyncio.create_task(worker.run())

@@ -48,4 +48,6 @@ def needs_restart(old: Wanted, new: Wanted) -> list[str]:
         found.append("gateway.tls: the present certificates stay until the service is restarted")
     if (before.keys_path, before.ledger_path) != (after.keys_path, after.ledger_path):
         found.append("ledger.path: the present ledger stays until the service is restarted")
+    if before.sharing != after.sharing:
+        found.append("traffic.sharing: gateways share as before until the service is restarted")
     return found

@@ -123,19 +123,25 @@ _grants = msgspec.json.Decoder(list[Grant]).decode
 _cap = msgspec.json.Decoder(Cap).decode
 
 
+def client(url: str, *, text: bool = True) -> Any:
+    """A client for the server that a `redis://`, `rediss://`, `unix://` or `valkey://` URL names; it answers in text, or
+    in bytes."""
+    url = url.replace("valkeys://", "rediss://", 1).replace("valkey://", "redis://", 1)
+    # A lost answer is asked for again by its batch's number, so the client itself tries once.
+    return redis.from_url(
+        url,
+        socket_timeout=WITHIN_S,
+        socket_connect_timeout=WITHIN_S,
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=text,
+    )
+
+
 class RedisCounters:
     """A `Counters` on the server that a `redis://`, `rediss://` or `unix://` URL names."""
 
     def __init__(self, url: str) -> None:
-        url = url.replace("valkeys://", "rediss://", 1).replace("valkey://", "redis://", 1)
-        # A lost answer is asked for again by its batch's number, so the client itself tries once.
-        self._client: Any = redis.from_url(
-            url,
-            socket_timeout=WITHIN_S,
-            socket_connect_timeout=WITHIN_S,
-            retry=Retry(NoBackoff(), 0),
-            decode_responses=True,
-        )
+        self._client: Any = client(url)
         self._script = self._client.register_script(SCRIPT)
 
     async def apply(self, batch: Batch) -> list[Grant]:
@@ -143,7 +149,7 @@ class RedisCounters:
         try:
             return _grants(await self._script(keys=[PREFIX], args=args))
         except (redis.RedisError, OSError, TimeoutError) as error:
-            raise StoreAway(_plainly(error)) from error
+            raise StoreAway(plainly(error)) from error
 
     async def standings(self) -> list[Standing]:
         found = []
@@ -155,7 +161,7 @@ class RedisCounters:
                 if "cap" in fields:
                     found.append(_standing(fields, now))
         except (redis.RedisError, OSError, TimeoutError) as error:
-            raise StoreAway(_plainly(error)) from error
+            raise StoreAway(plainly(error)) from error
         return found
 
     async def reset(self, ids: list[str]) -> None:
@@ -164,7 +170,7 @@ class RedisCounters:
         try:
             await self._client.delete(*(f"{PREFIX}counter:{one}" for one in ids))
         except (redis.RedisError, OSError, TimeoutError) as error:
-            raise StoreAway(_plainly(error)) from error
+            raise StoreAway(plainly(error)) from error
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -182,5 +188,6 @@ def _standing(fields: dict[str, str], now: float) -> Standing:
     return Standing(cap=cap, used=used, since=float(fields["start"]))
 
 
-def _plainly(error: Exception) -> str:
+def plainly(error: Exception) -> str:
+    """What went wrong, in one line."""
     return f"Redis: {type(error).__name__}: {str(error)[:200]}".rstrip(": ")
