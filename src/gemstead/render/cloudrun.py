@@ -19,7 +19,7 @@ from typing import Any
 
 from gemstead.plan.startup import LEAST_ALLOWANCE_S, TIMES, Startup, startup
 from gemstead.refused import Reason, Refused
-from gemstead.render import cloudrun_build
+from gemstead.render import cloudrun_build, docker_gateway
 from gemstead.render.because import Because
 from gemstead.render.bundle import Bundle
 from gemstead.render.cloudrun_names import (
@@ -37,7 +37,7 @@ from gemstead.render.cloudrun_names import (
 )
 from gemstead.render.deployment import ADMIN_PORT, ENGINE_PORT, GATEWAY_PORT, Deployment, Pool
 from gemstead.render.docker_engine import BAKED, CACHE, CACHES, CACHES_OF, engine_dockerfile, launch_words
-from gemstead.render.docker_gateway import STATE, slim
+from gemstead.render.docker_gateway import STATE
 from gemstead.render.gatewayfile import gateway_file
 from gemstead.render.kubernetes.cache import words
 from gemstead.render.yamltext import document
@@ -75,10 +75,7 @@ def render(deployment: Deployment) -> Bundle:
         Refused: a card that Cloud Run does not have, a replica of several cards, or one that fits no instance.
     """
     deployment = _fitted(deployment)
-    files: dict[str, str] = {
-        "gateway/Dockerfile": slim(deployment),
-        "gateway/.dockerignore": "*\n!wheels/*.whl\n",
-    }
+    files: dict[str, str] = docker_gateway.files(deployment, bare=False)
     for pool in deployment.pools:
         name = service_name(deployment, pool)
         files[f"{name}/service.yaml"] = document(service(deployment, pool), head=HEAD)

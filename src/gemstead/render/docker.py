@@ -12,10 +12,10 @@ import json
 from gemstead.render.bundle import Bundle
 from gemstead.render.deployment import ENGINE_PORT, GATEWAY_PORT, Deployment, Pool
 from gemstead.render.docker_engine import CACHE, baked, engine_dockerfile
-from gemstead.render.docker_gateway import STATE, distroless, slim
+from gemstead.render.docker_gateway import STATE
+from gemstead.render.docker_gateway import files as gateway_files
 
 SUMMARY = "images: the gateway, and each pool's engine, as Dockerfiles and one docker-bake.hcl"
-IGNORED = "*\n!wheels/*.whl\n"
 
 
 def render(deployment: Deployment) -> Bundle:
@@ -23,9 +23,7 @@ def render(deployment: Deployment) -> Bundle:
     files = {
         "README.md": _readme(deployment),
         "docker-bake.hcl": _bake(deployment),
-        "gateway/Dockerfile": slim(deployment),
-        "gateway/Dockerfile.distroless": distroless(deployment),
-        "gateway/.dockerignore": IGNORED,
+        **gateway_files(deployment),
     }
     for pool in deployment.pools:
         files[f"engine-{pool.name}/Dockerfile"] = engine_dockerfile(deployment, pool)
@@ -84,8 +82,9 @@ Made by `gemstead render docker`.
 {rows}
 
 Build them all with what is in them and how they came about (SBOM, provenance): `docker buildx bake`. One of them:
-`docker build gateway`. The gateway is installed from a release; to build it from a checkout, first
-`pip wheel . --no-deps -w gateway/wheels` there.
+`docker build gateway`, or `podman build --format docker gateway` (without `--format` Podman drops the health check).
+The gateway is installed from a release; to build it from a checkout, put it into `gateway/source/`, as the README there
+says.
 
 Run, on a read-only root file system, as a user without rights:
 

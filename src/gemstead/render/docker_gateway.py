@@ -1,8 +1,15 @@
-"""The gateway's images: slim, and distroless. The request path is compiled while they are built."""
+"""The gateway's images: slim, and distroless. The request path is compiled while they are built.
+
+What is in them is said exactly: every package with its version and checksum (`locks/`, in the wheel beside this file),
+so that the same files give the same image. They are installed before Gemstead is, and lie in a layer of their own: a
+new version of Gemstead changes one layer of a few megabytes. Nobody's build tools, and no pip, are in the image.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from typing import Any
 
 from gemstead.render.deployment import ADMIN_PORT, GATEWAY_PORT, Deployment
 from gemstead.render.dockerfile import (
@@ -20,6 +27,30 @@ from gemstead.render.dockerfile import (
 PYTHON_IMAGE = "python:3.11-slim-bookworm"
 DEBIAN_IMAGE, DISTROLESS_IMAGE = "debian:bookworm-slim", "gcr.io/distroless/python3-debian12:nonroot"
 STATE = "/var/lib/gemstead"
+SOURCE = """What the gateway's image is built from, when it is not a release.
+
+From a checkout of Gemstead, with FOLDER standing for this folder:
+
+    git archive --prefix=gemstead/ -o FOLDER/gemstead.tar.gz HEAD
+
+A source archive's request path is compiled while the image is built; a wheel (gemstead-*.whl) is installed as it is.
+"""
+# Extras of the project, and what in the one file needs them. See pyproject.toml.
+SECRETS = {"vault:": "vault", "aws-sm:": "aws", "gcp-sm:": "gcp"}
+
+
+def files(deployment: Deployment, *, bare: bool = True) -> dict[str, str]:
+    """The folder that the gateway's image is built in, by path; `bare`: also the one without a shell."""
+    found = {
+        "gateway/.dockerignore": "*\n!requirements.txt\n!build.txt\n!source\n",
+        "gateway/Dockerfile": slim(deployment),
+        "gateway/build.txt": _lock("build"),
+        "gateway/requirements.txt": "".join(_lock(name) for name in _needed(deployment)),
+        "gateway/source/README": SOURCE,
+    }
+    if bare:
+        found["gateway/Dockerfile.distroless"] = distroless(deployment)
+    return found
 
 
 def slim(deployment: Deployment) -> str:
@@ -27,7 +58,7 @@ def slim(deployment: Deployment) -> str:
     build = [
         Step(
             f"FROM {PYTHON_IMAGE} AS build",
-            "Built with what the gateway is tested with; nothing of this stage but /opt/gemstead is kept.",
+            "Built with what the gateway is tested with; nothing of this stage is kept but what is copied below.",
         ),
         Step(
             run(
@@ -42,7 +73,6 @@ def slim(deployment: Deployment) -> str:
     ]
     serve = [
         Step(f"FROM {PYTHON_IMAGE}"),
-        Step(labels(image_labels(deployment, "gemstead-gateway", "The gateway of Gemstead"))),
         Step(
             run(
                 f"useradd --uid {USER} --gid 0 --no-create-home --home-dir {STATE} --shell /usr/sbin/nologin gemstead",
@@ -51,9 +81,9 @@ def slim(deployment: Deployment) -> str:
             "Group 0, so that platforms which choose a user of their own (OpenShift) can write there too. A new volume "
             "takes its owner from the folder that it is laid over, so /cache is here as well.",
         ),
+        *_copied(),
         Step(
-            "COPY --from=build /opt/gemstead /opt/gemstead",
-            "The layer that changes with a new version; those above stay.",
+            labels(image_labels(deployment, "gemstead-gateway", "The gateway of Gemstead", base=PYTHON_IMAGE))
         ),
         *_serving("/opt/gemstead/bin/python"),
     ]
@@ -70,7 +100,7 @@ def distroless(deployment: Deployment) -> str:
         Step(
             run(
                 "apt-get update",
-                "apt-get install -y --no-install-recommends python3-venv python3-dev gcc libc6-dev",
+                "apt-get install -y --no-install-recommends python3-pip python3-venv python3-dev gcc libc6-dev",
                 "rm -rf /var/lib/apt/lists/*",
                 f"install -d -o {USER} -g 0 -m 0770 /state",
             ),
@@ -83,43 +113,83 @@ def distroless(deployment: Deployment) -> str:
             f"FROM {DISTROLESS_IMAGE}",
             "No shell, no package manager: there is nothing to run but the gateway.",
         ),
-        Step(
-            labels(image_labels(deployment, "gemstead-gateway", "The gateway of Gemstead, without a shell"))
-        ),
         Step(f"COPY --from=build --chown={USER}:0 /state {STATE}"),
-        Step("COPY --from=build /opt/gemstead /opt/gemstead"),
+        *_copied(),
+        Step(
+            labels(
+                image_labels(
+                    deployment,
+                    "gemstead-gateway",
+                    "The gateway of Gemstead, without a shell",
+                    base=DISTROLESS_IMAGE,
+                )
+            )
+        ),
         *_serving("/opt/gemstead/bin/python3"),
     ]
     return dockerfile(build, serve)
 
 
 def _installed(deployment: Deployment, python: str) -> Iterator[Step]:
-    routes = deployment.deploy.kubernetes.routes
-    extras = "[epp]" if routes and routes.inference and routes.inference.picker == "gemstead" else ""
-    wheel = f'"$(ls /wheels/gemstead-*.whl){extras}"' if extras else "/wheels/gemstead-*.whl"
-    yield Step(
-        f"ARG GEMSTEAD=gemstead{extras}=={deployment.version}",
-        "What is installed: a release, or the wheel that lies in wheels/ (`pip wheel . --no-deps -w wheels`).",
-    )
-    yield Step("COPY wheel[s] /wheels")
-    yield Step(
-        environment(
-            {
-                "HATCH_BUILD_HOOK_ENABLE_MYPYC": "1",
-                "PIP_NO_CACHE_DIR": "1",
-                "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-            }
-        )
-    )
+    exact = "--no-deps --require-hashes --only-binary :all:"
+    inside = f"{python} -m pip --python /opt/gemstead/bin/{python} install"
+    yield Step(environment({"PIP_NO_CACHE_DIR": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}))
+    yield Step("COPY build.txt requirements.txt /locks/")
     yield Step(
         run(
-            f"{python} -m venv /opt/gemstead",
-            f'if ls /wheels/gemstead-*.whl 2>/dev/null; then set -- {wheel}; else set -- "$GEMSTEAD"; fi',
-            '/opt/gemstead/bin/pip install "$@"',
-            "/opt/gemstead/bin/pip uninstall -y pip setuptools",
+            f"{python} -m pip install {exact} --target /build -r /locks/build.txt",
+            f"{python} -m venv --without-pip /opt/gemstead",
+            f"{inside} {exact} -r /locks/requirements.txt",
         ),
-        "What is not needed to serve is taken out again.",
+        "Exact versions, each with its checksum. They change seldom: this layer is kept while Gemstead changes.",
     )
+    yield Step(
+        f"ARG GEMSTEAD=gemstead=={deployment.version}",
+        "What is installed: a release, or what lies in source/, as its README says.",
+    )
+    yield Step("COPY source /source")
+    yield Step(
+        'RUN set -- /source/gemstead*.*; [ -e "$1" ] || set -- "$GEMSTEAD"; \\\n'
+        "    HATCH_BUILD_HOOK_ENABLE_MYPYC=1 PYTHONPATH=/build \\\n"
+        f"    {inside} \\\n"
+        '    --no-deps --no-build-isolation --no-binary gemstead --prefix /gemstead "$1"',
+        "Compiled here, with the tools above.",
+    )
+
+
+def _copied() -> Iterator[Step]:
+    yield Step("COPY --from=build /opt/gemstead /opt/gemstead", "What Gemstead stands on: changes seldom.")
+    yield Step("COPY --from=build /gemstead /opt/gemstead", "Gemstead: the layer that a new version changes.")
+
+
+def _needed(deployment: Deployment) -> list[str]:
+    """Lists of packages that this file's gateway needs."""
+    spec, routes = deployment.spec, deployment.deploy.kubernetes.routes
+    said = spec.model_dump(mode="json", exclude_defaults=True, exclude={"deploy"})
+    texts = tuple(_texts(said))
+    found = {extra for start, extra in SECRETS.items() if any(text.startswith(start) for text in texts)}
+    if routes and routes.inference and routes.inference.picker == "gemstead":
+        found.add("epp")
+    if said.get("limits", {}).get("store") or said.get("ledger", {}).get("store"):
+        found.add("shared")
+    if any(text.startswith("s3://") for text in texts):
+        found.add("s3")
+    return ["serve", *(f"serve-{extra}" for extra in sorted(found))]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a nest of mappings and lists."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
+
+
+def _lock(name: str) -> str:
+    return resources.files("gemstead.render").joinpath(f"locks/{name}.txt").read_text("utf-8")
 
 
 def _serving(python: str) -> Iterator[Step]:

@@ -75,7 +75,7 @@ def _lines(stage: Sequence[Step]) -> list[str]:
 
 
 def image_labels(
-    deployment: Deployment, title: str, description: str, pool: Pool | None = None
+    deployment: Deployment, title: str, description: str, pool: Pool | None = None, base: str = ""
 ) -> dict[str, str]:
     """What is written on an image, by the names of the OCI."""
     found = {
@@ -84,8 +84,9 @@ def image_labels(
         "org.opencontainers.image.version": deployment.version,
         "org.opencontainers.image.licenses": "Apache-2.0",
     }
+    if base or pool is not None:
+        found["org.opencontainers.image.base.name"] = base or (pool.image.reference if pool else "")
     if pool is not None:
-        found["org.opencontainers.image.base.name"] = pool.image.reference
         found["dev.gemstead.engine"] = f"{pool.setup.engine} {pool.command.version}".strip()
         found["dev.gemstead.checkpoint"] = pool.setup.checkpoint.repo
     return found

@@ -6,9 +6,11 @@ where it is not, the tag of an exact version is, and the reader is told how to p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gemstead.catalog.engine_versions import engine_facts
+from gemstead.engines.container import PROGRAMS
+from gemstead.engines.flag import Command
 from gemstead.plan.setup import Setup
 from gemstead.refused import Reason, Refused
 
@@ -71,6 +73,13 @@ def engine_image(setup: Setup, own: str = "") -> Image:
         form.format(version=version),
         f"{facts.title} {version}, the version that the flags were checked against",
     )
+
+
+def in_image(command: Command) -> Command:
+    """The command as the engine's own image has it: llama.cpp's server lies in /app there, which is on no PATH."""
+    if command.engine != "llamacpp":
+        return command
+    return replace(command, program=(PROGRAMS["llamacpp"], *command.program[1:]))
 
 
 def gateway_image(version: str, registry: str = "", own: str = "") -> Image:

@@ -23,7 +23,7 @@ from gemstead.plan.startup import startup
 from gemstead.refused import Reason, Refused
 from gemstead.render.because import Because
 from gemstead.render.deployment import ENGINE_PORT, Deployment, Pool, needs_of
-from gemstead.render.images import engine_image, gateway_image
+from gemstead.render.images import engine_image, gateway_image, in_image
 from gemstead.spec.deploy import DeploySpec
 from gemstead.spec.model import ModelSpec, Spec
 
@@ -95,7 +95,7 @@ def _pool(model: ModelSpec, count: int | None, card: Accelerator, spec: Spec, ca
         model=model,
         layout=layout,
         placement=placement,
-        command=launch_command(placement),
+        command=in_image(launch_command(placement)),
         image=engine_image(layout.setup, model.image or deploy.images.get(layout.setup.engine, "")),
         replicas=_replicas(model, layout, count),
         needs=needs_of(layout),
