@@ -74,10 +74,10 @@ def show_usage(args: argparse.Namespace) -> int:
     by = [] if args.by == "total" else [name.strip() for name in args.by.split(",")]
     path = _path(args)
     rows, missing = usage(path, since, until, by), gaps(path, since, until)
+    limits, why = _limits(args)
     if args.json:
-        return _print_json(
-            {"since": since, "until": until, "rows": _builtins(rows), "missing": _builtins(missing)}
-        )
+        said = {"since": since, "until": until, "rows": _builtins(rows), "missing": _builtins(missing)}
+        return _print_json({**said, "limits": limits})
     if rows:
         _usage_table(by, rows)
     else:
@@ -85,9 +85,26 @@ def show_usage(args: argparse.Namespace) -> int:
             f"no calls in that time (ledger {path}{'' if path.exists() else ', not there yet'})",
             file=sys.stderr,
         )
+    if limits:
+        from gemstead.cli.limits import print_limits
+
+        print()
+        print_limits(limits)
+    elif why:
+        print(f"note: limits are not shown: {why}", file=sys.stderr)
     for gap in missing:
         print(f"note: {_missing(gap)}", file=sys.stderr)
     return 0
+
+
+def _limits(args: argparse.Namespace) -> tuple[list[dict[str, Any]] | None, str]:
+    """What is used, held and left of each limit, as the running service says; or None, and why."""
+    from gemstead.cli.limits import asked
+
+    try:
+        return list(asked(args, "GET", "/admin/limits")["limits"]), ""
+    except Trouble as trouble:
+        return None, str(trouble).partition("\n")[0]
 
 
 def _usage_table(by: list[str], rows: list[Usage]) -> None:

@@ -34,7 +34,7 @@ def add(subparsers: Any) -> None:
 
 def show_limits(args: argparse.Namespace) -> int:
     """`gemstead limits show`."""
-    found = _asked(args, "GET", "/admin/limits")
+    found = asked(args, "GET", "/admin/limits")
     rows = [row for row in found["limits"] if getattr(args, "rule", "") in ("", row["rule"])]
     if args.json:
         print(json.dumps({**found, "limits": rows}, indent=2))
@@ -42,17 +42,24 @@ def show_limits(args: argparse.Namespace) -> int:
     if not rows:
         print("nothing is counted: no limit is in use yet")
         return 0
-    table: list[tuple[str, ...]] = [("RULE", "WHO", "LIMIT", "USED", "LEFT", "OF", "SHARE", "ANEW IN")]
+    print_limits(rows)
+    return 0
+
+
+def print_limits(rows: list[dict[str, Any]]) -> None:
+    """A table of counters, as `GET /admin/limits` has them."""
+    table: list[tuple[str, ...]] = [
+        ("RULE", "WHO", "LIMIT", "USED", "HELD", "LEFT", "OF", "SHARE", "ANEW IN")
+    ]
     table += [_row(row, time.time()) for row in rows]
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     for line in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    return 0
 
 
 def reset_limits(args: argparse.Namespace) -> int:
     """`gemstead limits reset`."""
-    done = _asked(args, "POST", "/admin/limits/reset?" + urlencode({"rule": args.rule, "who": args.who}))
+    done = asked(args, "POST", "/admin/limits/reset?" + urlencode({"rule": args.rule, "who": args.who}))
     if args.json:
         print(json.dumps(done, indent=2))
     else:
@@ -61,7 +68,8 @@ def reset_limits(args: argparse.Namespace) -> int:
     return 0
 
 
-def _asked(args: argparse.Namespace, method: str, path: str) -> dict[str, Any]:
+def asked(args: argparse.Namespace, method: str, path: str) -> dict[str, Any]:
+    """What the running service answers."""
     from gemstead.cli.running import ask, find, nothing_runs
 
     folder, card = find(args)
@@ -80,6 +88,7 @@ def _row(row: dict[str, Any], now: float) -> tuple[str, ...]:
         row["who"] or "everybody",
         row["limit"],
         _figure(row["used"]),
+        _figure(row["held"]),
         _figure(row["left"]),
         _figure(row["most"]),
         f"{row['used_share']:.0%}",
@@ -88,9 +97,11 @@ def _row(row: dict[str, Any], now: float) -> tuple[str, ...]:
 
 
 def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value == int(value) else f"{value:,.4f}"
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.4f}" if value >= 0.01 else f"{value:.7f}".rstrip("0")
 
 
 def _span(seconds: float) -> str:
+    if seconds < 60:
+        return f"{max(seconds, 0):.0f} s"
     hours = max(int(seconds // 3600), 0)
     return f"{hours // 24} d {hours % 24} h" if hours >= 24 else f"{hours} h {int(seconds % 3600 // 60)} min"

@@ -14,7 +14,7 @@ from gemstead.gateway.issuers import Signing
 from gemstead.gateway.settings import GatewaySettings
 from gemstead.traffic.endpoint import EndpointFacts, Load
 from gemstead.traffic.hold import Crossed
-from gemstead.traffic.window import Batch, Grant
+from gemstead.traffic.window import Batch, Cap, Grant
 
 
 class Configure(msgspec.Struct, tag="configure"):
@@ -35,6 +35,7 @@ class SigningKeys(msgspec.Struct, tag="signing_keys"):
 
 class Report(msgspec.Struct, tag="report"):
     number: int = 0  # echoed in Figures
+    limits: bool = False  # also say what its calls hold of limits
 
 
 class Drain(msgspec.Struct, tag="drain"):
@@ -47,6 +48,15 @@ class Listening(msgspec.Struct, tag="listening"):
     pid: int
 
 
+class Held(msgspec.Struct, array_like=True):
+    """What one worker has of a limit."""
+
+    cap: Cap
+    held: int  # by calls that run
+    ahead: int = 0  # taken from the store, and lying here for the next calls
+    used: int = -1  # worked out here, where no store counts; -1: the store knows
+
+
 class Figures(msgspec.Struct, tag="figures"):
     """A worker's metrics since its start (observe.metrics.Registry.snapshot)."""
 
@@ -54,6 +64,7 @@ class Figures(msgspec.Struct, tag="figures"):
     snapshot: dict[str, dict[str, list[float]]]
     in_flight: dict[str, int]  # by endpoint name
     waiting: dict[str, int] = {}  # calls that wait, by model; none: not there
+    limits: list[Held] = []  # only when asked for
 
 
 class Drained(msgspec.Struct, tag="drained"):

@@ -48,11 +48,12 @@ from gemstead.gateway.counterlink import HeadLink, StoreLink
 from gemstead.gateway.figures import Figures as Measured
 from gemstead.gateway.issuers import Signing
 from gemstead.gateway.keyring import Keyring
+from gemstead.gateway.limitlist import held
 from gemstead.gateway.protocol import ClientConnection
 from gemstead.gateway.settings import GatewaySettings, Tls
-from gemstead.ledger.database import LedgerTrouble
 from gemstead.gateway.sharing import Talk, misses_seed
 from gemstead.ledger.counters import StoreAway
+from gemstead.ledger.database import LedgerTrouble
 from gemstead.ledger.keys import KeyBook, open_keys
 from gemstead.ledger.writer import Writer
 from gemstead.observe.metrics import Registry
@@ -141,8 +142,8 @@ class Worker:
             self.loop.add_signal_handler(number, self.stopping.set)
         self.reach_counters(self.settings)
         self.say(await self.listen())
-        gc.collect()
         talking = self.talk()
+        gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
         sys.setswitchinterval(SWITCH_S)
@@ -150,10 +151,10 @@ class Worker:
         await self.stopping.wait()
         await self.stop()
         ticking.cancel()
-
         if talking is not None:
             talking.cancel()
             await asyncio.wait({talking}, timeout=1.0)
+
     async def stop(self) -> None:
         for server in (self.server, self.inner):
             if server is not None:
@@ -213,7 +214,7 @@ class Worker:
 
     # -- the head ---------------------------------------------------------------------------------------
 
-    def figures(self, number: int) -> Figures:
+    def figures(self, number: int, limits: bool = False) -> Figures:
         if self.writer is not None:
             self.measured.ledger(self.writer.held, self.writer.healthy)
         self.measured.in_flight.set(len(self.gate.running))
@@ -228,6 +229,7 @@ class Worker:
             snapshot=self.registry.snapshot(),
             in_flight=busy,
             waiting=self.gate.waitroom.by_pool(),
+            limits=held(self.gate) if limits else [],
         )
 
     def trouble(self, message: str) -> None:
@@ -270,8 +272,8 @@ class Worker:
                 self.signing = signing
                 if self.tokens is not None:
                     self.tokens.learn(signing)
-            case Report(number=number):
-                self.say(self.figures(number))
+            case Report(number=number, limits=limits):
+                self.say(self.figures(number, limits))
             case Given(number=number, grants=grants):
                 if isinstance(self.link, HeadLink):
                     self.link.given(number, grants)
@@ -288,8 +290,6 @@ class Worker:
             self.gate.link = self.link
         self.gate.on_crossed = lambda crossed: self.say(BudgetCrossed(crossed=crossed))
 
-    def configure(self, settings: GatewaySettings) -> None:
-        """Take new settings; listening address, TLS files and ledger stay as they were at the start."""
     def talk(self) -> asyncio.Task[None] | None:
         """Begin to tell other gateways what this worker has in flight."""
         if self.settings.sharing is None:
@@ -300,6 +300,8 @@ class Worker:
             self.trouble(str(error))
             return None
 
+    def configure(self, settings: GatewaySettings) -> None:
+        """Take new settings; listening address, TLS files and ledger stay as they were at the start."""
         if settings.limit_store != self.settings.limit_store:
             self.reach_counters(settings)
         keyring = self.keyring(settings)

@@ -36,10 +36,11 @@ Headers = tuple[tuple[bytes, bytes], ...] | list[tuple[bytes, bytes]]
 class Account:
     """What one key owes: until when its debts will have been worked off, in seconds of the caller's clock."""
 
-    __slots__ = ("in_flight", "open", "requests_until", "tokens_until")
+    __slots__ = ("in_flight", "limit", "open", "requests_until", "tokens_until")
 
     def __init__(self) -> None:
         self.in_flight = 0
+        self.limit = RateLimit()  # as its latest call had it
         self.requests_until = 0.0
         self.tokens_until = 0.0
         self.open: dict[Hold, None] = {}  # token holds that can still be refunded, oldest first
@@ -138,11 +139,16 @@ class Limits:
             tokens_until = self._check_tokens(limit.tokens_per_minute, account, tokens, now)
         hold = Hold(self, account, limit, tokens)
         account.in_flight += 1
+        account.limit = limit
         account.requests_until = requests_until
         if limit.tokens_per_minute is not None:
             account.tokens_until = hold.debt_end = tokens_until
             account.open[hold] = None
         return hold
+
+    def accounts(self) -> list[tuple[str, Account]]:
+        """Every key that owes something, or did when last looked at."""
+        return list(self._accounts.items())
 
     def headers(self, hold: Hold, now: float) -> Headers:
         """`x-ratelimit-*` as OpenAI writes them, for the limits that the hold is under; () if none."""

@@ -12,12 +12,13 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from gemstead.gateway.control import Held
 from gemstead.gateway.settings import GatewaySettings
 from gemstead.ledger.counters import Counters, StoreAway, opened
 from gemstead.ledger.counters.memory import MemoryCounters, from_records
@@ -79,14 +80,23 @@ class LimitStore:
         log.warning(said(one))
         self.on_crossed(one)
 
-    async def show(self) -> dict[str, Any]:
-        """Every counter that is in use, most used first.
+    async def show(self, held: Sequence[Held] = ()) -> dict[str, Any]:
+        """Every counter that is in use, most used first. `held`: what workers said of their calls.
 
         Raises:
             StoreAway: the shared store does not answer.
         """
         now = time.time()
-        rows = [_row(one, now) for one in await self._standings()]
+        here: dict[str, tuple[int, int]] = {}
+        for one in held:
+            running, ahead = here.get(one.cap.id, (0, 0))
+            here[one.cap.id] = running + one.held, ahead + one.ahead
+        rows = [_row(one, now, *here.get(one.cap.id, (0, 0))) for one in await self._standings()]
+        rows += [
+            _row(Standing(cap=one.cap, used=one.used + one.held), now, one.held)
+            for one in held
+            if one.used >= 0
+        ]
         rows.sort(key=lambda row: (-row["used_share"], row["rule"], row["who"]))
         return {"store": "shared" if self.settings.limit_store else "memory", "limits": rows}
 
@@ -131,22 +141,28 @@ def said(one: Crossed) -> str:
     )
 
 
-def _row(one: Standing, now: float) -> dict[str, Any]:
+def _row(one: Standing, now: float, held: int = 0, ahead: int = 0) -> dict[str, Any]:
+    """A counter for people. What workers have taken ahead is left, and what calls of this gateway hold is not used yet;
+    what calls of other gateways hold cannot be told from what they used."""
     cap = one.cap
-    used = one.used
-    ends = None
+    taken, ends = one.used, None
     if cap.kind == "budget":
         start = period_start(cap.period, now)
-        used = used if one.since >= start else 0
+        taken = taken if one.since >= start else 0
         ends = period_end(cap.period, start)
+    taken = max(taken - ahead, 0)
+    if cap.kind == "rate" and taken:
+        ends = now + min(taken / cap.limit, 1.0) * cap.window_s
+    held = min(held, taken)
     scale = 1e9 if cap.unit == "money" else 1
     return {
         "rule": cap.rule,
         "who": cap.who,
         "limit": cap.name,
         "most": cap.limit / scale,
-        "used": used / scale,
-        "left": max(cap.limit - used, 0) / scale,
-        "used_share": round(used / cap.limit, 4),
+        "used": (taken - held) / scale,
+        "held": held / scale,
+        "left": max(cap.limit - taken, 0) / scale,
+        "used_share": round(taken / cap.limit, 4),
         "until": ends,
     }

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -23,6 +22,7 @@ from gemstead.gateway.control import (
     Figures,
     Fleet,
     Given,
+    Held,
     Listening,
     Loads,
     Needed,
@@ -65,7 +65,14 @@ class Reply:
 
     number: int
     missing: set[str]
+    held: list[Held] = field(default_factory=list)  # of limits, by all that have answered
     done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def heard(self, name: str) -> None:
+        """This one is waited for no longer."""
+        self.missing.discard(name)
+        if not self.missing:
+            self.done.set()
 
 
 class GatewayWorkers:
@@ -87,7 +94,7 @@ class GatewayWorkers:
         self.on_needed: Callable[[str], None] = lambda pool: None  # a call came for a model that sleeps
         self.on_unknown_key: Callable[[str], None] = lambda issuer: None
         self._logs, self._trouble = logs, trouble
-        self._reply: Reply | None = None
+        self._replies: dict[int, Reply] = {}
         self._number = 0
         self._draining = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -132,15 +139,28 @@ class GatewayWorkers:
         """Calls that wait for that model, as last reported."""
         return sum(seat.figures.waiting.get(pool, 0) for seat in self.seats.values() if seat.figures)
 
-    async def figures(self) -> Snapshot:
-        """The counters of all workers, dead and alive, as fresh as they can be had within a second."""
+    async def _reported(self, limits: bool = False) -> Reply:
+        """Have every worker say how it is; one that does not within a second is left out."""
         running = {name for name, seat in self.seats.items() if seat.worker.running and seat.listening}
         self._number += 1
-        self._reply = reply = Reply(self._number, running)
+        reply = Reply(self._number, running)
         if running:
-            self._tell_all(Report(self._number))
-            with suppress(TimeoutError):
+            self._replies[reply.number] = reply
+            self._tell_all(Report(reply.number, limits))
+            try:
                 await asyncio.wait_for(reply.done.wait(), REPORT_WITHIN_S)
+            except TimeoutError:
+                pass
+            del self._replies[reply.number]
+        return reply
+
+    async def held(self) -> list[Held]:
+        """What the workers' calls hold of limits, as fresh as it can be had within a second."""
+        return (await self._reported(limits=True)).held
+
+    async def figures(self) -> Snapshot:
+        """The counters of all workers, dead and alive, as fresh as they can be had within a second."""
+        await self._reported()
         return merge(
             [*self.past, *(seat.figures.snapshot for seat in self.seats.values() if seat.figures)],
             names.FAMILIES,
@@ -223,7 +243,7 @@ class GatewayWorkers:
             self.on_listening()
         elif isinstance(word, Figures):
             seat.figures = word
-            self._answered(worker.name, word.number)
+            self._answered(worker.name, word)
         elif isinstance(word, Take):
             seat.owner = word.batch.owner
             grants = self.limits.apply(word.batch)
@@ -239,12 +259,11 @@ class GatewayWorkers:
         elif isinstance(word, Drained) and word.unfinished:
             self._trouble(f"{worker.name}: {word.unfinished} calls were cut off when the drain time was over")
 
-    def _answered(self, name: str, number: int) -> None:
-        if (reply := self._reply) is None or number != reply.number:
+    def _answered(self, name: str, word: Figures) -> None:
+        if (reply := self._replies.get(word.number)) is None or name not in reply.missing:
             return
-        reply.missing.discard(name)
-        if not reply.missing:
-            reply.done.set()
+        reply.held += word.limits
+        reply.heard(name)
 
     def _left(self, worker: Worker, how: str) -> None:
         seat = self.seats[worker.name]
@@ -252,8 +271,8 @@ class GatewayWorkers:
             self.past = [merge([*self.past, counted(seat.figures.snapshot)], names.FAMILIES)]
         self.limits.left(seat.owner)
         seat.figures = seat.listening = None
-        if self._reply is not None:
-            self._answered(worker.name, self._reply.number)
+        for reply in self._replies.values():
+            reply.heard(worker.name)
         if worker.stopped:
             del self.seats[worker.name]
             return

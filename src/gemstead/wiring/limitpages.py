@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from gemstead.gateway.control import Held
 from gemstead.ledger.counters import StoreAway
 from gemstead.traffic.hold import Crossed
 from gemstead.wiring.counters import LimitStore
 
 
-def limit_routes(store: LimitStore) -> list[Route]:
-    """`GET /admin/limits` and `POST /admin/limits/reset?rule=...&who=...`."""
+def limit_routes(store: LimitStore, held: Callable[[], Awaitable[list[Held]]] | None = None) -> list[Route]:
+    """`GET /admin/limits` and `POST /admin/limits/reset?rule=...&who=...`. `held` asks what workers hold."""
 
     async def show(_: Request) -> Response:
         try:
-            return JSONResponse(await store.show())
+            return JSONResponse(await store.show(await held() if held else ()))
         except StoreAway as error:
             return JSONResponse({"refused": [str(error)]}, 503)
 

@@ -229,7 +229,7 @@ class Service:
         pages = [
             *Pages(door, self.entrance, time.time).routes(),
             *own.routes(),
-            *limit_routes(gateway.limits),
+            *limit_routes(gateway.limits, gateway.held),
         ]
         gateway.limits.on_crossed = lambda one: self.auditor.act(
             "limit.warning", one.cap.id, detail=told(one)
