@@ -71,7 +71,7 @@ def apply(args: argparse.Namespace) -> int:
             back = earlier(place.history())
             if back is None:
                 raise Trouble(f"{place.name}: no earlier bundle is known there to go back to")
-            pieces: Sequence[Piece] = back.pieces
+            pieces: Sequence[Piece] = place.going_back(back.pieces)
         else:
             pieces = place.pieces(bundle)
         changes = place.differences(pieces)
@@ -130,17 +130,23 @@ def opened(args: argparse.Namespace) -> tuple[Place, Bundle, Deployment]:
         )
         return place, bundle, deployment
     if bundle.target in ("cloudrun", "vertex"):
-        from gemstead.operate.cloud.google import google
-        from gemstead.operate.cloud.run import RunPlace
-        from gemstead.operate.cloud.vertex import VertexPlace
-
-        cloud = deployment.deploy.cloud
-        kind = RunPlace if bundle.target == "cloudrun" else VertexPlace
-        return kind(google(os.environ), deployment.name, cloud.project, cloud.region), bundle, deployment
+        return _on_google(bundle.target, deployment), bundle, deployment
     raise Trouble(
         f"{bundle.target} is files only: `gemstead render {bundle.target}`, and its README says how to go on",
         code=USAGE,
     )
+
+
+def _on_google(target: str, deployment: Deployment) -> Place:
+    name, cloud = deployment.name, deployment.deploy.cloud
+    if target == "vertex":
+        from gemstead.operate.cloud.vertex import vertex
+
+        return vertex(os.environ, name, cloud.project, cloud.region)
+    from gemstead.operate.cloud.google import google
+    from gemstead.operate.cloud.run import RunPlace
+
+    return RunPlace(google(os.environ), name, cloud.project, cloud.region)
 
 
 def shown(changes: Sequence[Change], name: str) -> str:

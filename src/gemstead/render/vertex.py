@@ -54,6 +54,7 @@ DEPLOY_MOST_S = 7200  # deploymentTimeout: two hours are the most that Vertex ta
 QUEUE = "prometheus.googleapis.com/vertex_vllm_num_requests_waiting"
 CACHE_USE = "prometheus.googleapis.com/vertex_vllm_gpu_cache_usage_perc"
 SHARES = (10, 50, 100)
+HOLD_S = 120  # of each share: replicas that fail under load do so within a few longest prompts
 
 
 def render(deployment: Deployment) -> Bundle:
@@ -75,10 +76,7 @@ def render(deployment: Deployment) -> Bundle:
         files[f"{name}/model.yaml"] = document(upload(deployment, pool), head=HEAD)
         files[f"{name}/endpoint.yaml"] = document(endpoint(deployment, pool), head=HEAD)
         files[f"{name}/deploy.yaml"] = document(deployed(deployment, pool), head=HEAD)
-        files[f"{name}/rollout.yaml"] = document(
-            {"shares": Because(shares(deployment), "percent of calls; each is looked at before the next")},
-            head=HEAD,
-        )
+        files[f"{name}/rollout.yaml"] = document(rollout(deployment), head=HEAD)
     return Bundle("vertex", files, (*deployment.notes, *_notes(deployment)))
 
 
@@ -181,6 +179,33 @@ def deployed(deployment: Deployment, pool: Pool) -> dict[str, Any]:
             ),
         }
     }
+
+
+def rollout(deployment: Deployment) -> dict[str, Any]:
+    """How calls move to a new version."""
+    keep = deployment.deploy.options.get("keep_previous") is True
+    why = "going back is a change of shares, and two versions are paid for" if keep else ""
+    return {
+        "shares": Because(
+            shares(deployment), "percent of calls that the new version gets, one after another"
+        ),
+        "hold_s": Because(
+            held_s(deployment), "each share is held as long, with every replica up, before the next"
+        ),
+        "keep_previous": Because(
+            keep, why or "the version before goes when all is well; going back deploys it again, in minutes"
+        ),
+    }
+
+
+def held_s(deployment: Deployment) -> int:
+    """Seconds for which each share is held."""
+    said = deployment.deploy.options.get("rollout_hold_s", HOLD_S)
+    if isinstance(said, bool) or not isinstance(said, int) or not 0 <= said <= 1800:
+        raise Refused(
+            Reason.BAD_REQUEST, f'deploy.options.rollout_hold_s: "{said}" is not seconds from 0 to 1800'
+        )
+    return said
 
 
 def shares(deployment: Deployment) -> list[int]:

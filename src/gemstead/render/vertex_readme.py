@@ -36,8 +36,12 @@ $ gemstead apply vertex --dry-run && gemstead apply vertex
 ```
 
 `apply` uploads a version of the model, makes the endpoint, deploys the version with no traffic, gives it the shares of
-`rollout.yaml` one after another, and undeploys the version before. Each step can be repeated. Until the old version is
-undeployed both are paid for, and going back is a change of shares: `gemstead apply vertex --rollback`.
+`rollout.yaml` one after another, holds each for `hold_s` seconds with every replica up, and after the check undeploys
+the version before. Each step can be repeated.
+
+Going back is `gemstead apply vertex --rollback`. Until the old version is undeployed, that is while `apply` runs and
+after it failed, both versions are paid for, and going back is one change of shares, in seconds.
+{_back(deployment)}
 
 Call it, with streams, through the endpoint's own address (`dedicatedEndpointDns`):
 
@@ -51,6 +55,18 @@ $ curl -H "Authorization: Bearer $token" "$at:predict" -d '{{"instances": [{{"me
 
 Remove: `gcloud ai endpoints undeploy-model`, `gcloud ai endpoints delete`, `gcloud ai models delete {name}`.
 """
+
+
+def _back(deployment: Deployment) -> str:
+    if deployment.deploy.options.get("keep_previous") is True:
+        return (
+            "The version before stays deployed without calls (`keep_previous`), paid for, until the next one: going "
+            "back is a change of shares at any time."
+        )
+    return (
+        "Afterwards the old version is registered but not deployed: going back deploys it again, which takes as long "
+        "as a start and a machine. `deploy.options.keep_previous: true` keeps it deployed, at the price of both."
+    )
 
 
 def _row(deployment: Deployment, pool: Pool) -> str:

@@ -219,6 +219,8 @@ def _no(status: int, message: str) -> tuple[int, Object]:
 def _handler(api: ClusterApi) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+        wbufsize = -1  # head and body in one packet: the other side acknowledges late
 
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
@@ -234,6 +236,7 @@ def _handler(api: ClusterApi) -> type[BaseHTTPRequestHandler]:
             self.send_header("content-length", str(len(text)))
             self.end_headers()
             self.wfile.write(text)
+            self.wfile.flush()
 
         do_GET = do_PATCH = do_DELETE = do_POST = _serve  # noqa: N815
 

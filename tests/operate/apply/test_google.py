@@ -3,40 +3,49 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from discovery import faults, method_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
 
 from gemstead.catalog.catalogue import built_in
 from gemstead.operate.apply.carry import Run, earlier
-from gemstead.operate.apply.piece import PlaceError
+from gemstead.operate.apply.piece import Place, PlaceError
 from gemstead.operate.cloud.google import google
 from gemstead.operate.cloud.run import RunPlace
-from gemstead.operate.cloud.vertex import VertexPlace, shared
+from gemstead.operate.cloud.vertex import Waiting, vertex
+from gemstead.operate.cloud.vertex_pieces import shared, without
 from gemstead.render import target
 from gemstead.render.bundle import Bundle
 from gemstead.spec.model import Spec
-from gemstead.testing.googleapi import GoogleApi
+from gemstead.testing.google_replay import GoogleReplay, recorded
+from gemstead.testing.googleapi import Exchange, GoogleApi
 from gemstead.wiring.deployment import deployment
 
-SCHEMAS = Path(__file__).parents[2] / "data" / "schemas" / "google"
+RECORDINGS = Path(__file__).parents[2] / "data" / "google" / "recorded"
 SECRETS = ("gemstead-applied", "gemstead-gemma-4-e4b-settings", "gemstead-gemma-4-e2b-settings")
-# (method, path) -> Google's type of the body.
-TYPES = [
-    (r"(POST|PUT) /apis/serving.*", "run.v1.Service"),
-    (r"POST .*/endpoints", "aiplatform.v1.Endpoint"),
-    (r"PATCH .*/endpoints/\d+", "aiplatform.v1.Endpoint"),
-    (r"POST .*/models:upload", "aiplatform.v1.UploadModelRequest"),
-    (r"POST .*:deployModel", "aiplatform.v1.DeployModelRequest"),
-]
 
 
-def bundle(name: str, model: str = "gemma-4-e4b", longest_s: int = 600) -> Bundle:
+class Clock:
+    """Time that passes when someone waits."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def bundle(name: str, model: str = "gemma-4-e4b", longest_s: int = 600, **options: Any) -> Bundle:
     file = {
         "models": [{"name": model, "engine": "vllm"}],
         "deploy": {
@@ -44,35 +53,52 @@ def bundle(name: str, model: str = "gemma-4-e4b", longest_s: int = 600) -> Bundl
             "cache": {"kind": "bucket-stream", "bucket": "acme-models"},
             "hardware": {"gpu": "L4", "count": 1},
             "load": {"longest_answer_s": longest_s},
+            "options": {"rollout_hold_s": 4, **options},
         },
     }
     return target(name).render(deployment(Spec.model_validate(file, strict=False), built_in()))
 
 
-def place(api: GoogleApi, name: str) -> RunPlace | VertexPlace:
-    environ = {
-        f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{one}": api.url for one in ("RUN", "SECRETMANAGER", "AIPLATFORM")
+def steady(what: Bundle, content: str) -> Bundle:
+    """With images of this content: recordings are of requests, not of Dockerfiles."""
+    tag = re.compile(r"(:[0-9]+\.[0-9]+\.[0-9]+)-[0-9a-f]{8}\b")
+    files = {path: tag.sub(rf"\1-{content}", text) for path, text in what.files.items()}
+    return Bundle(what.target, files, what.notes)
+
+
+def environ(api: GoogleApi) -> dict[str, str]:
+    names = ("RUN", "SECRETMANAGER", "AIPLATFORM")
+    return {
+        **{f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{one}": api.url for one in names},
+        "CLOUDSDK_AUTH_ACCESS_TOKEN": "t",
     }
-    kind = RunPlace if name == "cloudrun" else VertexPlace
-    return kind(google({**environ, "CLOUDSDK_AUTH_ACCESS_TOKEN": "t"}), "gemstead", "acme", "europe-west4")
 
 
-def carried(api: GoogleApi, what: Bundle, check: str = "") -> Run:
-    there = place(api, what.target)
-    run = Run(there, there.pieces(what), lambda: check, 30, lambda: 0.0, lambda s: None)
+def place(api: GoogleApi, name: str, clock: Clock | None = None) -> Place:
+    if name == "cloudrun":
+        return RunPlace(google(environ(api)), "gemstead", "acme", "europe-west4")
+    clock = clock or Clock()
+    return vertex(environ(api), "gemstead", "acme", "europe-west4", Waiting(clock, clock.sleep))
+
+
+def carried(api: GoogleApi, what: Bundle, check: str = "", clock: Clock | None = None) -> Run:
+    clock = clock or Clock()
+    there = place(api, what.target, clock)
+    run = Run(there, there.pieces(what), lambda: check, 3000, clock, clock.sleep)
     for _ in run:
         pass
     return run
 
 
-def faults(api: GoogleApi) -> list[str]:
-    found = []
-    for method, path, body in api.asked:
-        for pattern, name in TYPES:
-            if re.fullmatch(pattern, f"{method} {path}"):
-                schema = json.loads((SCHEMAS / f"{name}.json").read_text("utf-8"))
-                found += [f"{path}: {one.message}" for one in Draft202012Validator(schema).iter_errors(body)]
-    return found
+def gone_back(api: GoogleApi, name: str) -> Run:
+    clock = Clock()
+    there = place(api, name, clock)
+    back = earlier(there.history())
+    assert back is not None
+    run = Run(there, there.going_back(back.pieces), lambda: "", 3000, clock, clock.sleep)
+    for _ in run:
+        pass
+    return run
 
 
 def state(api: GoogleApi) -> dict[str, Any]:
@@ -81,12 +107,12 @@ def state(api: GoogleApi) -> dict[str, Any]:
         "services": {name: one["spec"] for name, one in api.services.items()},
         "shares": {
             one["displayName"]: {
-                deployed["displayName"]: one["trafficSplit"].get(deployed["id"], 0)
-                for deployed in one["deployedModels"]
+                deployed["displayName"]: one.get("trafficSplit", {}).get(deployed["id"], 0)
+                for deployed in one.get("deployedModels", [])
             }
-            for one in api.endpoints.values()
+            for one in api.vertex.endpoints.values()
         },
-        "versions": sorted(len(one) for one in api.models.values()),
+        "versions": sorted(len(one) for one in api.vertex.models.values()),
         "settings": {name: one[-1] for name, one in api.secrets.items() if one and "applied" not in name},
     }
 
@@ -102,42 +128,168 @@ def test_a_plan_is_applied_changed_and_taken_back(name: str) -> None:
         assert there.differences(there.pieces(bundle(name, longest_s=1200)))
         assert not carried(api, bundle(name, longest_s=1200)).failure
         assert state(api) != first
-        back = earlier(there.history())
-        assert back is not None
-        run = Run(place(api, name), back.pieces, lambda: "", 30, lambda: 0.0, lambda s: None)
-        assert [told.why for told in run if told.what == "failed"] == []
+        assert not gone_back(api, name).failure
         again = state(api)
         assert {**again, "versions": 0} == {**first, "versions": 0}
-        assert not faults(api)
+        assert [one for exchange in api.exchanges for one in faults(exchange)] == []
+
+
+def splits(api: GoogleApi, since: int) -> list[list[int]]:
+    return [
+        sorted(one.body["trafficSplit"].values())
+        for one in api.exchanges[since:]
+        if one.method == "PATCH" and "trafficSplit" in one.body
+    ]
+
+
+def moves(api: GoogleApi, since: int) -> list[str]:
+    """Deploying and undeploying, in order."""
+    return [one.path.rpartition(":")[2] for one in api.exchanges[since:] if one.path.endswith("deployModel")]
 
 
 def test_a_new_version_gets_its_calls_step_by_step_and_the_old_one_goes_last() -> None:
+    clock = Clock()
     with GoogleApi(SECRETS) as api:
-        carried(api, bundle("vertex"))
-        before = len(api.asked)
-        carried(api, bundle("vertex", longest_s=1200))
-        splits = [
-            sorted(body["trafficSplit"].values())
-            for method, _, body in api.asked[before:]
-            if method == "PATCH" and "trafficSplit" in body
-        ]
-        assert splits == [[10, 90], [50, 50], [100]]
-        deploys = [body for _, path, body in api.asked[before:] if path.endswith(":deployModel")]
+        carried(api, bundle("vertex"), clock=clock)
+        before, since = len(api.exchanges), clock.now
+        carried(api, bundle("vertex", longest_s=1200, rollout_hold_s=30), clock=clock)
+        assert splits(api, before) == [[10, 90], [50, 50], [100]]
+        assert clock.now - since >= 3 * 30
+        deploys = [one.body for one in api.exchanges[before:] if one.path.endswith(":deployModel")]
         assert [body["trafficSplit"]["0"] for body in deploys] == [0]
-        order = [
-            path.rpartition(":")[2]
-            for _, path, _ in api.asked[before:]
-            if "undeploy" in path or "deploy" in path
-        ]
-        assert order == ["deployModel", "undeployModel"]
+        assert moves(api, before) == ["deployModel", "undeployModel"]
 
 
-def test_a_check_that_fails_leaves_the_old_version_deployed() -> None:
+def test_a_check_that_fails_leaves_the_old_version_and_going_back_is_one_change_of_shares() -> None:
     with GoogleApi(SECRETS) as api:
         carried(api, bundle("vertex"))
+        first = state(api)["shares"]
         assert carried(api, bundle("vertex", longest_s=1200), check="no sense").failure == "no sense"
-        [endpoint] = api.endpoints.values()
+        [endpoint] = api.vertex.endpoints.values()
         assert len(endpoint["deployedModels"]) == 2
+        before = len(api.exchanges)
+        assert not gone_back(api, "vertex").failure
+        assert splits(api, before) == [[100]]
+        assert moves(api, before) == ["undeployModel"]
+        assert state(api)["shares"] == first
+
+
+def test_after_a_rollout_going_back_deploys_again_unless_the_version_before_is_kept() -> None:
+    for keep, wanted in ((False, ["deployModel", "undeployModel"]), (True, [])):
+        with GoogleApi(SECRETS) as api:
+            carried(api, bundle("vertex", keep_previous=keep))
+            carried(api, bundle("vertex", longest_s=1200, keep_previous=keep))
+            [endpoint] = api.vertex.endpoints.values()
+            assert len(endpoint["deployedModels"]) == 1 + keep
+            before = len(api.exchanges)
+            assert not gone_back(api, "vertex").failure
+            assert moves(api, before) == wanted
+            assert splits(api, before) == [[100]]
+
+
+def test_a_version_that_is_kept_goes_with_the_next_one_but_one() -> None:
+    with GoogleApi(SECRETS) as api:
+        for longest_s in (600, 1200, 1800):
+            assert not carried(api, bundle("vertex", longest_s=longest_s, keep_previous=True)).failure
+        [endpoint] = api.vertex.endpoints.values()
+        assert sorted(state(api)["shares"][endpoint["displayName"]].values()) == [0, 100]
+        there = place(api, "vertex")
+        assert not there.differences(there.pieces(bundle("vertex", longest_s=1800, keep_previous=True)))
+
+
+def test_a_share_is_not_raised_while_a_replica_is_down() -> None:
+    clock = Clock()
+    with GoogleApi(SECRETS) as api:
+        carried(api, bundle("vertex"), clock=clock)
+        there = place(api, "vertex", clock)
+        run = Run(there, there.pieces(bundle("vertex", longest_s=1200)), lambda: "", 60, clock, clock.sleep)
+        for told in run:
+            if told.key.endswith(" 10"):
+                [endpoint] = api.vertex.endpoints.values()
+                endpoint["deployedModels"][-1]["status"]["availableReplicaCount"] = 0
+        assert "0 of 1 replicas answer" in run.failure
+        assert sorted(endpoint["trafficSplit"].values()) == [10, 90]
+
+
+def test_an_endpoint_that_is_not_wanted_any_more_goes_with_what_it_serves() -> None:
+    with GoogleApi(SECRETS) as api:
+        carried(api, bundle("vertex", "gemma-4-e2b"))
+        assert not carried(api, bundle("vertex", "gemma-4-e4b")).failure
+        assert [one["displayName"] for one in api.vertex.endpoints.values()] == ["gemstead-gemma-4-e4b"]
+        assert [one for exchange in api.exchanges for one in faults(exchange)] == []
+
+
+def test_a_field_that_google_does_not_know_is_refused_before_anything_is_sent() -> None:
+    with GoogleApi(SECRETS) as api:
+        there = place(api, "vertex")
+        files = dict(bundle("vertex").files)
+        [path] = [one for one in files if one.endswith("endpoint.yaml")]
+        files[path] = yaml.safe_dump({**yaml.safe_load(files[path]), "dedicated": True})
+        with pytest.raises(PlaceError, match="dedicated"):
+            there.differences(there.pieces(Bundle("vertex", files)))
+        assert not api.asked
+
+
+# What each recording is of: first rollout, one more on top of it, and back again.
+@pytest.mark.parametrize("name", ["cloudrun", "vertex"])
+def test_what_is_asked_is_what_was_recorded(name: str) -> None:
+    """Order and bodies of every request, against fixtures that Google's documents allow (WRITE_GOLDEN=write)."""
+    path = RECORDINGS / f"{name}.json"
+    if os.environ.get("WRITE_GOLDEN"):
+        with GoogleApi(SECRETS) as api:
+            _first_then_another_then_back(api, name)
+            path.parent.mkdir(exist_ok=True)
+            lines = ",\n".join(json.dumps(one) for one in recorded(api.exchanges))
+            path.write_text(f"[\n{lines}\n]\n", "utf-8")
+    recording = json.loads(path.read_text("utf-8"))
+    with GoogleReplay(recording, SECRETS) as replay:
+        _first_then_another_then_back(replay, name)
+        assert replay.strange == []
+        assert replay.left == []
+    assert [
+        one for said in recording if "/secrets/" not in said["path"] for one in faults(Exchange(**said))
+    ] == []
+
+
+def _first_then_another_then_back(api: GoogleApi, name: str) -> None:
+    assert not carried(api, steady(bundle(name), "first")).failure
+    assert not carried(api, steady(bundle(name, longest_s=1200), "other")).failure
+    assert not gone_back(api, name).failure
+
+
+def test_a_replay_refuses_another_request() -> None:
+    recording = json.loads((RECORDINGS / "vertex.json").read_text("utf-8"))
+    with GoogleReplay(recording, SECRETS) as replay:
+        assert carried(replay, bundle("vertex", longest_s=700)).failure
+        assert "but the recording goes on with" in replay.strange[0]
+
+
+def test_the_recordings_hold_every_method_that_apply_uses() -> None:
+    used = {
+        method_of(Exchange(**one))
+        for name in ("cloudrun", "vertex")
+        for one in json.loads((RECORDINGS / f"{name}.json").read_text("utf-8"))
+    }
+    assert {one.rpartition(".")[2] for one in used} >= {
+        "upload", "create", "patch", "deployModel", "undeployModel", "listVersions", "replaceService", "addVersion"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"path": "/v1/projects/p/locations/r/endpoints/e:deploy"}, "no such method"),
+        ({"query": {"split": "1"}}, "no parameter split"),
+        ({"body": {"displayName": "e", "etags": "1"}}, "etags"),
+        ({"body": {"displayName": "e", "deployedModels": [{"id": "1"}]}}, "deployedModels"),
+        ({"answer": {"name": 7}}, "answer: name"),
+    ],
+)
+def test_what_google_does_not_allow_is_found(change: dict[str, Any], says: str) -> None:
+    good = {"method": "POST", "path": "/v1/projects/p/locations/r/endpoints", "query": {"endpointId": "e"},
+            "body": {"displayName": "e"}, "status": 200, "answer": {"name": "o"}}  # fmt: skip
+    assert faults(Exchange(**good)) == []
+    assert says in " ".join(faults(Exchange(**{**good, **change})))
 
 
 def test_a_service_that_is_not_wanted_any_more_goes() -> None:
@@ -187,6 +339,17 @@ def test_shares_are_whole_and_sum_to_a_hundred(weights: dict[str, int], share: i
 
 
 def test_google_that_does_not_answer_is_said() -> None:
-    environ = {"CLOUDSDK_AUTH_ACCESS_TOKEN": "t", "CLOUDSDK_API_ENDPOINT_OVERRIDES_RUN": "http://127.0.0.1:9"}
+    nobody = {"CLOUDSDK_AUTH_ACCESS_TOKEN": "t"} | {
+        f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{one}": "http://127.0.0.1:9" for one in ("RUN", "AIPLATFORM")
+    }
     with pytest.raises(PlaceError, match="run API does not answer"):
-        RunPlace(google(environ), "a", "p", "r").unwanted((), ())
+        RunPlace(google(nobody), "a", "p", "r").unwanted((), ())
+    with pytest.raises(PlaceError, match="aiplatform API does not answer"):
+        vertex(nobody, "a", "p", "r").unwanted((), ())
+
+
+@given(st.dictionaries(st.sampled_from(["a", "b", "c"]), st.integers(0, 100), max_size=3))
+def test_what_is_left_of_a_split_sums_to_a_hundred(split: dict[str, int]) -> None:
+    new = without(split, "a", sorted(split.keys() - {"a"}))
+    assert "a" not in new
+    assert sum(new.values()) == (100 if split.keys() - {"a"} else 0)

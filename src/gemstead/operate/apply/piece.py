@@ -57,6 +57,9 @@ class Place(Protocol):
     def differences(self, pieces: Sequence[Piece]) -> tuple[Change, ...]:
         """What applying them would change. Nothing is changed by asking."""
 
+    def going_back(self, pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+        """An earlier bundle's pieces, as they are applied when what came after it has to go."""
+
     def unwanted(self, pieces: Sequence[Piece], history: Sequence[Record]) -> tuple[str, ...]:
         """Keys of what is there of ours and is not wanted any more."""
 

@@ -18,6 +18,7 @@ Object = dict[str, Any]
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 TIMEOUT_S = 60.0
 OVERRIDES = "CLOUDSDK_API_ENDPOINT_OVERRIDES_"
+TOKEN = "CLOUDSDK_AUTH_ACCESS_TOKEN"  # noqa: S105 - the name of a variable
 HOSTS = {
     "run": "https://{region}-run.googleapis.com",
     "secretmanager": "https://secretmanager.googleapis.com",
@@ -27,6 +28,10 @@ HOSTS = {
 
 class Missing(PlaceError):
     """There is no such thing."""
+
+
+class Exists(PlaceError):
+    """There is one already."""
 
 
 class Google:
@@ -73,29 +78,41 @@ def google(environ: Mapping[str, str]) -> Google:
         PlaceError: google-auth is not installed, or no identity is found.
     """
     hosts = {api: environ.get(OVERRIDES + api.upper(), host) for api, host in HOSTS.items()}
-    if given := environ.get("CLOUDSDK_AUTH_ACCESS_TOKEN", "").strip():
+    if given := environ.get(TOKEN, "").strip():
         return Google(lambda: given, hosts)
-    return Google(_found(), hosts)
+    return Google(_token(credentials(environ)), hosts)
 
 
-def _found() -> Callable[[], str]:
+def credentials(environ: Mapping[str, str]) -> Any:
+    """Who we are, as google-auth has it.
+
+    Raises:
+        PlaceError: google-auth is not installed, or no identity is found.
+    """
     try:
         import google.auth
         from google.auth.exceptions import GoogleAuthError
-        from google.auth.transport.requests import Request
+        from google.oauth2.credentials import Credentials
     except ImportError as error:
         raise PlaceError("applying to Google Cloud needs google-auth: pip install 'gemstead[gcp]'") from error
+    if given := environ.get(TOKEN, "").strip():
+        return Credentials(given)  # type: ignore[no-untyped-call]
     try:
-        credentials: Any = google.auth.default(scopes=[SCOPE])[0]
+        return google.auth.default(scopes=[SCOPE])[0]
     except GoogleAuthError as error:
         raise PlaceError("no Google identity is found here: gcloud auth application-default login") from error
 
+
+def _token(who: Any) -> Callable[[], str]:
+    from google.auth.exceptions import GoogleAuthError
+    from google.auth.transport.requests import Request
+
     def token() -> str:
         try:
-            if not credentials.valid:
-                credentials.refresh(Request())
+            if not who.valid:
+                who.refresh(Request())
         except GoogleAuthError as error:
             raise PlaceError(f"Google gives no token: {error}") from error
-        return str(credentials.token)
+        return str(who.token)
 
     return token

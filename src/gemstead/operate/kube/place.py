@@ -87,6 +87,9 @@ class KubePlace:
             before[gone] = shown(there) if there else ""
         return diff(before, after)
 
+    def going_back(self, pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+        return tuple(pieces)
+
     def unwanted(self, pieces: Sequence[Piece], history: Sequence[Record]) -> tuple[str, ...]:
         wanted = {piece.key for piece in pieces}
         documents = [one.document for record in history for one in record.pieces]
