@@ -7,7 +7,8 @@ import socket
 import pytest
 
 from gemstead.spec.model import Spec
-from gemstead.wiring.addresses import base_url, listener, named, reserve, split, warnings
+from gemstead.wiring.addresses import base_url, gateway_address, listener, named, reserve, split, warnings
+from gemstead.wiring.desired import vertex_routes
 from gemstead.wiring.secrets import CannotRun
 
 
@@ -25,6 +26,17 @@ from gemstead.wiring.secrets import CannotRun
 def test_an_address_is_read_and_shown(listen, parts, url):
     assert split(listen) == parts
     assert base_url("http", *parts) == url
+
+
+def test_under_vertex_ai_the_port_is_the_one_that_it_says():
+    said = {"AIP_HTTP_PORT": "8081", "AIP_HEALTH_ROUTE": "/well"}
+    vertex = Spec.model_validate({"gateway": {"listen": "0.0.0.0:8080", "keys": "off", "vertex": True}})
+    assert gateway_address(vertex, said) == ("0.0.0.0", 8081)
+    assert gateway_address(vertex, {}) == ("0.0.0.0", 8080)
+    assert vertex_routes(said) == ("/predict", "/well")
+    assert gateway_address(Spec(), said)[1] == 4367  # it does not run there
+    with pytest.raises(CannotRun, match="AIP_HTTP_PORT"):
+        gateway_address(vertex, {"AIP_HTTP_PORT": "http"})
 
 
 def test_a_reserved_port_stays_ours_and_takes_no_calls():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from gemstead.spec.model import Spec
@@ -22,6 +22,21 @@ def split(listen: str) -> tuple[str, int]:
     """`host:port` as host and port; the host of `:4367` is "" (every interface)."""
     host, _, port = listen.rpartition(":")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def gateway_address(spec: Spec, environ: Mapping[str, str]) -> tuple[str, int]:
+    """Host and port that callers use; under Vertex AI the port is the one that Vertex says to the container.
+
+    Raises:
+        CannotRun: `AIP_HTTP_PORT` is no port.
+    """
+    host, port = split(spec.gateway.listen)
+    said = environ.get("AIP_HTTP_PORT", "") if spec.gateway.vertex else ""
+    if not said:
+        return host, port
+    if not said.isdecimal() or not 0 < int(said) < 1 << 16:
+        raise CannotRun(f"AIP_HTTP_PORT: `{said[:16]}` is no port")
+    return host, int(said)
 
 
 def base_url(scheme: str, host: str, port: int) -> str:

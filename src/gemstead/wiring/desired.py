@@ -39,7 +39,7 @@ from gemstead.supervise.logs import RotatedLog
 from gemstead.supervise.replica import Replica as Watching
 from gemstead.supervise.watched import Care, Watched
 from gemstead.traffic.endpoint import EndpointFacts
-from gemstead.wiring.addresses import split
+from gemstead.wiring.addresses import gateway_address
 from gemstead.wiring.discover import Names, hosts
 from gemstead.wiring.files import StateDir
 from gemstead.wiring.hosted import launches
@@ -132,7 +132,7 @@ async def aside(work: Callable[[], Result]) -> Result:
 def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
     """What gateway workers are told, without the endpoints."""
     gateway, folder = spec.gateway, around.folder
-    host, port = split(gateway.listen)
+    host, port = gateway_address(spec, around.environ)
     deadlines = gateway.deadlines.model_dump()
     tls = gateway.tls
     pools = pools_of(spec)
