@@ -38,7 +38,7 @@ from gemstead.spec.model import Spec
 from gemstead.spec.secrets import SecretsSpec
 from gemstead.supervise.logs import RotatedLog
 from gemstead.wiring import desired
-from gemstead.wiring.addresses import base_url, listener, named, reserve, split, warnings
+from gemstead.wiring.addresses import base_url, gateway_address, listener, named, reserve, split, warnings
 from gemstead.wiring.auditing import Auditor
 from gemstead.wiring.batch import BatchProcess, aside, batch_settings
 from gemstead.wiring.desired import Surroundings
@@ -157,7 +157,7 @@ class Service:
 
     def take_ports(self, held: ExitStack) -> None:
         """Both addresses, or a sentence that says who has them and what to change."""
-        host, port = split(self.spec.gateway.listen)
+        host, port = gateway_address(self.spec, self.order.environ)
         with named("gateway.listen", host, port):
             sockets = reserve(host, port)
         for sock in sockets:
