@@ -14,7 +14,7 @@ from gemstead.traffic.picker import Picker
 from gemstead.traffic.prefix import PrefixIndex
 from gemstead.traffic.queue import OLDEST_EVERY, Queue, Waiting
 from gemstead.traffic.roster import Roster
-from gemstead.traffic.shares import ACTIVE_S, CALM_S, Shares
+from gemstead.traffic.shares import ACTIVE_S, CALM_S, MEAN_S, Shares
 
 SLOTS = 10
 
@@ -64,6 +64,13 @@ def test_weights_make_parts():
     shares = Shares()
     shares.measure(flight(gold=60.0, a=20.0), flight(gold=10.0), {"gold": 3.0}, 0.0)
     assert not shares.heavy
+
+
+def test_a_few_calls_at_once_are_no_flood():
+    shares = Shares()
+    shares.measure(flight(flood=90.0, calm=10.0), flight(flood=900.0), {}, 0.0)
+    shares.measure(flight(flood=45.0, calm=55.0), flight(flood=900.0, calm=60.0), {}, 0.1)
+    assert heavy(shares) == {"flood"}
 
 
 def test_who_was_there_lately_keeps_its_part_free():
@@ -136,8 +143,8 @@ def test_it_gets_all_the_rest():
 def test_nothing_waits_for_ever():
     """A flood that has been held back below its part is served like everybody else."""
     queue = crowded(one("flood"))
-    queue.measure(flight(flood=1.0, calm=900.0), 0.1)
-    assert next_one(queue, full_pool(9), 0.1) is not None
+    queue.measure(flight(flood=1.0, calm=900.0), MEAN_S)
+    assert next_one(queue, full_pool(9), MEAN_S) is not None
 
 
 # -- long prompts ---------------------------------------------------------------------------------------------
