@@ -66,6 +66,22 @@ def test_every_file_is_what_google_takes(plan: Any, options: dict[str, Any], tmp
     subprocess.run(["bash", "-n", str(tmp_path / "setup.sh")], check=True, timeout=20)
 
 
+def test_another_image_has_another_tag_and_the_build_makes_the_one_that_the_service_runs() -> None:
+    def tags(model: str, **load: Any) -> dict[str, str]:
+        bundle = rendered(model, "vllm", "RTX PRO 6000", {"kind": "image"}, load=load)
+        pod = service(bundle)["spec"]["template"]["spec"]
+        found = {one["name"]: one["image"] for one in pod["containers"]}
+        assert set(found.values()) == set(yaml.safe_load(bundle.files["cloudbuild.yaml"])["images"])
+        return found
+
+    first = tags("gemma-4-26b-a4b")
+    assert tags("gemma-4-26b-a4b") == first
+    changed = tags("gemma-4-26b-a4b", prompt_tokens=64_000)  # another launch line, of the same model
+    assert changed["engine"].partition(":")[0] == first["engine"].partition(":")[0]
+    assert changed["engine"] != first["engine"]
+    assert changed["gateway"] == first["gateway"]
+
+
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan[0]}-{plan[1]}-{plan[2]}")
 def test_an_instance_is_one_that_cloud_run_has(plan: Any) -> None:
     made = service(rendered(*plan))

@@ -202,7 +202,7 @@ def _gateway(deployment: Deployment, pool: Pool) -> dict[str, Any]:
     )
     return {
         "name": "gateway",
-        "image": Because(gateway_tag(deployment), "built by cloudbuild.yaml"),
+        "image": Because(gateway_tag(deployment), "built by cloudbuild.yaml; the tag says its content"),
         "command": ["/opt/gemstead/bin/python", "-c"],
         "args": [
             Because(program, "keys come from Secret Manager; the instance's own disk is gone when it ends")

@@ -1,8 +1,16 @@
-"""Names on Google Cloud: images, secrets, the service account. One place, so that build, set-up and service agree."""
+"""Names on Google Cloud: images, secrets, the service account. One place, so that build, set-up and service agree.
+
+An image's tag says its content: another model baked in, or another Dockerfile, is another tag, so that a service whose
+file did not change runs what it ran, and one whose image changed gets a new revision.
+"""
 
 from __future__ import annotations
 
+import hashlib
+
+from gemstead.render import docker_gateway
 from gemstead.render.deployment import Deployment, Pool
+from gemstead.render.docker_engine import engine_dockerfile
 
 REGION = "europe-west4"  # has L4 and RTX PRO 6000 on Cloud Run
 
@@ -26,12 +34,21 @@ def registry(deployment: Deployment) -> str:
 def gateway_tag(deployment: Deployment) -> str:
     """The gateway's image; the user's own, where there is one."""
     own = deployment.deploy.images.get("gateway", "")
-    return own or f"{registry(deployment)}/gemstead-gateway:{deployment.version}"
+    if own:
+        return own
+    files = docker_gateway.files(deployment, bare=False)
+    return f"{registry(deployment)}/gemstead-gateway:{deployment.version}-{content(*files.values())}"
 
 
 def engine_tag(deployment: Deployment, pool: Pool) -> str:
     """The image of a pool's engine."""
-    return f"{registry(deployment)}/gemstead-{pool.name}:{deployment.version}"
+    inside = content(engine_dockerfile(deployment, pool))
+    return f"{registry(deployment)}/gemstead-{pool.name}:{deployment.version}-{inside}"
+
+
+def content(*texts: str) -> str:
+    """Eight hex digits of what an image is built from."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
 
 
 def account(deployment: Deployment) -> str:

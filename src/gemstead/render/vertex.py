@@ -12,7 +12,6 @@ it has) and Vertex says who may call. Weights lie in the image, or are streamed 
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from dataclasses import replace
 from typing import Any
@@ -23,7 +22,7 @@ from gemstead.refused import Reason, Refused
 from gemstead.render import vertex_readme
 from gemstead.render.because import Because
 from gemstead.render.bundle import Bundle
-from gemstead.render.cloudrun_names import account, engine_tag, registry, service_name
+from gemstead.render.cloudrun_names import account, content, engine_tag, registry, service_name
 from gemstead.render.deployment import ENGINE_PORT, Deployment, Pool
 from gemstead.render.docker_engine import CACHE, engine_dockerfile, launch_words
 from gemstead.render.docker_gateway import STATE
@@ -228,8 +227,7 @@ def shares(deployment: Deployment) -> list[int]:
 def tag(deployment: Deployment, pool: Pool) -> str:
     """The image that Vertex runs; its tag changes with what is in it, because Vertex keeps what it has fetched."""
     parts = (engine_dockerfile(deployment, pool), _start(deployment, pool), _settings(deployment, pool))
-    content = hashlib.sha256("".join(parts).encode()).hexdigest()[:8]
-    return f"{registry(deployment)}/gemstead-{pool.name}-vertex:{deployment.version}-{content}"
+    return f"{registry(deployment)}/gemstead-{pool.name}-vertex:{deployment.version}-{content(*parts)}"
 
 
 def _machine(pool: Pool) -> tuple[str, int]:
