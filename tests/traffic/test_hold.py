@@ -341,3 +341,33 @@ def test_the_smallest_bound_of_all_rules_holds():
     ))  # fmt: skip
     found = terms(book, RateLimit(), ANN, "m")
     assert (found.output_tokens, found.clamps, found.total_s) == (50, False, 9.0)
+
+
+@given(
+    st.sampled_from([{"tokens_per_day": 10**6}, {"tokens_per_minute": 10**6}, {"concurrent": 10_000}]),
+    st.lists(st.integers(1, 20), max_size=4),
+    st.lists(st.integers(1, 20), min_size=1, max_size=4),
+    st.lists(st.integers(1, 20), max_size=6),
+)
+def test_a_limit_that_has_enough_left_refuses_nobody(limit, before, waiting, comers):
+    """Also where some come while others wait for the store, and take what was there for those."""
+    fleet = Fleet(rule(**limit), share=0.001)
+    [mine] = fleet.workers
+    found, accounts = mine.terms(ANN, "m")
+
+    def ask(units):
+        return mine.hold(found, accounts, units, units, units, fleet.now, fleet.wall)
+
+    for units in before:
+        fleet.call(tokens=units, bound=units).settle(0, 0, 0)
+    fleet.now += 20.0
+    short = [(units, held) for units in waiting if isinstance(held := ask(units), Short)]
+    for units, held in short:
+        mine.want(held, units, units, units)
+    if (batch := mine.batch(fleet.now)) is None:
+        return
+    for units in comers:
+        ask(units)
+    mine.granted(batch, fleet.windows.apply(batch, fleet.now), fleet.now, fleet.wall)
+    for units in [*waiting, *comers]:
+        ask(units)  # raises nothing: it has what it needs, or asks again

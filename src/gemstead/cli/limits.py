@@ -97,7 +97,9 @@ def _row(row: dict[str, Any], now: float) -> tuple[str, ...]:
 
 
 def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value == int(value) else f"{value:,.4f}" if value >= 0.01 else f"{value:.7f}".rstrip("0")
+    if value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:,.4f}" if value >= 0.01 else f"{value:.7f}".rstrip("0")
 
 
 def _span(seconds: float) -> str:

@@ -32,13 +32,14 @@ FLUSH_S = 0.02  # what is no hurry is collected for so long
 AGAIN_S = 0.06  # a call that found no slot is asked for once more after this
 SWEEP_S = 0.5
 LAST_S = 1.0  # for what is at hand to go back when the worker ends
-TRIES = 3
+TRIES = 20
 SHARE_ALONE = 0.25  # of a limit that is taken ahead where nobody else counts
 SHARE = 0.01
 STORE_AWAY = (
     "How much you may use cannot be looked up at the moment, and this service lets no call through unlooked. "
     "Try again soon."
 )
+STORE_BUSY = "Too many calls draw on the same limit at the moment. Try again soon."
 
 
 class Waiting:
@@ -272,6 +273,8 @@ class Allowances:
         one.tries += 1
         one.short = short
         if one.tries > TRIES:
+            if any(account.left > 0 for account in short.accounts):
+                raise Refused(Reason.LIMITS_UNAVAILABLE, STORE_BUSY, retry_after_s=1.0)
             raise reached(short.accounts[0], 0, time())
         return one
 

@@ -385,16 +385,16 @@ class Accounts:
         self.away = False
         self.stuck = None
         asked, self._asked = self._asked, []
-        for account, grant in zip(asked, grants, strict=False):
-            self._take_in(account, grant, now, wall)
+        for account, ask, grant in zip(asked, batch.asks, grants, strict=False):
+            self._take_in(account, ask.least, grant, now, wall)
 
-    def _take_in(self, account: Account, grant: Grant, now: float, wall: float) -> None:
+    def _take_in(self, account: Account, least: int, grant: Grant, now: float, wall: float) -> None:
         account.left = grant.left
         kind, cap = account.cap.kind, account.cap
         needed, account.asked = account.asked, 0
         if kind == "slots":
             account.slots = grant.units
-            if needed and account.held + needed > account.slots:
+            if needed and account.held + needed > account.slots and grant.left < 1:
                 account.denied_until, account.wait_s = now + NO_S, 1.0
             return
         if kind == "budget":
@@ -404,8 +404,8 @@ class Accounts:
         account.put(grant.units, grant.tag, grant.moved)
         if kind == "budget":
             self._watch(account, needed)
-        if account.pool >= needed:
-            account.denied_until = -FAR
+        if account.pool >= needed or grant.left >= max(least, 1):
+            account.denied_until = -FAR  # what others took meanwhile is no "no": it is asked for again
             return
         short = max(needed - account.pool - account.left, 1)
         account.denied_until = now + NO_S
