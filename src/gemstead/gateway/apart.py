@@ -19,6 +19,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from gemstead.gateway.exchange import WHOLE, Exchange
+from gemstead.gateway.reply import found_tokens
 from gemstead.openai.meter import Meter
 from gemstead.refused import Refused
 from gemstead.traffic.admission import endpoint_room
@@ -72,8 +73,8 @@ class Apart(Exchange):
         self.count_tokens()
         if self.call is not None and self.endpoint is not None:
             record = self.record
-            tokens, cached = (record.output_tokens, record.cached_tokens) if record.tokens_from else (-1, -1)
-            gate.picker.settle(self.endpoint, self.call, ok, now, tokens, cached)
+            tokens = record.output_tokens if record.tokens_from else -1
+            gate.picker.settle(self.endpoint, self.call, ok, now, tokens, found_tokens(self.call, record))
         gate.running.discard(self)
         if gate.waitroom.waiting and self.call is not None:
             gate.waitroom.next_ones(self.call.model)

@@ -25,7 +25,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from gemstead.gateway.reply import CHUNKED, UNSENT, Reply
+from gemstead.gateway.reply import CHUNKED, UNSENT, Reply, found_tokens
 from gemstead.openai import errors, evening, media
 from gemstead.openai.meter import Meter, usage_of
 from gemstead.openai.requests import ROUTES, Request, parse
@@ -845,8 +845,8 @@ class Exchange(Reply):
             self.say(b"")
         self.count_tokens()
         if self.call is not None and self.endpoint is not None:
-            tokens, cached = (record.output_tokens, record.cached_tokens) if record.tokens_from else (-1, -1)
-            gate.picker.settle(self.endpoint, self.call, ok, now, tokens, cached)
+            tokens = record.output_tokens if record.tokens_from else -1
+            gate.picker.settle(self.endpoint, self.call, ok, now, tokens, found_tokens(self.call, record))
         if self.place is not None:
             gate.waitroom.leave(self, record.prompt_tokens + record.output_tokens)
         if gate.waitroom.waiting and self.call is not None:

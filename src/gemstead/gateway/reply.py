@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gemstead.ledger.audit import AuditRecord
 from gemstead.openai import errors
 from gemstead.openai.meter import Meter
+from gemstead.traffic.call import Call
 
 if TYPE_CHECKING:
     from gemstead.gateway.allowances import Need
@@ -121,3 +122,11 @@ class Reply:
         gate = self.gate
         parts = (errors.STATUS_LINES[status][:-2], gate.date, self.record.call_id.encode(), extra, end)
         self.client.transport.write(b"".join(parts))
+
+
+def found_tokens(call: Call, record: AuditRecord) -> int:
+    """Tokens of the prompt that the engine had cached, in tokens as the picker estimates them; -1: it did not say."""
+    if record.tokens_from != "engine":
+        return -1
+    cached = record.cached_tokens
+    return cached * call.prompt_tokens // record.prompt_tokens if cached and record.prompt_tokens else 0

@@ -38,6 +38,11 @@ class Call:
         -1.0
     )  # prefill that stood before the first token at that time; below zero: not known
     was_first: bool = False  # nothing else was waiting there to be read
+    turn: int = 0  # of the prefix index, when it was charged
+    known_turn: int = (
+        -1
+    )  # in which the end of what is cached was last sent there, and surely read; -1: not known
+    unlearned_s: float = 0.0  # to the first token; how much was read for it is told at the end
     due_s: float = 0.0  # the time to the first token that was expected then
     first_at: float = -1.0  # when the first token came
     first_calls: int = 0  # in flight at that time

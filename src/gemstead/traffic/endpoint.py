@@ -149,6 +149,7 @@ class Endpoint:
         "served",
         "speaking",
         "standing_s",
+        "tells_cached",
         "token_s",
         "told_at",
         "took",
@@ -171,6 +172,7 @@ class Endpoint:
         self.served = 0
         self.failures = 0
         self.failed_share = 0.0  # of its calls, lately
+        self.tells_cached = False  # with each answer, how much of the prompt it found in its cache
         self.read_tokens = 0  # prompt tokens that were not cached, since ever
         self.heard_at = -inf  # when it last said anything on any call; the gateway sets it with every piece
         self.told_at = -inf  # when the picker last learned of a first token or an end

@@ -47,7 +47,7 @@ from gemstead.traffic.estimate import ANSWER_TOKENS
 from gemstead.traffic.outlier import FAILED_FORGET, is_outlier
 from gemstead.traffic.policy import NO_TIME
 from gemstead.traffic.prefix import PrefixIndex
-from gemstead.traffic.rates import Lengths
+from gemstead.traffic.rates import SETTLED, Lengths
 from gemstead.traffic.roster import WEDGED_MOST_S, WEDGED_S, Roster, well
 
 # Chosen in simulation on the traces of benchmarks/traffic/compare.py (docs/traffic.md); half or double changes little.
@@ -66,6 +66,9 @@ MOST_SESSIONS = 16_384
 PATIENCE = 4.0  # times the expected time to the first token
 QUIET_DUE = 1.5  # a prompt whose answer does not stream has been read after so many times what was foreseen
 LEARNED = 8  # calls after which the expected time to a first token can be relied on
+# An engine's word on what it found is about tokens, and ours about bytes: so much it may differ and mean the same.
+UNSURE_BLOCKS = 2
+UNSURE_SHARE = 4  # and one in so many
 FEW_OUTPUT_TOKENS = 8  # too few for a rate
 RETRY_AFTER_S = 2.0  # an engine that restarts is asked for again soon; long starts are seen in /readyz
 
@@ -161,6 +164,8 @@ class Picker:
         if call.booked:
             call.booked = False
             self._unbook(endpoint, call, now)
+            if call.unlearned_s or (cached_tokens >= 0 and ok and call.prefix):
+                self._correct(endpoint, call, cached_tokens if ok else -1)
             if ok and output_tokens >= 0:
                 self._learn(endpoint, call, now, output_tokens)
         call.charged_tokens = 0
@@ -298,8 +303,13 @@ class Picker:
             self._quiet_count += 1
             heappush(self._quiet, (now + QUIET_DUE * call.due_s, self._quiet_count, call))
         endpoint.weigh()
+        call.known_turn = -1
         if call.prefix:
-            self.index.insert(endpoint.name, call.prefix, _blocks(endpoint, call))
+            known = self.index.insert(endpoint.name, call.prefix, _blocks(endpoint, call))
+            first = next(iter(endpoint.waiting))
+            if known >= 0 and (first is call or known < first.turn) and not endpoint.others.waiting:
+                call.known_turn = known
+        call.turn = self.index.turn
         if call.session:
             self._remember(call.session, endpoint.name)
         if call.adapter and call.adapter not in endpoint.adapters:
@@ -314,7 +324,10 @@ class Picker:
             call.first_at, call.first_calls = now, endpoint.in_flight
             call.first_read = endpoint.read_tokens
             if call.ahead_tokens >= 0.0 and now > call.charged_at:
-                endpoint.learn_prefill(call.ahead_tokens, now - call.charged_at, call.was_first)
+                if endpoint.tells_cached and endpoint.rates.prefill.count >= SETTLED:
+                    call.unlearned_s = now - call.charged_at
+                else:
+                    endpoint.learn_prefill(call.ahead_tokens, now - call.charged_at, call.was_first)
         endpoint.progress_at = now
         _heard(endpoint, now)
 
@@ -343,6 +356,25 @@ class Picker:
             spent_s = max(now - call.first_at - read_s, 0.0)
             calls = (call.first_calls + endpoint.in_flight + 1) / 2 + endpoint.calls_elsewhere
             endpoint.rates.decode.learn(calls, spent_s / (output_tokens - 1) / endpoint.pace.times)
+
+    def _correct(self, endpoint: Endpoint, call: Call, cached_tokens: int) -> None:
+        """The engine has said how much of the prompt it found; below zero: it has not."""
+        ahead = call.ahead_tokens
+        if cached_tokens > 0:
+            endpoint.tells_cached = True  # vLLM says nothing where it found nothing
+        if cached_tokens >= 0 and endpoint.tells_cached:
+            prompt, thought = call.prompt_tokens, call.hit_tokens
+            cached = min(cached_tokens, max(prompt - LEAST_TOKENS, 0))
+            ahead += work_tokens(prompt, cached) - work_tokens(prompt, thought)
+            slack = UNSURE_BLOCKS * call.block_tokens + thought // UNSURE_SHARE
+            if cached + slack < thought:
+                if call.known_turn >= 0:
+                    self.index.missed(endpoint.name, call.known_turn)
+            elif cached > thought + slack:
+                self.index.found(endpoint.name)
+        if call.unlearned_s:
+            endpoint.learn_prefill(max(ahead, 1.0), call.unlearned_s, call.was_first)
+            call.unlearned_s = 0.0
 
     def _read(self, now: float) -> None:
         """Take the prompts that must have been read by now for read."""

@@ -12,6 +12,10 @@ the first, as in vLLM, which frees a request's blocks from its end: so what an e
 is always its beginning, never a middle. Answers take room in the cache too, and come back as part of the next
 prompt under hashes that nobody can know now: `answered` counts them, and the room left for prompts shrinks.
 
+Engines that say how much of a prompt they found correct that. Where one has lost what was thought to be there
+(`missed`), it has lost what was unused for longer as well, and its cache holds no more than what was sent since: the
+room comes down to that, and goes up where it finds more than was thought (`found`).
+
 Beside that there is one table for all endpoints: block hash to the set of endpoints (bits) that have it.
 Because each endpoint has beginnings only, that set can only shrink along the prompt, and where it does is found by
 bisection: a 400 KB prompt in a pool of 256 costs a few lookups.
@@ -39,6 +43,9 @@ MOST_BLOCKS = 512
 # Upper bound of one entry, a block at an endpoint: an entry in two dictionaries at their emptiest (60 and 100),
 # the hash (36), the set of endpoints (36), and the copy that a growing dictionary makes. Measured in the tests.
 BYTES_PER_ENTRY = 384
+LEAST_HELD = 64  # blocks; whatever an engine seems to have lost
+SHRINKS = 10  # at most by one in so many, each time that an engine has less than it was thought to hold
+GROWS = 8  # by one in so many, each time that it has more
 FORGOTTEN_SHARE = 16  # one in so many is forgotten at a time
 
 
@@ -62,20 +69,24 @@ def chain(
 class Seen:
     """What one endpoint has been sent, as far as its cache can still hold it."""
 
-    __slots__ = ("answers", "bit", "blocks", "fresh", "most")
+    __slots__ = ("answers", "bit", "blocks", "fresh", "holds", "most")
 
     def __init__(self, bit: int) -> None:
         self.bit = bit
-        self.blocks: dict[int, None] = {}  # the longest unused first
+        self.blocks: dict[int, int] = {}  # the longest unused first; when it was last sent, in turns
         self.most = 0  # blocks that the engine's cache holds; 0: unknown
         self.fresh = 0.0  # blocks that were new here, lately
         self.answers = 0.0  # blocks of answers, lately
+        self.holds = 0  # blocks of prompts, as it has shown; 0: it has not
 
     def room(self) -> int:
         """How many blocks of prompts the cache holds beside the answers; 0 is unknown."""
-        if not self.answers or not self.most:
-            return self.most
-        return max(1, int(self.most * self.fresh / (self.fresh + self.answers)))
+        if not self.most:
+            return self.holds
+        room = self.most
+        if self.answers:
+            room = max(1, int(room * self.fresh / (self.fresh + self.answers)))
+        return min(room, self.holds) if self.holds else room
 
 
 class PrefixIndex:
@@ -88,19 +99,23 @@ class PrefixIndex:
         self._table: dict[int, int] = {}
         self._seen: dict[str, Seen] = {}
         self._every = 0  # all bits in use
+        self.turn = 0  # counts what was inserted
         self.outbox: Outbox | None = None  # told what is new, for other gateways (sharing.py)
 
     def __len__(self) -> int:
         """Entries held, at most `most_bytes / BYTES_PER_ENTRY`."""
         return self._held
 
-    def insert(self, endpoint_name: str, prefix: Sequence[int], most: int = 0) -> None:
+    def insert(self, endpoint_name: str, prefix: Sequence[int], most: int = 0) -> int:
         """Remember that this endpoint is about to be sent these blocks. Call it before dispatch.
 
-        `most` blocks are what its cache holds; 0 is unknown.
+        `most` blocks are what its cache holds; 0 is unknown. Returns the turn in which it was last sent the last of
+        them that it was thought to have; below zero: none.
         """
         if not prefix:
-            return
+            return -1
+        self.turn = turn = self.turn + 1
+        known = -1
         seen = self._seen.get(endpoint_name) or self._new(endpoint_name)
         seen.most = most
         room = min(seen.room() or self._most, self._most)
@@ -109,11 +124,12 @@ class PrefixIndex:
         blocks, table, bit = seen.blocks, self._table, seen.bit
         before = len(blocks)
         for block in reversed(prefix):
-            if block in blocks:
-                del blocks[block]
-            else:
+            was = blocks.pop(block, -1)
+            if was < 0:
                 table[block] = table.get(block, 0) | bit
-            blocks[block] = None
+            elif known < 0:
+                known = was
+            blocks[block] = turn
         if fresh := len(blocks) - before:
             self._held += fresh
             seen.fresh += fresh
@@ -125,6 +141,24 @@ class PrefixIndex:
                 )
             if self._held > self._most:
                 self._make_room(seen, len(prefix))
+        return known
+
+    def missed(self, endpoint_name: str, turn: int) -> None:
+        """The endpoint has lost what it was last sent in that turn: so it has lost all that is older."""
+        if (seen := self._seen.get(endpoint_name)) is None:
+            return
+        before, count = seen.holds or len(seen.blocks), 0
+        for last in seen.blocks.values():
+            if last > turn:
+                break
+            count += 1
+        self._drop(seen, count)
+        seen.holds = max(len(seen.blocks), before - before // SHRINKS, LEAST_HELD)
+
+    def found(self, endpoint_name: str) -> None:
+        """The endpoint still had what it was thought to have lost."""
+        if (seen := self._seen.get(endpoint_name)) is not None and seen.holds:
+            seen.holds += 1 + seen.holds // GROWS
 
     def answered(self, endpoint_name: str, blocks: float) -> None:
         """An answer of so many blocks was generated there, and lies in the cache like a prompt."""

@@ -26,6 +26,7 @@ from typing import Any
 
 from gemstead.gateway.epp import names, wire
 from gemstead.gateway.epp.desk import Desk
+from gemstead.gateway.reply import found_tokens
 from gemstead.ledger.audit import AuditRecord
 from gemstead.openai import errors
 from gemstead.openai.meter import Meter, usage_of
@@ -362,10 +363,10 @@ class Conversation:
         self._count()
         if self.call is not None and self.picked:
             desk.figures.in_flight.add(-1)
-            tokens, cached = (record.output_tokens, record.cached_tokens) if record.tokens_from else (-1, -1)
+            tokens = record.output_tokens if record.tokens_from else -1
             if self._queued is not None and record.tokens_from:
                 desk.queue.settle(self._queued, record.prompt_tokens + record.output_tokens)
-            desk.settle(self.call, ok, now, tokens, cached)
+            desk.settle(self.call, ok, now, tokens, found_tokens(self.call, record))
         desk.figures.record(record)
 
     def _count(self) -> None:
