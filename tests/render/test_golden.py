@@ -59,7 +59,8 @@ GKE = {
         "registry": "europe-west4-docker.pkg.dev/acme/llm",
         "host": "llm.acme.com",
         "hardware": {"gpu": "H100", "spot": True},
-        "kubernetes": {"routes": {"proxies": ["10.129.0.0/23"]}},
+        "cloud": {"project": "acme", "region": "europe-west4"},
+        "kubernetes": {"scaling": "hpa", "routes": {"proxies": ["10.129.0.0/23"]}},
     },
 }
 CLOUD = {"project": "acme-llm", "region": "europe-west4"}
@@ -80,8 +81,13 @@ RUN_BAKED = {
 GITOPS = {
     "models": EIGHT["models"],
     "deploy": {
+        "registry": "ghcr.io/acme",
         "hardware": {"gpu": "H100", "count": 8},
-        "options": {"git_url": "https://git.acme.com/llm.git"},
+        "kubernetes": {"regions": [{"name": "eu"}, {"name": "us"}]},
+        "options": {
+            "git_url": "https://git.acme.com/llm.git",
+            "clusters": "staging/test=https://10.0.0.1,production/eu=https://10.1.0.1,production/us=https://10.2.0.1",
+        },
     },
 }
 VERTEX = {

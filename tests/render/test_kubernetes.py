@@ -278,6 +278,53 @@ def test_google_gets_inference_pools_unless_they_are_switched_off() -> None:
         assert len(of(found, "Gateway")) == 1 + there
 
 
+def test_pods_in_google_s_cluster_act_as_the_accounts_that_terraform_makes() -> None:
+    said = file("H100", 8, cloud={"project": "acme", "region": "europe-west4"},
+                kubernetes={"routes": {"proxies": ["10.1.0.0/23"]}}, **HOST)  # fmt: skip
+    found = built(bundle(said, "gke").files)
+    accounts = {
+        one["metadata"]["name"]: one["metadata"].get("annotations", {}) for one in of(found, "ServiceAccount")
+    }
+    at = "acme.iam.gserviceaccount.com"
+    assert accounts["gemstead-gateway"] == {"iam.gke.io/gcp-service-account": f"gemstead-gateway@{at}"}
+    assert accounts["gemstead-engine"] == {"iam.gke.io/gcp-service-account": f"gemstead-engines@{at}"}
+    assert accounts["gemstead-models"] == {}
+    ground = "".join(target("terraform").render(made(said)).files.values())
+    for name in ("gateway", "engine"):
+        assert f"[${{var.namespace}}/${{var.name}}-{name}]" in ground
+    assert "${var.name}-engines" in ground and "${var.name}-gateway" in ground
+
+
+def test_the_gateway_reaches_google_only_when_the_file_names_something_there() -> None:
+    def ways_out(said: Object) -> list[Object]:
+        found = built(bundle(said, "gke").files)
+        policy = next(
+            one for one in of(found, "NetworkPolicy") if one["metadata"]["name"] == "gemstead-gateway"
+        )
+        return [to for rule in policy["spec"]["egress"] for to in rule["to"] if "ipBlock" in to]
+
+    said = file("H100", 8, kubernetes={"routes": {"proxies": ["10.1.0.0/23"]}}, **HOST)
+    assert not ways_out(said)
+    said["models"].append(
+        {"name": "mine", "endpoints": [{"url": "http://10.0.0.5:80", "api_key": "gcp-sm:acme/key"}]}
+    )
+    assert {"ipBlock": {"cidr": "169.254.169.254/32"}} in ways_out(said)
+
+
+def test_google_s_autoscaler_reads_one_series_of_all_gateways() -> None:
+    said = file("H100", 8, kubernetes={"scaling": "hpa", "routes": {"proxies": ["10.1.0.0/23"]}}, **HOST)
+    found = built(bundle(said, "gke").files)
+    (scaler,) = of(found, "HorizontalPodAutoscaler")
+    (outside,) = (one["external"] for one in scaler["spec"]["metrics"] if one["type"] == "External")
+    (rule,) = (
+        one for group in of(found, "Rules")[0]["spec"]["groups"] for one in group["rules"] if "record" in one
+    )
+    assert outside["metric"]["name"] == f"prometheus.googleapis.com|{rule['record']}|gauge"
+    assert rule["expr"] == "max by (model) (gemstead_desired_replicas)"
+    assert outside["metric"]["selector"]["matchLabels"] == {"metric.labels.model": "gemma-4-31b"}
+    assert not [fault for one in found for fault in faults(one)]
+
+
 def test_several_models_are_told_apart_by_what_bodies_say() -> None:
     assert len(of(objects(FILES["gke, two models"]), "GCPRoutingExtension")) == 1
     assert not of(objects(FILES["gke"]), "GCPRoutingExtension")  # one model: no body has to be read

@@ -44,7 +44,9 @@ def faults(validator: Any, schema: Path, document: Any) -> list[str]:
     return [f"{'/'.join(map(str, one.absolute_path))}: {one.message[:200]}" for one in found]
 
 
-@pytest.mark.parametrize("path", [".github/workflows/gemstead.yaml", ".github/workflows/gemstead-drift.yaml"])
+@pytest.mark.parametrize(
+    "path", [f".github/workflows/gemstead{part}.yaml" for part in ("", "-drift", "-images")]
+)
 def test_workflows_are_valid(path: str) -> None:
     document = yaml.safe_load(
         bundle("pipelines").files[path].replace("\non:", "\n'on':").replace("'on':", "'on':")
@@ -98,6 +100,55 @@ def test_production_comes_after_staging_and_asks() -> None:
 )
 def test_gitops_objects_are_valid(path: str, schema: str) -> None:
     assert not faults(Draft202012Validator, SCHEMAS / "crd" / f"{schema}.json", read("gitops", path))
+
+
+KINDS = {"ImageRepository", "ImagePolicy", "ImageUpdateAutomation"}
+
+
+def test_flux_looks_for_corrected_images_and_writes_them_into_the_file() -> None:
+    found = list(yaml.safe_load_all(bundle("gitops").files["flux/images.yaml"]))
+    assert {one["kind"] for one in found} == KINDS
+    for one in found:
+        path = SCHEMAS / "crd" / "image.toolkit.fluxcd.io" / f"{one['kind'].lower()}_v1.json"
+        assert not faults(Draft202012Validator, path, one)
+    by_kind = {one["kind"]: one for one in found}
+    policy, automation = by_kind["ImagePolicy"], by_kind["ImageUpdateAutomation"]
+    assert policy["spec"]["policy"]["semver"]["range"] == ">=0.1.0 <0.2.0"
+    assert policy["metadata"]["labels"] == automation["spec"]["policySelector"]["matchLabels"]
+    git = automation["spec"]["git"]
+    assert git["push"]["branch"] != git["checkout"]["ref"]["branch"]
+    workflow = bundle("pipelines").files[".github/workflows/gemstead-images.yaml"]
+    assert yaml.safe_load(workflow)["on"]["push"]["branches"] == [git["push"]["branch"]]
+    # The lines that the README asks for are a file that Gemstead takes, and the marker names the policy.
+    marked = bundle("gitops").files["README.md"].partition("```yaml\n")[2].partition("```")[0]
+    spec = Spec.model_validate(yaml.safe_load(marked), strict=False)
+    assert spec.deploy.images["gateway"].startswith(by_kind["ImageRepository"]["spec"]["image"] + ":")
+    assert f'{{"$imagepolicy": "flux-system:{policy["metadata"]["name"]}"}}' in marked
+
+
+def test_without_a_registry_there_are_no_images_to_look_for() -> None:
+    file = {"deploy": {"options": {"git_url": "https://git.acme.com/llm.git"}}}
+    assert "flux/images.yaml" not in bundle("gitops", file).files
+
+
+def test_each_cluster_gets_its_overlay_from_the_branch_of_its_environment() -> None:
+    file = json.loads(json.dumps(FILE))
+    file["deploy"]["kubernetes"] = {"regions": [{"name": "eu"}]}
+    file["deploy"]["options"]["clusters"] = "staging/test=https://a,production/eu=https://b,us=https://c"
+    made = yaml.safe_load(bundle("gitops", file).files["argocd/applicationset.yaml"])["spec"]
+    rows = [(one["name"], one["branch"], one["path"]) for one in made["generators"][0]["list"]["elements"]]
+    assert rows == [
+        ("staging-test", "staging", "deploy/kubernetes"),
+        ("production-eu", "production", "deploy/kubernetes/overlays/eu"),
+        ("us", "main", "deploy/kubernetes"),
+    ]
+    rendered = bundle("kubernetes", file).files
+    for _, _, path in rows:
+        inside = path.removeprefix("deploy/kubernetes").lstrip("/")
+        assert f"{inside}/kustomization.yaml".lstrip("/") in rendered
+    assert made["template"]["spec"]["source"]["targetRevision"] == "{{.branch}}"
+    servers = yaml.safe_load(bundle("gitops", file).files["argocd/project.yaml"])["spec"]["destinations"]
+    assert {one["server"] for one in servers} >= {"https://a", "https://b", "https://c"}
 
 
 def test_flux_waits_as_long_as_an_engine_may_take_to_start() -> None:

@@ -1,24 +1,30 @@
 """GitOps: a repository that holds the rendered files is what runs, kept so by Argo CD or by Flux.
 
 Both are pointed at the folder that `render kubernetes` (Kustomize) or `render helm` wrote. They make again what was
-changed by hand and remove what is no longer rendered; the models' volume and the keys are kept out of that. Images are
-not moved by themselves: a new version is a new bundle, which somebody reviews, because a gateway and its engines are
-tested together.
+changed by hand and remove what is no longer rendered; the models' volume and the keys are kept out of that. New images
+are looked for and written into the one file on a branch of their own (`gitops_images.py`), which somebody reviews.
 
-`deploy.options`: `git_url` (needed), `git_branch` (main), `git_path` (deploy/kubernetes), `clusters` ("name=url,...",
-for one application on several clusters).
+`deploy.options`: `git_url` (needed), `git_branch` (main), `git_path` (deploy/kubernetes), `clusters` for one
+application on several clusters: `name=url,...`, each with the overlay of that name where there is one, or
+`environment/name=url,...`, from the branch of that environment, to which `render pipelines` promotes.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Any
 
 from gemstead.refused import Reason, Refused
+from gemstead.render import gitops_images
 from gemstead.render.because import Because
 from gemstead.render.bundle import HEAD, Bundle
 from gemstead.render.deployment import Deployment
-from gemstead.render.yamltext import document
+from gemstead.render.yamltext import document, stream
 
+CLUSTER = re.compile(
+    r"((?P<environment>[a-z0-9][a-z0-9._-]*)/)?(?P<name>[a-z0-9][a-z0-9-]*)=(?P<url>https://\S+)"
+)
 SUMMARY = "GitOps: Argo CD application and application set, Flux kustomization and Helm release"
 
 
@@ -36,29 +42,38 @@ def render(deployment: Deployment) -> Bundle:
         "flux/helmrelease.yaml": document(_helm_release(deployment), head=HEAD),
         "README.md": _readme(deployment),
     }
+    if looked_for := gitops_images.objects(deployment, _branch(deployment)):
+        files["flux/images.yaml"] = stream(looked_for, head=HEAD)
     if clusters(deployment):
         files["argocd/applicationset.yaml"] = document(_application_set(deployment), head=HEAD)
     return Bundle("gitops", files, deployment.notes)
 
 
-def clusters(deployment: Deployment) -> dict[str, str]:
-    """Address of each cluster's interface by its name, from `deploy.options.clusters`.
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """One cluster that the application runs on."""
+
+    name: str
+    url: str
+    environment: str = ""  # the branch that it follows; empty: the one of `git_branch`
+
+
+def clusters(deployment: Deployment) -> tuple[Cluster, ...]:
+    """The clusters of `deploy.options.clusters`.
 
     Raises:
-        Refused: it is not written as `name=url,name=url`.
+        Refused: it is not written as `name=url` or `environment/name=url`.
     """
-    found = {}
-    for one in _option(deployment, "clusters", "").split(","):
-        if not one.strip():
-            continue
-        name, equals, url = one.strip().partition("=")
-        if not equals or not url.startswith("https://"):
+    found = []
+    for one in filter(None, (part.strip() for part in _option(deployment, "clusters", "").split(","))):
+        match = CLUSTER.fullmatch(one)
+        if match is None:
             raise Refused(
                 Reason.BAD_REQUEST,
-                f"deploy.options.clusters: `{one.strip()[:80]}` is not name=https://address",
+                f"deploy.options.clusters: `{one[:80]}` is not name=https://address or environment/name=https://address",
             )
-        found[name] = url
-    return found
+        found.append(Cluster(match["name"], match["url"], match["environment"] or ""))
+    return tuple(found)
 
 
 def _option(deployment: Deployment, name: str, default: str) -> str:
@@ -86,10 +101,11 @@ def _path(deployment: Deployment) -> str:
 # Argo CD.
 
 
-def _application_spec(deployment: Deployment, server: str, path: str) -> dict[str, Any]:
+def _application_spec(deployment: Deployment, server: str, path: str, branch: str = "") -> dict[str, Any]:
+    revision = branch or _branch(deployment)
     return {
         "project": deployment.name,
-        "source": {"repoURL": _repository(deployment), "targetRevision": _branch(deployment), "path": path},
+        "source": {"repoURL": _repository(deployment), "targetRevision": revision, "path": path},
         "destination": {"server": server, "namespace": deployment.deploy.namespace},
         "syncPolicy": {
             "automated": {
@@ -120,7 +136,7 @@ def _application(deployment: Deployment) -> dict[str, Any]:
 
 
 def _project(deployment: Deployment) -> dict[str, Any]:
-    servers = ["https://kubernetes.default.svc", *clusters(deployment).values()]
+    servers = ["https://kubernetes.default.svc", *(one.url for one in clusters(deployment))]
     return {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "AppProject",
@@ -141,15 +157,34 @@ def _project(deployment: Deployment) -> dict[str, Any]:
 
 
 def _application_set(deployment: Deployment) -> dict[str, Any]:
-    elements = [{"cluster": name, "url": url} for name, url in clusters(deployment).items()]
-    template = _application_spec(deployment, "{{url}}", f"{_path(deployment)}/overlays/{{{{cluster}}}}")
+    overlays = {one.name for one in deployment.deploy.kubernetes.regions}
+    elements = []
+    for one in clusters(deployment):
+        there = one.name in overlays
+        path = f"{_path(deployment)}/overlays/{one.name}" if there else _path(deployment)
+        why = "its overlay" if there else "it is no region of the file, so it gets the bundle as it is"
+        elements.append(
+            {
+                "name": f"{one.environment.replace('.', '-').replace('_', '-')}-{one.name}".lstrip("-"),
+                "url": one.url,
+                "branch": one.environment or _branch(deployment),
+                "path": Because(path, why),
+            }
+        )
     return {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "ApplicationSet",
         "metadata": {"name": deployment.name, "namespace": "argocd"},
         "spec": {
+            "goTemplate": True,
+            "goTemplateOptions": Because(
+                ["missingkey=error"], "a name that is misspelt makes no application"
+            ),
             "generators": [{"list": {"elements": elements}}],
-            "template": {"metadata": {"name": f"{deployment.name}-{{{{cluster}}}}"}, "spec": template},
+            "template": {
+                "metadata": {"name": f"{deployment.name}-{{{{.name}}}}"},
+                "spec": _application_spec(deployment, "{{.url}}", "{{.path}}", "{{.branch}}"),
+            },
         },
     }
 
@@ -227,6 +262,7 @@ def _readme(deployment: Deployment) -> str:
         if clusters(deployment)
         else ""
     )
+    newer = _newer(deployment) if gitops_images.images(deployment) else ""
     return f"""# GitOps
 
 Made by `gemstead render gitops`: the repository is what runs.
@@ -240,4 +276,20 @@ $ kubectl apply -f flux/source.yaml -f flux/kustomization.yaml         # or with
 {several}Take one of the two, not both. **Verify**: `argocd app get {deployment.name}`, `flux get kustomizations`, then
 `gemstead check`. **Back**: `git revert`. **Remove**: delete the Application (its finalizer, if you set one, removes
 what it made) or the Kustomization.
+{newer}"""
+
+
+def _newer(deployment: Deployment) -> str:
+    return f"""
+## Newer images
+
+`flux/images.yaml` (Flux's image controllers) looks for corrected images and writes them into `gemstead.yaml`, on the
+branch `{gitops_images.BRANCH}`, where this stands:
+
+```yaml
+{gitops_images.marked(deployment)}
+```
+
+Then render again on that branch (`render pipelines` has a workflow that does) and merge what you have reviewed. The
+GitRepository needs a key that may push.
 """

@@ -16,6 +16,7 @@ from typing import Any
 from gemstead.render.because import Because
 from gemstead.render.bundle import Bundle
 from gemstead.render.deployment import Deployment
+from gemstead.render.gitops_images import BRANCH
 from gemstead.render.yamltext import document
 
 SUMMARY = "GitHub Actions and Cloud Build: check, render, scan, promote, watch for drift"
@@ -46,6 +47,7 @@ def render(deployment: Deployment) -> Bundle:
         ".github/workflows/gemstead-drift.yaml": document(
             _drift(deployment, target, environments[-1]), head=HEAD
         ),
+        ".github/workflows/gemstead-images.yaml": document(_newer(deployment, target), head=HEAD),
         "cloudbuild.yaml": document(_cloud_build(deployment, target), head=HEAD),
         "README.md": _readme(target, environments),
     }
@@ -186,6 +188,37 @@ def _drift(deployment: Deployment, target: str, environment: str) -> dict[str, A
     }
 
 
+def _newer(deployment: Deployment, target: str) -> dict[str, Any]:
+    """What Flux's image automation leaves to do: it writes newer images into the file, and they are rendered here."""
+    return {
+        "name": "gemstead images",
+        "on": {"push": {"branches": [BRANCH]}},
+        "permissions": {"contents": "write", "pull-requests": "write"},
+        "jobs": {
+            "render": {
+                "runs-on": "ubuntu-24.04",
+                "timeout-minutes": 15,
+                "steps": [
+                    *_checked(deployment, target)[:3],
+                    {
+                        "name": "Render for the images that the file names now",
+                        "env": {"GH_TOKEN": "${{ secrets.GITHUB_TOKEN }}"},
+                        "run": (
+                            "gemstead validate gemstead.yaml\n"
+                            f"gemstead render docker && gemstead render {target}\n"
+                            "git add deploy && git diff --cached --quiet && exit 0\n"
+                            "git -c user.name=gemstead -c user.email=gemstead@users.noreply.localhost "
+                            "commit -m 'Render for newer images' && git push\n"
+                            f"gh pr create --base main --head {BRANCH} --title 'Newer images' "
+                            "--body 'What changes is in deploy/.' || true"
+                        ),
+                    },
+                ],
+            }
+        },
+    }
+
+
 def _cloud_build(deployment: Deployment, target: str) -> dict[str, Any]:
     python = f"python:{PYTHON}-slim-bookworm"
     install = f"pip install --quiet gemstead=={deployment.version}"
@@ -274,6 +307,8 @@ trigger.
    approves.
 4. *drift*, once a day: what runs is compared with what was rendered (`gemstead apply {target} --dry-run`); a difference
    opens an issue. It takes a kubeconfig that may only read, as the secret `KUBECONFIG_READONLY`.
+5. *images*: what Flux's image automation (`gemstead render gitops`) wrote into the file is rendered, and becomes a pull
+   request.
 
 Set `deploy.options.environments` and `deploy.options.target` in the file for other names.
 """

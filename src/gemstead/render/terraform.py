@@ -473,7 +473,7 @@ def _identity(deployment: Deployment) -> list[Block]:
                     },
                 )
             )
-    for name in ("engines", "gateway"):
+    for name, pods in (("engines", "engine"), ("gateway", "gateway")):
         found.append(
             Block(
                 "resource",
@@ -482,11 +482,11 @@ def _identity(deployment: Deployment) -> list[Block]:
                     "service_account_id": Expr(f"google_service_account.{name}.name"),
                     "role": "roles/iam.workloadIdentityUser",
                     "member": Expr(
-                        f'"serviceAccount:${{var.project}}.svc.id.goog[${{var.namespace}}/${{var.name}}-{name}]"'
+                        f'"serviceAccount:${{var.project}}.svc.id.goog[${{var.namespace}}/${{var.name}}-{pods}]"'
                     ),
                     "depends_on": [Expr("google_container_cluster.main")],
                 },
-                reason=f"the pods' account `{deployment.name}-{name}` may act as this one",
+                reason=f"the pods' account `{deployment.name}-{pods}` may act as this one",
             )
         )
     found.append(
@@ -531,7 +531,11 @@ def _outputs() -> list[Block]:
             "deploy.registry",
         ),
         output("models_bucket", "google_storage_bucket.models.name", "deploy.cache.bucket"),
-        output("gateway_account", "google_service_account.gateway.email", "deploy.cloud.service_account"),
+        output(
+            "gateway_account",
+            "google_service_account.gateway.email",
+            "What the gateway's pods act as: `render gke` names it when deploy.cloud.project is set",
+        ),
     ]
 
 

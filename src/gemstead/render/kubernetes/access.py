@@ -11,6 +11,7 @@ from typing import Any
 
 from gemstead.render.because import Because
 from gemstead.render.deployment import Deployment
+from gemstead.render.kubernetes import google
 from gemstead.render.kubernetes.objects import Object, made
 
 READ = ["get", "list", "watch"]
@@ -26,6 +27,7 @@ def objects(deployment: Deployment) -> list[Object]:
             f"{deployment.name}-{part}",
             deployment,
             component=part,
+            annotations=google.identity(deployment, part),
             automountServiceAccountToken=False,
         )
         for part in ("gateway", "engine", "models")

@@ -1,7 +1,12 @@
-"""What only Google's clusters have: a ComputeClass for each pool, which makes nodes with the right cards."""
+"""What only Google's clusters have: node classes with the right cards, and pods that act as Google's accounts.
+
+A ComputeClass makes nodes for each pool. Workload identity lets a pod's account act as a service account of the
+project, without a key: `render terraform` makes the accounts and allows it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from gemstead.catalog.machines import carrying
@@ -9,6 +14,34 @@ from gemstead.render.because import Because
 from gemstead.render.deployment import Deployment, Pool
 from gemstead.render.kubernetes.hardware import GKE_CARDS, cards_here, is_google
 from gemstead.render.kubernetes.objects import ENGINE, Object, engine_name, made
+
+ACTS_AS = "iam.gke.io/gcp-service-account"
+ASKED = ("gcp-sm:", "gs://")  # what in the file Google's APIs answer
+
+
+def identity(deployment: Deployment, part: str) -> Object:
+    """Annotations of the account of `part` (gateway, engine); none elsewhere, or where no project is named."""
+    cloud = deployment.deploy.cloud
+    if not is_google(deployment) or not cloud.project or part not in ("gateway", "engine"):
+        return {}
+    own = {"gateway": "gateway", "engine": "engines"}[part]
+    account = cloud.service_account or f"{deployment.name}-{own}@{cloud.project}.iam.gserviceaccount.com"
+    why = "as the file says" if cloud.service_account else "made by `gemstead render terraform`"
+    return {ACTS_AS: Because(account, f"its pods act as this account of the project, without a key; {why}")}
+
+
+def asks_google(deployment: Deployment) -> bool:
+    """Whether the gateway asks Google's APIs: secrets or buckets that the file names."""
+    said = deployment.spec.model_dump(mode="json", exclude={"deploy"}, exclude_defaults=True)
+    return any(text.startswith(ASKED) for text in _texts(said))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
 
 
 def objects(deployment: Deployment, pool: Pool) -> list[Object]:

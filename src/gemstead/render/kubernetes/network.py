@@ -13,7 +13,7 @@ from typing import Any
 
 from gemstead.render.because import Because
 from gemstead.render.deployment import ADMIN_PORT, ENGINE_PORT, GATEWAY_PORT, Deployment
-from gemstead.render.kubernetes import cache, hardware
+from gemstead.render.kubernetes import cache, google, hardware
 from gemstead.render.kubernetes.objects import (
     ENGINE,
     GATEWAY,
@@ -188,6 +188,10 @@ def _gateway(deployment: Deployment) -> Object:
     for port in sorted({_port_of(url) for url in _external(deployment)}):
         rule = {"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}], "ports": [_port(port)]}
         egress.append(Because(rule, "models that run elsewhere: narrow this to their addresses"))
+    if google.asks_google(deployment):
+        why = "secrets and buckets of Google's that the file names"
+        egress.append(Because({"to": [outside()], "ports": [_port(443)]}, why))
+        egress.append(_google_token("the token for them"))
     if kubernetes.egress:
         rule = {"to": [{"ipBlock": {"cidr": block}} for block in kubernetes.egress]}
         egress.append(Because(rule, "as the file says: identity provider, SIEM, database"))
@@ -199,6 +203,12 @@ def _gateway(deployment: Deployment) -> Object:
         checks = [{"ipBlock": {"cidr": block}} for block in GOOGLE_CHECKS]
         ingress.append({"from": checks, "ports": [_port(ADMIN_PORT)]})
     return _policy(deployment, "gateway", selector(deployment, GATEWAY), ingress=ingress, egress=egress)
+
+
+def _google_token(why: str) -> Because:
+    """To GKE's metadata server, which says who a pod acts as."""
+    account = [{"ipBlock": {"cidr": block}} for block in METADATA]
+    return Because({"to": account, "ports": [_port(80), _port(988)]}, why)
 
 
 def _external(deployment: Deployment) -> list[str]:
@@ -226,8 +236,7 @@ def _engines(deployment: Deployment) -> Object:
         egress.append(
             Because({"to": [outside()], "ports": [_port(443)]}, "weights come from a bucket over HTTPS")
         )
-        account = [{"ipBlock": {"cidr": block}} for block in METADATA]
-        egress.append(Because({"to": account, "ports": [_port(80), _port(988)]}, "the token for the bucket"))
+        egress.append(_google_token("the token for the bucket"))
     return _policy(
         deployment,
         "engines",

@@ -13,7 +13,7 @@ from typing import Any
 from gemstead.observe.names import FAMILIES, QUEUE_WAITING
 from gemstead.render.because import Because
 from gemstead.render.deployment import Deployment, Pool
-from gemstead.render.kubernetes.hardware import is_google, nodes
+from gemstead.render.kubernetes.hardware import nodes
 from gemstead.render.kubernetes.objects import ENGINE, Object, engine_name, made
 
 # (waiting, running, share of the cache in use) as each engine names them (gateways.md of 2026-11-20 lists sources).
@@ -101,9 +101,32 @@ def _over(name: str) -> str:
     return "max" if name == DESIRED else "sum"
 
 
+def from_google(deployment: Deployment) -> bool:
+    """Whether the cluster's metrics API is Google's adapter over Cloud Monitoring."""
+    return deployment.deploy.kubernetes.monitoring == "google"
+
+
+def chosen_series(name: str) -> str:
+    """Name of the one series that is recorded of several gateways' (`recorded`), since Google's adapter adds up."""
+    return f"{name}_{_over(name)}"
+
+
+def recorded(deployment: Deployment) -> list[Object]:
+    """Rules that make one series of several gateways' figures, for the HorizontalPodAutoscaler in Google's cluster.
+
+    Its adapter adds up all series of an external metric: two gateways that ask for three replicas would get six.
+    """
+    if deployment.deploy.kubernetes.scaling != "hpa" or not from_google(deployment):
+        return []
+    name, chosen, _, _ = from_gateway(deployment.pools[0])
+    by = f" by ({', '.join(chosen)})" if chosen else ""
+    rule = {"record": chosen_series(name), "expr": f"{_over(name)}{by} ({name})"}
+    return [{"name": "gemstead-scaling", "interval": "30s", "rules": [rule]}]
+
+
 def metric_name(deployment: Deployment, name: str) -> str:
     """The metric as the cluster's metrics API has it."""
-    if is_google(deployment):
+    if from_google(deployment):
         return f"prometheus.googleapis.com|{name}|gauge"
     return name.replace(":", "_")
 
@@ -130,9 +153,14 @@ def _hpa(deployment: Deployment, pool: Pool) -> Object:
             }
             metrics.append(Because({"type": "Pods", "pods": pods}, why))
     name, chosen, threshold, why = from_gateway(pool)
+    if from_google(deployment):
+        name, why = (
+            chosen_series(name),
+            f"{why}; one series of all gateways, because Google's adapter adds up",
+        )
     metric: Object = {"name": metric_name(deployment, name)}
     if chosen:
-        lead = "metric.labels." if is_google(deployment) else ""
+        lead = "metric.labels." if from_google(deployment) else ""
         metric["selector"] = {"matchLabels": {f"{lead}{key}": value for key, value in chosen.items()}}
     wanted = {"metric": metric, "target": {"type": "AverageValue", "averageValue": threshold}}
     metrics.append(Because({"type": "External", "external": wanted}, why))

@@ -7,6 +7,7 @@ from typing import Any
 from gemstead.observe.alerts import RUNBOOKS, rules
 from gemstead.render.because import Because
 from gemstead.render.deployment import Deployment
+from gemstead.render.kubernetes import scaling
 from gemstead.render.kubernetes.objects import ENGINE, GATEWAY, Object, made, selector
 
 AGENT_PORT = 15020  # of Istio's agent in each pod: it shows the engine's metrics with its own, outside mTLS
@@ -27,6 +28,7 @@ def objects(deployment: Deployment) -> list[Object]:
             found.append(_google(deployment, "engines", selector(deployment, ENGINE), "http"))
         for group in alerts["groups"]:
             group["interval"] = "30s"  # Google's Rules demand what Prometheus has a default for
+        alerts["groups"] += scaling.recorded(deployment) if deployment.pools else []
         rule = made("monitoring.googleapis.com/v1", "Rules", deployment.name, deployment, spec=alerts)
         return [*found, rule]
     found = [

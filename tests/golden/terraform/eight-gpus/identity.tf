@@ -29,11 +29,11 @@ resource "google_project_iam_member" "gateway" {
   member   = google_service_account.gateway.member
 }
 
-# the pods' account `gemstead-engines` may act as this one
+# the pods' account `gemstead-engine` may act as this one
 resource "google_service_account_iam_member" "engines_pods" {
   service_account_id = google_service_account.engines.name
   role               = "roles/iam.workloadIdentityUser"
-  member             = "serviceAccount:${var.project}.svc.id.goog[${var.namespace}/${var.name}-engines]"
+  member             = "serviceAccount:${var.project}.svc.id.goog[${var.namespace}/${var.name}-engine]"
   depends_on         = [google_container_cluster.main]
 }
 

@@ -16,6 +16,6 @@ output "models_bucket" {
 }
 
 output "gateway_account" {
-  description = "deploy.cloud.service_account"
+  description = "What the gateway's pods act as: `render gke` names it when deploy.cloud.project is set"
   value       = google_service_account.gateway.email
 }
