@@ -1,6 +1,6 @@
 """The admin API described as an OpenAPI 3.1 document, made from the routes themselves and their rules.
 
-It is what the fuzzing in tests/console/test_api.py reads; no route serves it.
+`GET /admin/openapi.json` serves it, and the fuzzing in tests/console/test_api.py reads it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 ANSWERS = {
     "200": "done, or what was asked for",
     "202": "begun",
+    "302": "go on at the issuer (sign-in)",
     "303": "go on at another address (sign-in)",
     "400": "not as it should be",
     "401": "nobody who is known",
@@ -33,6 +34,48 @@ ANSWERS = {
 QUERIES: dict[str, dict[str, str]] = {
     "/admin/stop": {"now": "string"},
     "/admin/models/{model:path}/{verb}": {"gap": "string", "replicas": "integer", "why": "string"},
+    "/admin/limits/reset": {"rule": "string", "who": "string"},
+    "/admin/callback": {"code": "string", "state": "string", "iss": "string", "error": "string"},
+}
+# Bodies, as JSON objects: each field's schema, and which must be there.
+BODIES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "POST /admin/keys/own": (
+        {
+            "days": {"type": "integer", "minimum": 1, "maximum": 365, "default": 90},
+            "app": {"type": "string"},
+        },
+        (),
+    ),
+    "POST /admin/login": ({"password": {"type": "string"}}, ("password",)),
+    "POST /admin/password": (
+        {"password": {"type": "string"}, "new": {"type": "string"}},
+        ("password", "new"),
+    ),
+}
+# What each is for, by method and route.
+SUMMARIES: dict[str, str] = {
+    "GET /healthz": "whether the process is alive",
+    "GET /readyz": "whether a model answers",
+    "GET /metrics": "figures, as Prometheus reads them",
+    "GET /admin/status": "what runs",
+    "GET /admin/openapi.json": "this document",
+    "POST /admin/reload": "put the changed file in force",
+    "POST /admin/stop": "end the service; `now=1` cuts running calls off",
+    "POST /admin/models/{model:path}/{verb}": "restart, start, promote, undo, sleep, wake or scale a model",
+    "GET /admin/whoami": "who the visitor is, and what he may do",
+    "GET /admin/keys/own": "the visitor's own keys",
+    "POST /admin/keys/own": "a new key of the visitor's own; its secret is shown this once",
+    "POST /admin/keys/own/{id}/rotate": "another secret for it; the old one works for an hour more",
+    "DELETE /admin/keys/own/{id}": "revoke it",
+    "GET /admin/usage/own": "what the visitor has used in 30 days, by model",
+    "GET /admin/limits": "what is used, held and left of each limit",
+    "POST /admin/limits/reset": "let a rule's counters begin anew",
+    "GET /admin/login": "the page of signing in",
+    "POST /admin/login": "sign in with the break-glass password",
+    "GET /admin/login/{issuer}": "sign in at an issuer",
+    "GET /admin/callback": "where the issuer sends the browser back",
+    "POST /admin/password": "change the break-glass password",
+    "POST /admin/logout": "sign out",
 }
 
 
@@ -70,8 +113,16 @@ def _operation(method: str, route: str) -> dict[str, Any]:
     ]
     said: dict[str, Any] = {
         "operationId": re.sub(r"\W+", "_", f"{method} {route}".lower()).strip("_"),
+        "summary": SUMMARIES.get(f"{method} {route}", ""),
         "x-right": right or "",
         "parameters": parameters,
         "responses": {status: {"description": words} for status, words in ANSWERS.items()},
     }
+    if (body := BODIES.get(f"{method} {route}")) is not None:
+        fields, needed = body
+        schema = {"type": "object", "properties": fields, "required": list(needed)}
+        said["requestBody"] = {
+            "required": bool(needed),
+            "content": {"application/json": {"schema": schema}},
+        }
     return said | ({"security": []} if right == OPEN else {})

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from gemstead.console.api import document
 from gemstead.console.door import Door
 from gemstead.console.headers import SecurityHeaders
 
@@ -75,6 +76,9 @@ def console(head: Head, token: str, door: Door | None = None, pages: Sequence[Ro
     async def status(_: Request) -> Response:
         return JSONResponse(head.status())
 
+    async def described(_: Request) -> Response:
+        return JSONResponse(document(routes))
+
     async def reload(_: Request) -> Response:
         done = await head.reload()
         return JSONResponse(done, 422 if "refused" in done else 200)
@@ -103,6 +107,7 @@ def console(head: Head, token: str, door: Door | None = None, pages: Sequence[Ro
         Route("/readyz", readyz),
         Route("/metrics", metrics),
         Route("/admin/status", status),
+        Route("/admin/openapi.json", described),
         Route("/admin/reload", reload, methods=["POST"]),
         Route("/admin/stop", stop, methods=["POST"]),
         Route("/admin/models/{model:path}/{verb}", model, methods=["POST"]),

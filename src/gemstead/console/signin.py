@@ -202,7 +202,10 @@ async def _form(request: Request, *names: str) -> dict[str, str]:
                 name: values[0]
                 for name, values in parse_qs(body.decode("utf-8"), strict_parsing=True).items()
             }
-        return {name: str(found[name]) for name in names}
+        given = {name: str(found[name]) for name in names}
+        for text in given.values():
+            text.encode()  # half a character, written as an escape, is no text
+        return given
     except (ValueError, KeyError, TypeError, RecursionError):
         raise Refused(Reason.BAD_REQUEST, f"a form with {' and '.join(names)} is wanted") from None
 

@@ -87,6 +87,7 @@ ADMIN_RULES: dict[str, str] = {
     "GET /readyz": OPEN,
     "GET /metrics": "metrics.read",  # open to anyone unless the file says otherwise (admin.metrics)
     "GET /admin/status": "status.read",
+    "GET /admin/openapi.json": OPEN,  # routes and their rules, nothing of this service
     "POST /admin/reload": "config.apply",
     "POST /admin/stop": "service.run",
     "POST /admin/models/{model:path}/{verb}": "fleet.operate",
