@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -109,13 +110,36 @@ def test_the_release_says_which_namespace(tmp_path: Path) -> None:
     assert "namespace: elsewhere" in text and "cluster.local/ns/elsewhere/" in text
 
 
-def test_values_of_a_region_are_values_of_the_chart(tmp_path: Path) -> None:
-    files = bundle(FILES["regions"], "helm").files
-    over = yaml.safe_load(files["values-us-east.yaml"])
-    found = helm_objects(chart("regions", tmp_path), over)
-    engine = next(one for one in found if one["kind"] == "Deployment")["spec"]
-    assert engine["replicas"] == 2
-    assert engine["template"]["spec"]["containers"][0]["image"].startswith("registry.us.acme.com/")
-    assert (
-        "values-eu.yaml" not in files
-    )  # a sovereign region also changes what is allowed: Kustomize's overlay
+@pytest.mark.parametrize("region", ["us-east", "burst", "eu"])
+def test_values_of_a_region_give_what_its_overlay_gives(region: str, tmp_path: Path) -> None:
+    over = yaml.safe_load(bundle(FILES["regions"], "helm").files[f"values-{region}.yaml"])
+    found = helm_objects(chart("regions", tmp_path), {**over, "parts": {"namespace": True}})
+    wanted = objects(FILES["regions"], f"overlays/{region}")
+    for one in wanted:
+        del one["metadata"]["labels"]["gemstead/region"]
+    assert sorted(found, key=key) == sorted(wanted, key=key)
+    schema = json.loads(bundle(FILES["regions"], "helm").files["values.schema.json"])
+    assert not list(Draft7Validator(schema).iter_errors(over))
+
+
+def test_a_sovereign_region_s_values_close_the_ways_out(tmp_path: Path) -> None:
+    said = copy.deepcopy(FILES["regions"])
+    said["models"].append({"name": "theirs", "endpoints": [{"url": "https://llm.other.com"}]})
+    files = bundle(said, "helm").files
+    assert "0.0.0.0/0" in files["values.yaml"]
+    assert "0.0.0.0/0" not in files["values-eu.yaml"]
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text, "utf-8")
+    loaded = Chart.load(str(tmp_path))
+    for over, folder in (({}, ""), (yaml.safe_load(files["values-eu.yaml"]), "overlays/eu")):
+        found = helm_objects(loaded, {**over, "parts": {"namespace": True}})
+        wanted = objects(said, folder)
+        for one in wanted:
+            one["metadata"]["labels"].pop("gemstead/region", None)
+        assert sorted(found, key=key) == sorted(wanted, key=key)
+    pods_ = [one.get("spec", {}).get("template", {}).get("spec", {}) for one in found]
+    images = {
+        one["image"] for pod in pods_ for one in [*pod.get("initContainers", []), *pod.get("containers", [])]
+    }
+    assert images and all(image.startswith("registry.eu.acme.com/") for image in images)

@@ -20,7 +20,7 @@ from gemstead.render.deployment import Deployment, Pool
 from gemstead.render.kubernetes import notes, readme
 from gemstead.render.kubernetes.cluster import objects, settled
 from gemstead.render.kubernetes.objects import Object, engine_name
-from gemstead.render.kubernetes.regions import mirrored, pods
+from gemstead.render.kubernetes.regions import checked, inside, mirrored, pods
 from gemstead.render.yamltext import document, stream
 
 SUMMARY = "a cluster, as a Helm chart that gives the same objects as `kubernetes`"
@@ -34,8 +34,11 @@ def render(deployment: Deployment) -> Bundle:
     """The chart of a deployment."""
     deployment = settled(deployment)
     elsewhere = _in_namespace(deployment, NAMESPACE)
+    parts = objects(elsewhere)
+    for region in deployment.deploy.kubernetes.regions:
+        checked(region, parts)
     chart = _Chart(elsewhere)
-    files = chart.templates(objects(elsewhere))
+    files = chart.templates(parts)
     files |= {
         "Chart.yaml": document(_chart(deployment), head=HEAD),
         "values.yaml": document(chart.values, head=HEAD),
@@ -44,10 +47,7 @@ def render(deployment: Deployment) -> Bundle:
         "README.md": _readme(deployment),
     }
     for region in deployment.deploy.kubernetes.regions:
-        if not region.sovereign:
-            files[f"values-{region.name}.yaml"] = document(
-                _region(deployment, chart.values, region), head=HEAD
-            )
+        files[f"values-{region.name}.yaml"] = document(_region(deployment, chart.values, region), head=HEAD)
     return Bundle("helm", files, (*deployment.notes, *notes(deployment)))
 
 
@@ -66,6 +66,7 @@ class _Chart:
             "gateway": {"nodeSelector": {}},
             "engines": {pool.name: {"nodeSelector": {}} for pool in deployment.pools},
         }
+        self._closing = any(region.sovereign for region in deployment.deploy.kubernetes.regions)
         self._expressions: list[str] = []
 
     def templates(self, made: dict[str, list[Object]]) -> dict[str, str]:
@@ -124,12 +125,14 @@ class _Chart:
         labels = one["metadata"]["labels"]
         component = labels["app.kubernetes.io/component"]
         pool = labels.get("gemstead/pool")
+        if one["kind"] == "NetworkPolicy" and self._closing:
+            self._ways_out(one)
         if component == "engine" and pool:
             where, values = f'(index .Values.engines "{pool}")', self.values["engines"][pool]
         elif component == "gateway":
             where, values = ".Values.gateway", self.values["gateway"]
         else:
-            self._images(one)
+            self._others(one)
             return
         for _, pod in pods(one):
             main = pod["containers"][0]
@@ -145,6 +148,31 @@ class _Chart:
     def _out(self, holder: Object, key: str, values: Object, expression: str) -> None:
         values.setdefault(key, holder[key])
         holder[key] = self._mark(expression)
+
+    def _ways_out(self, one: Object) -> None:
+        """Rules that lead out of the namespace, where a region closes them."""
+        rules, name = one["spec"].get("egress", []), one["metadata"]["name"]
+        if len(inside(rules)) != len(rules):
+            why = "ways out; the values of a sovereign region leave out what leads to the internet"
+            self.values.setdefault("egress", Because({}, why)).value[name] = rules
+            one["spec"]["egress"] = self._mark(f'yaml (index .Values.egress "{name}")')
+
+    def _others(self, one: Object) -> None:
+        """Pods beside gateway and engines (the models Job, pickers): where they run, and their images."""
+        for _, pod in pods(one):
+            why = "the models Job, endpoint pickers and routers, where there are any"
+            others = self.values.setdefault("others", Because({"nodeSelector": {}, "images": {}}, why)).value
+            if selected := pod.get("nodeSelector"):
+                others["nodeSelector"] |= selected
+            pod["nodeSelector"] = self._mark("with .Values.others.nodeSelector")
+            for container in pod["containers"]:
+                image = container["image"]
+                if plain(image) != self.deployment.gateway.reference:
+                    others["images"][container["name"]] = image
+                    container["image"] = self._mark(
+                        f'index .Values.others.images "{container["name"]}" | quote'
+                    )
+        self._images(one)
 
     def _images(self, one: Object) -> None:
         """The gateway's image where it helps others: the models Job, what waits, the picker."""
@@ -196,8 +224,23 @@ def _schema(values: Object) -> Object:
                 "additionalProperties": False,
                 "properties": dict.fromkeys(said["engines"], engine),
             },
+            **({"others": _others_schema(common, said["others"])} if "others" in said else {}),
+            **(
+                {"egress": _closed({name: {"type": "array"} for name in said["egress"]})}
+                if "egress" in said
+                else {}
+            ),
         },
     }
+
+
+def _others_schema(common: Object, said: Object) -> Object:
+    images = _closed(dict.fromkeys(said["images"], common["image"]))
+    return _closed({"nodeSelector": common["nodeSelector"], "images": images})
+
+
+def _closed(properties: Object) -> Object:
+    return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
 def _region(deployment: Deployment, values: Object, region: Any) -> Object:
@@ -206,19 +249,27 @@ def _region(deployment: Deployment, values: Object, region: Any) -> Object:
 
     def moved(said: Object) -> Object:
         found: Object = {"nodeSelector": {**said["nodeSelector"], **where}}
-        if region.registry:
-            found["image"] = f"{region.registry.rstrip('/')}/{mirrored(plain(said['image']))}"
-        return found
+        return found | ({"image": here(plain(said["image"]))} if region.registry else {})
+
+    def here(image: str) -> str:
+        return f"{region.registry.rstrip('/')}/{mirrored(image)}" if region.registry else image
 
     def engine(pool: Pool) -> Object:
         found = moved(values["engines"][pool.name])
         count = 0 if region.burst and region.replicas is None else region.replicas
         return found | ({"replicas": count} if count is not None else {})
 
-    return {
+    found: Object = {
         "gateway": moved(values["gateway"]),
         "engines": {pool.name: engine(pool) for pool in deployment.pools},
     }
+    if others := values.get("others"):
+        images = {name: here(plain(image)) for name, image in others.value["images"].items()}
+        found["others"] = {"nodeSelector": {**others.value["nodeSelector"], **where}, "images": images}
+    if region.sovereign and (ways := values.get("egress")):
+        closed = {name: inside(rules) for name, rules in ways.value.items()}
+        found["egress"] = Because(closed, "sovereign: nothing leads to the internet")
+    return found
 
 
 def _readme(deployment: Deployment) -> str:

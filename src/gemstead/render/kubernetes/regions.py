@@ -24,17 +24,7 @@ def kustomization(deployment: Deployment, region: RegionSpec, files: dict[str, l
     Raises:
         Refused: a sovereign region without a registry or with files from the hub.
     """
-    if region.sovereign and not region.registry:
-        raise Refused(
-            Reason.BAD_REQUEST,
-            f"deploy.kubernetes.regions: {region.name} is sovereign, so it needs a `registry` of its own",
-        )
-    if region.sovereign and "models" in files:
-        raise Refused(
-            Reason.BAD_REQUEST,
-            f"deploy.kubernetes.regions: {region.name} is sovereign and cannot fetch from the hub: set "
-            "deploy.kubernetes.model_image, or deploy.cache.kind to image",
-        )
+    checked(region, files)
     patches: list[Any] = []
     for one in (one for group in files.values() for one in group):
         if operations := list(_operations(deployment, region, one)):
@@ -46,6 +36,25 @@ def kustomization(deployment: Deployment, region: RegionSpec, files: dict[str, l
         "labels": [{"pairs": {"gemstead/region": region.name}, "includeSelectors": False}],
         "patches": patches,
     }
+
+
+def checked(region: RegionSpec, files: dict[str, list[Object]]) -> None:
+    """Nothing, where the region can be had.
+
+    Raises:
+        Refused: a sovereign region without a registry or with files from the hub.
+    """
+    if region.sovereign and not region.registry:
+        raise Refused(
+            Reason.BAD_REQUEST,
+            f"deploy.kubernetes.regions: {region.name} is sovereign, so it needs a `registry` of its own",
+        )
+    if region.sovereign and "models" in files:
+        raise Refused(
+            Reason.BAD_REQUEST,
+            f"deploy.kubernetes.regions: {region.name} is sovereign and cannot fetch from the hub: set "
+            "deploy.kubernetes.model_image, or deploy.cache.kind to image",
+        )
 
 
 def _operations(deployment: Deployment, region: RegionSpec, one: Object) -> list[Object]:
@@ -70,8 +79,7 @@ def _operations(deployment: Deployment, region: RegionSpec, one: Object) -> list
         found.append({"op": "replace", "path": "/spec/minReplicas", "value": region.replicas})
     if kind == "NetworkPolicy" and region.sovereign:
         rules = one["spec"].get("egress", [])
-        kept = [rule for rule in rules if not _leaves(rule)]
-        if len(kept) != len(rules):
+        if len(kept := inside(rules)) != len(rules):
             found.append({"op": "replace", "path": "/spec/egress", "value": kept})
     return found
 
@@ -107,6 +115,11 @@ def mirrored(image: str) -> str:
     """The image's path inside a mirror: without the registry that it comes from."""
     first, _, rest = image.partition("/")
     return rest if rest and ("." in first or ":" in first or first == "localhost") else image
+
+
+def inside(rules: list[Any]) -> list[Any]:
+    """Rules of an `egress` that do not lead out of the region."""
+    return [rule for rule in rules if not _leaves(rule)]
 
 
 def _leaves(rule: Any) -> bool:
