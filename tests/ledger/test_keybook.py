@@ -11,6 +11,7 @@ from gemstead.ledger import generation, keyform
 from gemstead.ledger.database import LedgerTrouble
 from gemstead.ledger.keys import Grant, KeyBook, open_keys
 from gemstead.refused import Reason, Refused
+from gemstead.traffic.caller import Caller
 
 PEPPER = b"p" * 32
 NOW = 1_800_000_000.0
@@ -118,6 +119,23 @@ def test_expiry_is_asked_each_time(store, book):
     assert book.find(secret, NOW) is book.find(secret, NOW + 0.999)
     refusal(book, secret, NOW + 1)
     assert book.find(secret, NOW + 0.5)  # a clock set back is believed
+
+
+def test_who_was_found_before_is_known_again_only_while_the_key_counts(store, book):
+    minted = store.create(Grant(expires=NOW + 10), now=NOW)
+    confined = store.create(Grant(networks=("10.0.0.0/8",)), now=NOW)
+    caller = book.find(minted.secret.encode(), NOW)
+    assert book.again(caller, NOW + 9.9) is caller
+    assert book.again(caller, NOW + 10) is None  # expired
+    assert (
+        book.again(book.find(confined.secret.encode(), NOW, "10.1.1.1"), NOW, "10.1.1.1") is None
+    )  # addresses
+    assert book.again(Caller(key_id=minted.key.key_id), NOW) is None  # no caller that was found
+    assert book.again(Caller(key_id="https://issuer:someone"), NOW) is None
+    book.used()
+    assert book.again(caller, NOW + 1) and book.used() == {minted.key.key_id: NOW + 1}
+    store.revoke(minted.key.key_id, now=NOW)
+    assert book.again(caller, NOW + 1) is None
 
 
 def test_a_change_whose_maker_died_before_telling_is_seen_within_a_second(store, book, path):

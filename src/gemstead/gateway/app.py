@@ -64,6 +64,7 @@ WELCOME = (
     b"This is a Gemstead gateway: an OpenAI-compatible API to Gemma 4.\n"
     b"GET /v1/models lists what is served; POST /v1/chat/completions answers. Send your key as a bearer token.\n"
 )
+HEX = [f"{number:02x}" for number in range(256)]
 OWN = ("/", "/healthz", "/readyz", "/v1/models")
 
 
@@ -103,6 +104,7 @@ class Gateway:
         self.date, self.date_at = date_line(time()), 0
         self._nonce = os.urandom(8).hex()
         self._calls = 0
+        self._id_before = f"req_{self._nonce}000000"  # an id without its last two digits
         self.limits = Limits(settings.limit, 1.0)
         self.allowances: Allowances | None = None
         self.fetcher: Fetcher | None = None  # of media that requests name; None: nothing is fetched
@@ -163,7 +165,8 @@ class Gateway:
                 line.dialect = dialect_of(facts.engine)
             if not facts.region and self.settings.region:
                 facts = msgspec.structs.replace(facts, region=self.settings.region)
-            endpoint.facts = line.facts = facts
+            endpoint.facts = facts
+            line.serves(facts)
             endpoints[facts.name], lines[facts.name] = endpoint, line
         for line in self.lines.values():
             line.close()
@@ -239,8 +242,11 @@ class Gateway:
     # -- what exchanges use -----------------------------------------------------------------------------
 
     def new_id(self) -> str:
-        self._calls += 1
-        return f"req_{self._nonce}{self._calls:08x}"
+        """`req_`, this process's random 16 hex digits, and its count of calls in 8."""
+        calls = self._calls = self._calls + 1
+        if calls & 0xFF == 0:
+            self._id_before = f"req_{self._nonce}{calls >> 8:06x}"
+        return self._id_before + HEX[calls & 0xFF]
 
     def check_right(self, caller: Caller, path: str) -> None:
         """Whether the caller's roles let him ask for this path.

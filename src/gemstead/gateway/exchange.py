@@ -25,6 +25,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from gemstead.gateway.heads import passed_on
 from gemstead.gateway.reply import CHUNKED, UNSENT, Reply, found_tokens
 from gemstead.openai import errors, evening, media
 from gemstead.openai.meter import Meter, usage_of
@@ -42,6 +43,7 @@ from gemstead.traffic.rules import FINE, Asked, first_match, target
 if TYPE_CHECKING:
     from gemstead.gateway.apart import Second
     from gemstead.gateway.app import Gateway
+    from gemstead.gateway.heads import Head
     from gemstead.gateway.protocol import ClientConnection
     from gemstead.gateway.upstream import Line, UpstreamConnection
     from gemstead.traffic.caller import Caller
@@ -51,14 +53,6 @@ TRY_ANOTHER = frozenset({500, 502, 503, 504})
 OUR_KEY_REFUSED = frozenset({401, 403, 407})  # the engine's word to us, not to the caller
 STALE_WITHIN_S = 1.0  # a connection that the engine had closed shows it within a round trip
 WHOLE_MOST = 4 << 20  # of a whole answer, kept to read its usage
-PASSED_ON = (
-    b"traceparent",
-    b"tracestate",
-    b"anthropic-version",
-    b"anthropic-beta",
-    b"openai-beta",
-)
-PASSED = frozenset(PASSED_ON)
 REPEATED = re.compile(rb"(?:\s|\\[nrt]){2,}|(.)\1{3,}", re.DOTALL)
 ERROR_BODY_MOST = 65_536
 LEDGER_AWAY = (
@@ -86,6 +80,7 @@ class Exchange(Reply):
     body = b""
     body_bytes = 0
     refusal: Refused | None = None
+    head: Head | None = None  # the same as one before
     caller: Caller | None = None
     request: Request | None = None
     call: Call | None = None
@@ -141,18 +136,26 @@ class Exchange(Reply):
         if self.method == b"OPTIONS":
             return
         try:
-            headers = self.headers
-            self.caller = caller = self.gate.keyring.identify(
-                headers.get(b"authorization"),
-                headers.get(b"x-api-key"),
-                self.record.began,
-                self.client.client,
-                self.client.certificate,
-            )
-            record = self.record
+            headers, record, caller = self.headers, self.record, None
+            if (head := self.head) is not None and head.caller is not None:
+                caller = self.gate.keyring.again(head.caller, record.began, self.client.client)
+            if caller is None:
+                caller = self.gate.keyring.identify(
+                    headers.get(b"authorization"),
+                    headers.get(b"x-api-key"),
+                    record.began,
+                    self.client.client,
+                    self.client.certificate,
+                )
+                if head is not None:
+                    head.caller, head.right = caller, None
+            self.caller = caller
             record.tenant, record.app, record.user = caller.tenant, caller.app, caller.user
             record.key_id = caller.key_id
-            self.gate.check_right(caller, self.path)
+            if head is None or head.right is not self.gate.roles:
+                self.gate.check_right(caller, self.path)
+                if head is not None:
+                    head.right = self.gate.roles
             if self.gate.settings.ledger_on_error == "refuse" and not self.gate.ledger_healthy():
                 raise Refused(Reason.LEDGER_UNAVAILABLE, LEDGER_AWAY, retry_after_s=2.0)
             length = headers.get(b"content-length")
@@ -398,7 +401,7 @@ class Exchange(Reply):
         gate, endpoint = self.gate, self.endpoint
         assert endpoint is not None and self.request is not None
         self.up = up
-        facts = endpoint.facts
+        facts, line = endpoint.facts, up.line
         body = self.body
         known = facts.served_model
         if self.rerouted:
@@ -408,19 +411,24 @@ class Exchange(Reply):
         if known and known != self.request.model and self.request.model:
             body = with_model(body, known)
         self.need = None
-        if (dialect := up.line.dialect) is not None:
+        if (dialect := line.dialect) is not None:
             self.need = need = evening.needed(
                 dialect, self.path, self.request, facts.thinking, facts.thinking_set
             )
             if need is not None:
                 body = evening.request_for(body, need)
-        head = b"POST %s%s HTTP/1.1\r\n%scontent-length: %d\r\nx-request-id: %s\r\n%s\r\n" % (
-            facts.base_path.encode(),
-            self.url,
-            up.line.prefix,
-            len(body),
-            self.record.call_id.encode(),
-            passed_on(self.headers),
+        head = b"".join(
+            (
+                line.post,
+                self.url,
+                line.rest,
+                str(len(body)).encode(),
+                b"\r\nx-request-id: ",
+                self.record.call_id.encode(),
+                b"\r\n",
+                passed_on(self.headers) if self.head is None else self.head.passed,
+                b"\r\n",
+            )
         )
         now = monotonic()
         patience_s = min(gate.settings.deadlines.first_token_s, self.most_first_s)
@@ -897,10 +905,3 @@ def least_tokens(request: Request) -> int:
     if request.images or b'"input_audio"' in request.prompt:
         return 0
     return prompt_tokens(REPEATED.sub(b" ", request.prompt))
-
-
-def passed_on(headers: dict[bytes, bytes]) -> bytes:
-    """The few request headers that an engine may see, as lines."""
-    if PASSED.isdisjoint(headers):
-        return b""
-    return b"".join(b"%s: %s\r\n" % (name, headers[name]) for name in PASSED_ON if name in headers)

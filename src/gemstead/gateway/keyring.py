@@ -73,6 +73,11 @@ class Keyring:
             raise _no("`Authorization` and `x-api-key` hold different keys: send one of them")
         return self._find(secret, now, client)
 
+    def again(self, caller: Caller, now: float, client: str) -> Caller | None:
+        """The caller of a key that was found before with the same head, if it still counts; else None: identify."""
+        book = self._book
+        return None if book is None else book.again(caller, now, client)
+
     def _find(self, secret: bytes, now: float, client: str) -> Caller:
         book = self._book
         assert book is not None

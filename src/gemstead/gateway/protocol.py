@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import httptools
 
 from gemstead.gateway.exchange import Exchange
-from gemstead.gateway.heads import Head, split
+from gemstead.gateway.heads import Head, Key, split
 from gemstead.gateway.passage import Passage, passes
 from gemstead.gateway.vertex import VertexExchange
 from gemstead.refused import Reason, Refused
@@ -89,6 +89,7 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
         "head_bytes",
         "head_raw",
         "headers",
+        "last_head",
         "left",
         "linger_most",
         "lingering",
@@ -116,7 +117,8 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
         self.url = b""
         self.head_bytes = self.head_raw = 0
         self.wire_bytes = 0  # of the body that arrives, with its framing
-        self.new_head = b""  # the key of a head that is being parsed for the first time (heads.py)
+        self.new_head: Key | None = None  # of a head that is being parsed for the first time (heads.py)
+        self.last_head: Head | None = None  # the next one is likely the same
         self.begun = False  # whether a message began in this read
         self.going_on = False
         self.reading_head = False
@@ -168,10 +170,15 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
         if self.exchange is None and not (
             self.reading_head or self.blocked_at or self.waiting or self.arriving is not None
         ):
+            last = self.last_head
+            if last is not None and (body := last.body_at(data)):
+                self.seen_before(last, data[body:])
+                return
             found = split(data)
             if found is not None:
                 head = self.gate.heads.find(found[0])
                 if head is not None:
+                    self.last_head = head
                     self.seen_before(head, data[found[1] :])
                     return
                 self.new_head = found[0]
@@ -181,7 +188,7 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
             self.wire_bytes += len(data)
         self.begun = False
         self.feed(data)
-        self.new_head = b""
+        self.new_head = None
         if self.left or self.lingering:
             return
         if self.fault is None:
@@ -204,6 +211,7 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
         """A whole request in one read, whose head needs no parsing."""
         exchange = Exchange(self.gate, self, b"POST", head.url, head.headers, True, head.path)
         exchange.keep_alive = head.keep_alive
+        exchange.head = head
         exchange.opened()
         exchange.body_bytes = len(body)
         if exchange.body_bytes > self.gate.settings.bounds.body_bytes:
@@ -332,16 +340,17 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
         method = parser.get_method()
         if gate.aside is not None and passes(method, self.url):
             exchange: Exchange = Passage(gate, self, method, self.url, self.headers, http11)
-            self.new_head = b""
+            self.new_head = None
         elif gate.settings.vertex and self.url.decode("latin-1") in gate.settings.vertex:
             health = self.url.decode("latin-1") == gate.settings.vertex[1]
             exchange = VertexExchange(gate, self, method, self.url, self.headers, http11, health)
-            self.new_head = b""
+            self.new_head = None
         else:
             exchange = Exchange(gate, self, method, self.url, self.headers, http11)
         exchange.keep_alive = parser.should_keep_alive()
-        if self.new_head:
-            self.remember(exchange)
+        if self.new_head is not None:
+            self.remember(exchange, self.new_head)
+            self.new_head = None
         self.arriving = exchange
         self.wire_bytes = 0
         self.until = exchange.began_at + gate.settings.deadlines.client_body_s
@@ -349,16 +358,15 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
         if self.exchange is None and not self.waiting:
             self.welcome(exchange)
 
-    def remember(self, exchange: Exchange) -> None:
+    def remember(self, exchange: Exchange, key: Key) -> None:
         """The head that this read began with is well; its like will not be parsed again."""
-        key, self.new_head = self.new_head, b""
         headers = exchange.headers
         plain = (
             b"content-length" in headers and b"expect" not in headers and b"transfer-encoding" not in headers
         )
         if plain and exchange.method == b"POST" and exchange.http11:
             kept = {name: value for name, value in headers.items() if name != b"content-length"}
-            self.gate.heads.remember(key, Head(exchange.url, exchange.path, kept, exchange.keep_alive))
+            self.gate.heads.remember(key, Head(key, exchange.url, exchange.path, kept, exchange.keep_alive))
 
     def welcome(self, exchange: Exchange) -> None:
         """It is the turn of a request whose body is still to come."""

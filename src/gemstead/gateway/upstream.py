@@ -337,7 +337,7 @@ def dialect_of(engine: str) -> Dialect | None:
 class Line:
     """The connections to one endpoint."""
 
-    __slots__ = ("context", "dialect", "facts", "idle", "idle_s", "most", "prefix")
+    __slots__ = ("context", "dialect", "facts", "idle", "idle_s", "most", "post", "prefix", "rest")
 
     def __init__(self, facts: EndpointFacts, idle_s: float, most: int) -> None:
         self.facts = facts
@@ -351,6 +351,15 @@ class Line:
         self.prefix = (
             f"host: {host}:{facts.port}\r\ncontent-type: application/json\r\naccept-encoding: identity\r\n{secret}"
         ).encode("latin-1")
+        # What a call's head is made of: `post`, the path, `rest`, the length, and what differs from call to call.
+        self.post = b""
+        self.rest = b" HTTP/1.1\r\n" + self.prefix + b"content-length: "
+        self.serves(facts)
+
+    def serves(self, facts: EndpointFacts) -> None:
+        """The endpoint's facts are these from now on; its door is the same."""
+        self.facts = facts
+        self.post = b"POST " + facts.base_path.encode()
 
     def same_door(self, facts: EndpointFacts) -> bool:
         """Whether `facts` can be reached over this line's connections."""

@@ -107,6 +107,16 @@ class KeyBook:
         known.used = now
         return known.caller
 
+    def again(self, caller: Caller, now: float, client: str = "") -> Caller | None:
+        """The caller that `find` gave for a secret, if `find` would give it again for the same one; else None."""
+        if self._counter[0] != self._seen or not 0.0 <= now - self._polled < POLL_S:
+            self._refresh(now)
+        known = self._keys.get(caller.key_id)
+        if known is None or known.caller is not caller or now >= known.until or known.networks:
+            return None
+        known.used = now
+        return caller
+
     def denied(self, now: float) -> Denials:
         """What is refused although it is signed, as it stands now."""
         if self._counter[0] != self._seen or not 0.0 <= now - self._polled < POLL_S:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 
+from gemstead.openai.pairs import Pairs
 from gemstead.refused import Reason, Refused
 
 # Objects or texts under these names are media; so is the `source` of an Anthropic image or document.
@@ -44,10 +45,6 @@ def check(body: bytes, sources: bool = False) -> None:
         for name, value in read:
             if name in IN:
                 _walk(value, name)
-
-
-class Pairs(list[tuple[str, object]]):
-    """An object with every occurrence of its fields."""
 
 
 def _walk(value: object, path: str) -> None:

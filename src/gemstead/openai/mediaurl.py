@@ -19,7 +19,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gemstead.openai.media import IN, NAMES, Pairs, is_content
+from gemstead.openai.media import IN, NAMES, is_content
+from gemstead.openai.pairs import Pairs
 from gemstead.refused import Reason, Refused
 
 MOST_BYTES = 4096  # of an address

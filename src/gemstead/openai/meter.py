@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import re
 
-from gemstead.openai.usage import Usage, decoded, of_timings, of_usage, usage_of
+from gemstead.openai.told import Usage
+from gemstead.openai.usage import decoded, of_timings, of_usage, usage_of
 
 __all__ = ["Meter", "usage_of"]
 

@@ -16,8 +16,10 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Raw
 
+from gemstead.openai import forms
 from gemstead.openai.depth import MOST as MOST_DEPTH
 from gemstead.openai.depth import too_deep
+from gemstead.openai.forms import NOTHING
 from gemstead.refused import Reason, Refused
 
 # The dialect of each relayed route: whose shapes its errors and streams have.
@@ -33,99 +35,72 @@ ROUTES: dict[str, str] = {
 }
 
 _MOST = 2**31 - 1  # what a 32-bit engine field holds
-_IMAGE = (b'"image', b'"input_image"', b"image_url")
 
 
-class Request(msgspec.Struct, gc=False):
-    """What the gateway knows of one request. `prompt` is JSON, as the client wrote it."""
+class Request:
+    """What the gateway knows of one request.
 
-    model: str  # as the caller wrote it; "" where the route does not need one
-    prompt: bytes
-    stream: bool = False
-    most_output: int | None = None  # tokens per answer; None: the client set no bound
-    answers: int = 1
-    include_usage: bool = False  # the client asked for a usage event at the end of its stream
-    thinking: bool | None = None  # what a chat says of it; None: nothing
-    by_effort: bool = False  # it said so by `reasoning_effort` alone, which not every engine reads
+    Args:
+        model: as the caller wrote it; "" where the route does not need one.
+        prompt: JSON, as the client wrote it.
+        most_output: tokens per answer; None: the client set no bound.
+        include_usage: the client asked for a usage event at the end of its stream.
+        thinking: what a chat says of it; None: nothing.
+        by_effort: it said so by `reasoning_effort` alone, which not every engine reads.
+    """
+
+    __slots__ = (
+        "answers",
+        "by_effort",
+        "include_usage",
+        "model",
+        "most_output",
+        "prompt",
+        "stream",
+        "thinking",
+    )
+
+    def __init__(
+        self,
+        model: str,
+        prompt: bytes,
+        stream: bool = False,
+        most_output: int | None = None,
+        answers: int = 1,
+        include_usage: bool = False,
+        thinking: bool | None = None,
+        by_effort: bool = False,
+    ) -> None:
+        self.model = model
+        self.prompt = prompt
+        self.stream = stream
+        self.most_output = most_output
+        self.answers = answers
+        self.include_usage = include_usage
+        self.thinking = thinking
+        self.by_effort = by_effort
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Request) and self.facts() == other.facts()
+
+    def __hash__(self) -> int:
+        return hash(self.facts())
+
+    def facts(self) -> tuple[object, ...]:
+        """All of it, in the order in which it is given."""
+        bounds = (self.most_output, self.answers, self.include_usage, self.thinking, self.by_effort)
+        return (self.model, self.prompt, self.stream, *bounds)
+
+    def __repr__(self) -> str:
+        return (
+            f"Request({self.model}, {len(self.prompt)} bytes, stream={self.stream}, most={self.most_output})"
+        )
 
     @property
     def images(self) -> bool:
         """Whether the prompt may hold an image: a hint, found by its field names."""
-        return any(word in self.prompt for word in _IMAGE)
-
-
-# msgspec has no "Raw or null": an absent field is no bytes, a null one is the four bytes `null`.
-_NOTHING = Raw()
-
-
-class _StreamOptions(msgspec.Struct, gc=False):
-    include_usage: bool | None = None
-
-
-class _Chat(msgspec.Struct, gc=False):
-    model: str
-    messages: Raw
-    tools: Raw = _NOTHING
-    stream: bool | None = None
-    max_completion_tokens: int | float | None = None
-    max_tokens: int | float | None = None
-    n: int | float | None = None
-    stream_options: _StreamOptions | None = None
-    chat_template_kwargs: Raw = _NOTHING
-    reasoning_effort: Raw = _NOTHING
-
-
-class _Completion(msgspec.Struct, gc=False):
-    model: str
-    prompt: Raw
-    stream: bool | None = None
-    max_tokens: int | float | None = None
-    n: int | float | None = None
-    stream_options: _StreamOptions | None = None
-
-
-class _Responses(msgspec.Struct, gc=False):
-    model: str
-    input: Raw
-    instructions: Raw = _NOTHING
-    tools: Raw = _NOTHING
-    stream: bool | None = None
-    max_output_tokens: int | float | None = None
-
-
-class _Embeddings(msgspec.Struct, gc=False):
-    model: str
-    input: Raw
-
-
-class _Messages(msgspec.Struct, gc=False):
-    model: str
-    messages: Raw
-    system: Raw = _NOTHING
-    tools: Raw = _NOTHING
-    stream: bool | None = None
-    max_tokens: int | float | None = None
-
-
-class _Tokenize(msgspec.Struct, gc=False):  # vLLM: prompt or messages, tokens; llama.cpp: content, tokens
-    model: str | None = None
-    prompt: Raw = _NOTHING
-    messages: Raw = _NOTHING
-    content: Raw = _NOTHING
-    tokens: Raw = _NOTHING
-
-
-class _Template(msgspec.Struct, gc=False):
-    enable_thinking: object = None
-
-
-_template = msgspec.json.Decoder(_Template).decode
-_chat = msgspec.json.Decoder(_Chat).decode
-_completion = msgspec.json.Decoder(_Completion).decode
-_responses = msgspec.json.Decoder(_Responses).decode
-_embeddings = msgspec.json.Decoder(_Embeddings).decode
-_messages = msgspec.json.Decoder(_Messages).decode
-_tokenize = msgspec.json.Decoder(_Tokenize).decode
+        prompt = self.prompt
+        return b'"image' in prompt or b'"input_image"' in prompt or b"image_url" in prompt
 
 
 def parse(path: str, body: bytes) -> Request:
@@ -152,19 +127,28 @@ def parse(path: str, body: bytes) -> Request:
 
 
 def _read_chat(body: bytes) -> Request:
-    asked = _chat(body)
-    most, options = _bound("max_completion_tokens", asked.max_completion_tokens), asked.stream_options
+    asked = forms.chat(body)
+    most, options, tools = (
+        _bound("max_completion_tokens", asked.max_completion_tokens),
+        asked.stream_options,
+        asked.tools,
+    )
     if most is None:
         most = _bound("max_tokens", asked.max_tokens)
-    return Request(
+    request = Request(
         asked.model or _no_model(),
-        _prompt(_array("messages", asked.messages), asked.tools),
+        _array("messages", asked.messages)
+        if tools is NOTHING
+        else _prompt(_array("messages", asked.messages), tools),
         asked.stream is True,
         most,
-        _answers(asked.n),
+        1 if asked.n is None else _answers(asked.n),
         options is not None and options.include_usage is True,
-        *_thinking(asked.chat_template_kwargs, asked.reasoning_effort),
     )
+    template, effort = asked.chat_template_kwargs, asked.reasoning_effort
+    if template is not NOTHING or effort is not NOTHING:
+        request.thinking, request.by_effort = _thinking(template, effort)
+    return request
 
 
 def _thinking(template: Raw, effort: Raw) -> tuple[bool | None, bool]:
@@ -172,7 +156,7 @@ def _thinking(template: Raw, effort: Raw) -> tuple[bool | None, bool]:
     told, said = bytes(template), bytes(effort)
     if told and b"enable_thinking" in told:
         try:
-            thinks = _template(told).enable_thinking
+            thinks = forms.template(told).enable_thinking
         except msgspec.ValidationError:  # no object: the engine says what it thinks of that
             thinks = None
         if isinstance(thinks, bool):
@@ -183,20 +167,20 @@ def _thinking(template: Raw, effort: Raw) -> tuple[bool | None, bool]:
 
 
 def _read_completion(body: bytes) -> Request:
-    asked = _completion(body)
+    asked = forms.completion(body)
     most, options = asked.max_tokens, asked.stream_options
     return Request(
         asked.model or _no_model(),
         _prompt(_given("prompt", asked.prompt)),
         asked.stream is True,
         _bound("max_tokens", most),
-        _answers(asked.n),
+        1 if asked.n is None else _answers(asked.n),
         options is not None and options.include_usage is True,
     )
 
 
 def _read_responses(body: bytes) -> Request:
-    asked = _responses(body)
+    asked = forms.responses(body)
     most = asked.max_output_tokens
     return Request(
         asked.model or _no_model(),
@@ -207,12 +191,12 @@ def _read_responses(body: bytes) -> Request:
 
 
 def _read_embeddings(body: bytes) -> Request:
-    asked = _embeddings(body)
+    asked = forms.embeddings(body)
     return Request(asked.model or _no_model(), _prompt(_given("input", asked.input)), most_output=0)
 
 
 def _read_messages(body: bytes) -> Request:
-    asked = _messages(body)
+    asked = forms.messages(body)
     most = asked.max_tokens
     return Request(
         asked.model or _no_model(),
@@ -229,7 +213,7 @@ def _read_count(body: bytes) -> Request:
 
 
 def _read_tokenize(body: bytes) -> Request:
-    asked = _tokenize(body)
+    asked = forms.tokenize(body)
     prompt = _bytes(asked.prompt) or _bytes(asked.messages) or _bytes(asked.content)
     if not prompt:
         raise _refused("Field 'prompt' is missing: send the text to tokenize.", "prompt")
@@ -237,10 +221,10 @@ def _read_tokenize(body: bytes) -> Request:
 
 
 def _read_detokenize(body: bytes) -> Request:
-    asked = _tokenize(body)
+    asked = forms.tokenize(body)
     if not _bytes(asked.tokens):
         raise _refused("Field 'tokens' is missing: send the token ids to turn into text.", "tokens")
-    return Request(asked.model or "", bytes(_array("tokens", asked.tokens)), most_output=0)
+    return Request(asked.model or "", _array("tokens", asked.tokens), most_output=0)
 
 
 _READ: dict[str, Callable[[bytes], Request]] = {
@@ -256,10 +240,10 @@ _READ: dict[str, Callable[[bytes], Request]] = {
 assert set(_READ) == set(ROUTES), "every route has a reader"
 
 
-def _prompt(main: Raw, *before: Raw) -> bytes:
+def _prompt(main: bytes, *before: Raw) -> bytes:
     """The parts that the model reads, in the order in which a chat template writes them: shared prefixes first."""
     parts = [part for part in map(_bytes, before) if part]
-    return b"".join([*parts, main]) if parts else bytes(main)
+    return b"".join([*parts, main]) if parts else main
 
 
 def _bytes(raw: Raw) -> bytes:
@@ -268,23 +252,23 @@ def _bytes(raw: Raw) -> bytes:
     return b"" if found == b"null" else found
 
 
-def _array(name: str, raw: Raw) -> Raw:
-    """`raw`, if it is a JSON array."""
-    if memoryview(raw)[0] != 0x5B:
+def _array(name: str, raw: Raw) -> bytes:
+    """The bytes of a JSON array."""
+    found = bytes(raw)
+    if not found.startswith(b"["):
         raise _refused(f"Field '{name}' must be an array.", name)
-    return raw
+    return found
 
 
-def _given(name: str, raw: Raw) -> Raw:
-    """`raw`, if it is not null and not a bare number, boolean or object."""
-    if memoryview(raw)[0] not in b'["':
+def _given(name: str, raw: Raw) -> bytes:
+    """The bytes of a field that is not null and not a bare number, boolean or object."""
+    found = bytes(raw)
+    if not found.startswith((b"[", b'"')):
         raise _refused(f"Field '{name}' must be a string or an array.", name)
-    return raw
+    return found
 
 
-def _answers(n: int | float | None) -> int:
-    if n is None:
-        return 1
+def _answers(n: int | float) -> int:
     if (whole := _whole("n", n)) < 1:
         raise _refused("Field 'n' must be 1 or more.", "n")
     return whole

@@ -82,7 +82,8 @@ class Hold:
             self.settle(unsaid if self.used is None else self.used, self._limits.latest)
 
 
-_LINES = b"\r\nx-ratelimit-limit-%s: %d\r\nx-ratelimit-remaining-%s: %d\r\nx-ratelimit-reset-%s: %s"
+_said: dict[tuple[bytes, int], tuple[bytes, bytes]] = {}  # of these lines, what is the same every time
+_SAID_MOST = 4096
 UNLIMITED = Hold(None, None, RateLimit(), 0)
 
 
@@ -252,9 +253,19 @@ def _is_free(limit: RateLimit) -> bool:
 
 
 def _three(kind: bytes, per_minute: int, owed_s: float) -> bytes:
-    owed_s = max(owed_s, 0.0)
-    remaining = max(int((WINDOW_S - owed_s) * per_minute / WINDOW_S + SLACK_S), 0)
-    return _LINES % (kind, per_minute, kind, remaining, kind, duration(owed_s))
+    if owed_s < 0.0:
+        owed_s = 0.0
+    remaining = int((WINDOW_S - owed_s) * per_minute / WINDOW_S + SLACK_S)
+    before = _said.get((kind, per_minute))
+    if before is None:
+        if len(_said) >= _SAID_MOST:
+            _said.clear()
+        before = _said[kind, per_minute] = (
+            b"\r\nx-ratelimit-limit-%s: %d\r\nx-ratelimit-remaining-%s: " % (kind, per_minute, kind),
+            b"\r\nx-ratelimit-reset-%s: " % kind,
+        )
+    left = str(remaining).encode() if remaining > 0 else b"0"
+    return b"".join((before[0], left, before[1], duration(owed_s)))
 
 
 def duration(seconds: float) -> bytes:
