@@ -80,13 +80,17 @@ class EndpointFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine last said about itself. Missing figures are None: they are never a silent zero."""
+    """What an engine last said about itself. Missing figures are None: they are never a silent zero.
+
+    It is decoded from a message, so its types are quoted: compiled, a class keeps of other types than plain names only
+    what is quoted (mypyc writes `type` for the rest), and every message would be refused.
+    """
 
     at: float  # monotonic seconds of the scrape
-    running: int | None = None
-    waiting: int | None = None
-    kv_used: float | None = None  # a share, 0 to 1
-    adapters: tuple[str, ...] | None = None  # LoRA adapters that are loaded now
+    running: "int | None" = None  # noqa: UP037
+    waiting: "int | None" = None  # noqa: UP037
+    kv_used: "float | None" = None  # noqa: UP037  # a share, 0 to 1
+    adapters: "tuple[str, ...] | None" = None  # noqa: UP037  # LoRA adapters that are loaded now
 
 
 class Others(msgspec.Struct, frozen=True, array_like=True):
