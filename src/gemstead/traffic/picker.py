@@ -4,8 +4,9 @@ Each candidate gets a cost in seconds, and the cheapest wins:
 
       what stands before it    prompt tokens sent there and not yet read, at the endpoint's own rate, less what
                                it has read of the oldest since
-    + its own prefill          prompt tokens that the endpoint has not seen, at that rate, deep ones dearer, times
-                               `WORK` and what is added for each call that waits (`BEHIND`)
+    + its own prefill          prompt tokens that the endpoint has not seen, at that rate, deep ones dearer; and again,
+                               at the pool's mean rate, `WORK` times and what is added for each call that waits
+                               (`BEHIND`)
     + its answer               expected tokens times what one more request costs each step, for this call and
                                for all that run there, times `ANSWER`
     + room                     of a KV cache that is nearly full; and where the call does not fit, or every slot is
@@ -16,7 +17,7 @@ Seconds need rates. They are learned from the calls that were answered (`rates.p
 figures: a kind of engine has its rates, and each endpoint its pace beside the others of its kind.
 
 There is no threshold below which a prefix hit counts as nothing: the prefill that it saves is its worth.
-`WORK` is above 1, and grows with what waits, because prefill that is done twice also delays whoever comes
+`WORK` is there, and grows with what waits, because prefill that is done twice also delays whoever comes
 later, which a cost that looks at this call alone would not see: the fuller the pool, the more of them there will
 be. Affinity still cannot pile everything on one replica: what waits there costs seconds like everything else, and
 an endpoint with more than twice the calls of the idlest (and `CROWD` more) gets no credit at all. Among the
@@ -51,8 +52,9 @@ from gemstead.traffic.rates import SETTLED, Lengths
 from gemstead.traffic.roster import WEDGED_MOST_S, WEDGED_S, Roster, well
 
 # Chosen in simulation on the traces of benchmarks/traffic/compare.py (docs/traffic.md); half or double changes little.
-WORK = 1.5
+WORK = 0.5
 BEHIND = 3.0  # added to `WORK` for each call that waits, per endpoint
+STAY = 1.5  # of a prompt's reading: what a conversation whose prompt says nothing to us gains where it was
 ANSWER = 0.3
 CROWD = 16  # calls more than twice those of the idlest: AIBrix's prefix router gives up at 8 or 16 more
 ADAPTER_S = 0.5  # to load a LoRA adapter; assumed, not measured
@@ -208,7 +210,7 @@ class Picker:
         prompt_tokens = call.prompt_tokens
         output_tokens, kv_tokens = output * ANSWER, prompt_tokens + output
         costs: list[float] = []
-        fewest, behind = able[0].in_flight, 0
+        fewest, behind, pool_s = able[0].in_flight, 0, 0.0
         for endpoint in able:
             cost = endpoint.standing_s + output_tokens * endpoint.crowd_s
             if endpoint.head_s:
@@ -217,17 +219,18 @@ class Picker:
             if kv_tokens > endpoint.kv_room:
                 cost += _overflow_s(endpoint, kv_tokens)
             costs.append(cost)
+            pool_s += endpoint.token_s
             if endpoint.in_flight < fewest:
                 fewest = endpoint.in_flight
-        work = WORK + BEHIND * behind / len(able)
+        others_s = (WORK + BEHIND * behind / len(able)) * pool_s / len(able)
         crowded = 2 * fewest + CROWD
-        whole_tokens = work_tokens(max(prompt_tokens, LEAST_TOKENS), 0) * work
+        whole_tokens = work_tokens(max(prompt_tokens, LEAST_TOKENS), 0)
         for place, endpoint in enumerate(able):
             if hits is None or not (blocks := hits[place]) or endpoint.in_flight > crowded:
-                costs[place] += whole_tokens * endpoint.token_s
+                costs[place] += whole_tokens * (endpoint.token_s + others_s)
             else:
                 cached = max(min(blocks * call.block_tokens, prompt_tokens - LEAST_TOKENS), 0)
-                costs[place] += work_tokens(prompt_tokens, cached) * work * endpoint.token_s
+                costs[place] += work_tokens(prompt_tokens, cached) * (endpoint.token_s + others_s)
         if call.adapter:
             _add_adapter(call, able, costs)
         if call.session and (hits is None or not any(hits)):
@@ -272,7 +275,7 @@ class Picker:
         name = self._sessions.get(call.session)
         for place, endpoint in enumerate(able):
             if endpoint.name == name:
-                costs[place] -= max(call.prompt_tokens - LEAST_TOKENS, 0) * WORK * endpoint.token_s + NEAR_S
+                costs[place] -= max(call.prompt_tokens - LEAST_TOKENS, 0) * STAY * endpoint.token_s + NEAR_S
 
     # -- books --------------------------------------------------------------------------------------------
 
