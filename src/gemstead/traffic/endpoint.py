@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gemstead.traffic import load
 from gemstead.traffic.breaker import CLOSED, Breaker
 from gemstead.traffic.prefix import BLOCK_TOKENS
 from gemstead.traffic.rates import Line, Pace, Rates
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from gemstead.traffic.call import Call
     from gemstead.traffic.roster import Roster
 
+Load = load.Load  # defined where it is not compiled
 STALE_S = 5.0  # a load older than this says nothing; five missed scrapes at one per second
 KV_FULL = 0.8  # KV share at which GIE's and llm-d's saturation detector call a server full
 KV_VETO = 0.97  # above this an engine preempts: no further call while another endpoint has room
@@ -77,20 +79,6 @@ class EndpointFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"EndpointFacts({self.name} {self.pool} {self.host}:{self.port} ready={self.ready})"
-
-
-class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine last said about itself. Missing figures are None: they are never a silent zero.
-
-    It is decoded from a message, so its types are quoted: compiled, a class keeps of other types than plain names only
-    what is quoted (mypyc writes `type` for the rest), and every message would be refused.
-    """
-
-    at: float  # monotonic seconds of the scrape
-    running: "int | None" = None  # noqa: UP037
-    waiting: "int | None" = None  # noqa: UP037
-    kv_used: "float | None" = None  # noqa: UP037  # a share, 0 to 1
-    adapters: "tuple[str, ...] | None" = None  # noqa: UP037  # LoRA adapters that are loaded now
 
 
 class Others(msgspec.Struct, frozen=True, array_like=True):
