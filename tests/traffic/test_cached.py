@@ -70,6 +70,17 @@ def test_an_engine_that_has_lost_a_prompt_has_lost_what_is_older_and_not_what_is
     assert house.known(range(300, 320)) == 20
 
 
+def test_a_prompt_that_leaves_an_older_one_midway_may_find_nothing_though_nothing_was_lost():
+    """Sliding layers keep the end of a prompt and no place in its middle."""
+    house = told(House())
+    house.call(range(100, 120))
+    house.call([*range(200, 220), 1, 2])
+    house.call([*range(200, 220), 3, 4], cached=0)
+    assert house.known(range(100, 120)) == 20
+    house.call([*range(200, 220), 3, 4, 5, 6], cached=0)  # and this one goes on where the last one ended
+    assert house.known(range(100, 120)) == 0
+
+
 def test_an_engine_that_never_says_anything_is_not_taken_at_its_word():
     house = House()
     house.call(range(100, 120))
@@ -102,11 +113,11 @@ def test_room_comes_down_to_what_an_engine_holds_and_goes_up_again():
     turn = index.turn
     for n in range(1, 2000):
         index.insert("a", (n,))
-    index.missed("a", turn + 1000)
+    index.missed("a", turn + 2000)
     assert index.match((500,), ["a"]) == [0]
     for n in range(40):
         index.insert("a", (5000 + n,))
-        index.missed("a", index.turn - 300)
+        index.missed("a", index.turn - 600)
     assert index._seen["a"].holds <= 310
     index.insert("a", tuple(range(10_000, 11_000)))
     assert len(index._seen["a"].blocks) <= 310
@@ -121,8 +132,8 @@ def test_what_is_missed_is_gone_with_all_that_is_older_and_nothing_else(sent, da
     index, last = PrefixIndex(), {}
     for n in sent:
         index.insert("a", (n,))
-        last[n] = index.turn
-    turn = data.draw(st.integers(0, index.turn + 1))
+        last[n] = index.turn + 1  # where a prompt ends
+    turn = data.draw(st.integers(0, index.turn + 2))
     index.missed("a", turn)
     for n in range(41):
         assert index.match((n,), ["a"]) == [int(last.get(n, -1) > turn)]

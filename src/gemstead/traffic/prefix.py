@@ -73,7 +73,7 @@ class Seen:
 
     def __init__(self, bit: int) -> None:
         self.bit = bit
-        self.blocks: dict[int, int] = {}  # the longest unused first; when it was last sent, in turns
+        self.blocks: dict[int, int] = {}  # the longest unused first; when it was last sent
         self.most = 0  # blocks that the engine's cache holds; 0: unknown
         self.fresh = 0.0  # blocks that were new here, lately
         self.answers = 0.0  # blocks of answers, lately
@@ -99,7 +99,7 @@ class PrefixIndex:
         self._table: dict[int, int] = {}
         self._seen: dict[str, Seen] = {}
         self._every = 0  # all bits in use
-        self.turn = 0  # counts what was inserted
+        self.turn = 0  # even numbers, one for each time that something is inserted
         self.outbox: Outbox | None = None  # told what is new, for other gateways (sharing.py)
 
     def __len__(self) -> int:
@@ -110,12 +110,13 @@ class PrefixIndex:
         """Remember that this endpoint is about to be sent these blocks. Call it before dispatch.
 
         `most` blocks are what its cache holds; 0 is unknown. Returns the turn in which it was last sent the last of
-        them that it was thought to have; below zero: none.
+        them that it was thought to have, where a prompt ended with that one; else below zero. (Sliding layers keep
+        the end of a prompt, so a prompt that leaves an older one midway may find nothing, and nothing has been lost.)
         """
         if not prefix:
             return -1
-        self.turn = turn = self.turn + 1
-        known = -1
+        self.turn = turn = self.turn + 2
+        known = 0
         seen = self._seen.get(endpoint_name) or self._new(endpoint_name)
         seen.most = most
         room = min(seen.room() or self._most, self._most)
@@ -127,9 +128,10 @@ class PrefixIndex:
             was = blocks.pop(block, -1)
             if was < 0:
                 table[block] = table.get(block, 0) | bit
-            elif known < 0:
+            elif not known:
                 known = was
             blocks[block] = turn
+        blocks[prefix[-1]] = turn + 1  # odd: a prompt ends here
         if fresh := len(blocks) - before:
             self._held += fresh
             seen.fresh += fresh
@@ -141,7 +143,7 @@ class PrefixIndex:
                 )
             if self._held > self._most:
                 self._make_room(seen, len(prefix))
-        return known
+        return known if known & 1 else -1
 
     def missed(self, endpoint_name: str, turn: int) -> None:
         """The endpoint has lost what it was last sent in that turn: so it has lost all that is older."""
