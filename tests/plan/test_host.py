@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -144,3 +146,16 @@ def test_no_card_is_given_twice_unless_shared_and_no_share_exceeds_it(name, coun
     assert {one.pool for one in plan.replicas} and len({one.name for one in plan.replicas}) == len(
         plan.replicas
     )
+
+
+def test_what_the_plan_foresees_of_an_engine_is_told_to_the_gateway():
+    (large,) = hosted(cards(H100, 1), ModelSpec(name="gemma-4-31b")).replicas
+    (small,) = hosted(cards(H100, 1), ModelSpec(name="gemma-4-e4b")).replicas
+    (slow,) = hosted(cards(L4, 1), ModelSpec(name="gemma-4-e4b")).replicas
+    for one in (large, small, slow):
+        told = one.foreseen
+        assert 0 < told.cache_tokens <= told.kv_tokens
+        assert 0.001 < told.step_s < 0.1 and 0.0 < told.step_slot_s < told.step_s
+    assert large.foreseen.prefill_tokens_s < small.foreseen.prefill_tokens_s
+    assert slow.foreseen.prefill_tokens_s < small.foreseen.prefill_tokens_s / 3
+    assert replace(large, foreseen=small.foreseen) == large, "another estimate is no other engine"

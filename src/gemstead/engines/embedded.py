@@ -70,5 +70,6 @@ def launch(
         api_key=api_key,
         start_s=replica.start_s,
         demonstration=model.demonstration,
+        foreseen=replica.foreseen,
         thinking=replica.thinking,
     )

@@ -101,6 +101,7 @@ def start(
         afterwards=tuple((*_program(command, installed), *words[1:]) for words in said.afterwards),
         loads=said.loads,
         kv_tokens=replica.kv_tokens,
+        foreseen=replica.foreseen,
         draft_tokens=setup.draft_tokens if setup.drafter else 0,
         thinking=replica.thinking,
         thinking_set=replica.engine not in UNTOLD,

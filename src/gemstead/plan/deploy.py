@@ -18,7 +18,7 @@ from collections.abc import Mapping
 
 from gemstead.catalog import names
 from gemstead.catalog.models import ModelFacts, models
-from gemstead.plan.values import Machine, ModelFile, Plan, Replica
+from gemstead.plan.values import Foreseen, Machine, ModelFile, Plan, Replica
 from gemstead.refused import Reason, Refused
 from gemstead.spec.model import ModelSpec, Spec
 
@@ -96,6 +96,7 @@ def _fit(
             port=0,
             thinking=model.thinking,
             start_s=spec.supervise.start_s,
+            foreseen=Foreseen(kv_tokens=slots * context),
         )
         for number in range(model.replicas)
     ]

@@ -25,6 +25,7 @@ from gemstead.catalog.checkpoints import GIB, Checkpoint, checkpoints
 from gemstead.catalog.models import ModelFacts
 from gemstead.plan.api import model_named, plan
 from gemstead.plan.fitted import Choice, Traffic
+from gemstead.plan.foreseen import foreseen
 from gemstead.plan.layout import Layout, lay_out
 from gemstead.plan.placement import Media, Placement
 from gemstead.plan.values import Card, LoraAdapter, Machine, ModelFile, Plan, Replica
@@ -352,6 +353,7 @@ def _replica(
         adapters_on_demand=model.adapters_load == "on_demand",
         flags=(*_fixed_pool(one, layout), *model.flags),
         kv_tokens=max(0, layout.memory.kv_tokens_reported) if setup.engine == "vllm" else 0,
+        foreseen=foreseen(setup),
     )
 
 

@@ -70,6 +70,20 @@ class ModelFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What an engine is expected to hold and do (`plan/foreseen.py`); 0 is not worked out."""
+
+    kv_tokens: int = 0  # that the cache holds
+    cache_tokens: int = 0  # of prompts, that it can find again
+    prefill_tokens_s: float = 0.0
+    step_s: float = 0.0  # from one token to the next when a request runs alone
+    step_slot_s: float = 0.0  # what each further one adds
+
+
+NOTHING_FORESEEN = Foreseen()
+
+
+@dataclass(frozen=True, slots=True)
 class Replica:
     """One engine process as planned, before an engine adapter has put it into words (`engines/*.py`)."""
 
@@ -97,6 +111,7 @@ class Replica:
         False  # whether it can be put to sleep (vLLM), which opens further doors on its loopback port
     )
     kv_tokens: int = 0  # that the plan expects its cache to hold; 0: not worked out
+    foreseen: Foreseen = field(default=NOTHING_FORESEEN, compare=False)  # another estimate is no other engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +144,7 @@ class Launch:
     ] = ()  # commands to run once it listens (Ollama makes its model then)
     loads: tuple[tuple[str, dict[str, object]], ...] = ()  # requests to send once it is ready: path and body
     kv_tokens: int = 0  # that the plan expects its cache to hold; 0: not worked out
+    foreseen: Foreseen = NOTHING_FORESEEN
     thinking: bool = False  # whether the model thinks when a request does not say
     thinking_set: bool = True  # the engine is started so; Ollama has to be told in each request
     draft_tokens: int = 0  # that a drafter writes ahead; 0: none

@@ -3,9 +3,26 @@ traffic/autoscale.py."""
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from pydantic import Field, model_validator
 
 from gemstead.spec.part import Part, Seconds
+
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+WORKDAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri")
+Clock = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$|^24:00$")]
+
+
+class AutoscaleHoursSpec(Part):
+    """Hours at which so many replicas are there, such as business hours."""
+
+    days: tuple[Day, ...] = Field(
+        WORKDAYS, min_length=1, description="Days of the week; default: Monday to Friday"
+    )
+    start: Clock = Field("08:00", description="From this time of the day on; replicas are started before")
+    end: Clock = Field("18:00", description="Until this time, on the next day where it is not after `start`")
+    least: int = Field(ge=1, le=64, description="Replicas at these hours at least")
 
 
 class AutoscaleSpec(Part):
@@ -27,6 +44,25 @@ class AutoscaleSpec(Part):
         300.0, description="One goes when fewer would have been enough for so long, and then the next"
     )
     idle_s: Seconds = Field(900.0, description="Without a call, until a model whose `least` is 0 sleeps")
+    first_token_s: Seconds | None = Field(
+        None, description="Aim for the first token; more replicas while the 90th percentile is later"
+    )
+    token_s: Annotated[float, Field(gt=0, le=60)] | None = Field(
+        None,
+        description="Aim for each further token, in seconds; more replicas while the 90th percentile is longer",
+    )
+    forecast: bool = Field(
+        True,
+        description="Learn the hours of the week, and start replicas ahead by the time that starting takes",
+    )
+    hours: tuple[AutoscaleHoursSpec, ...] = Field(
+        (), description="Replicas that are wanted at certain hours whatever the load"
+    )
+    timezone: str = Field(
+        "",
+        max_length=64,
+        description="Of `hours` and of what is learned, as `Europe/Berlin`; default: this machine's",
+    )
 
     @model_validator(mode="after")
     def _least_is_below_most(self) -> AutoscaleSpec:

@@ -27,6 +27,7 @@ from gemstead.spec.media import FetchSpec
 from gemstead.spec.part import FilePath, Listen, Name, Origin, Part, Seconds, SecretRef
 from gemstead.spec.rollout import ModelRolloutSpec, RolloutSpec
 from gemstead.spec.secrets import SecretsSpec
+from gemstead.spec.speed import EngineSpeed
 from gemstead.spec.store import StoreSpec
 from gemstead.spec.traffic import RouteSpec, TrafficSpec
 
@@ -55,6 +56,7 @@ class ExternalEndpoint(Part):
         "external",
         description="Which engine it is, so that its metrics are understood and its answers evened out",
     )
+    speed: EngineSpeed | None = Field(None, description="How fast it is; default: learned from its calls")
 
 
 class ModelSpec(EngineFields):

@@ -13,6 +13,7 @@ import httpx2
 from gemstead.engines import ENGINES
 from gemstead.engines.progress import progress
 from gemstead.engines.proving import QUESTIONS, body, judged, lengths, warming
+from gemstead.engines.size import ASKED, kv_tokens, said
 from gemstead.plan.values import Launch
 from gemstead.supervise.watched import ANSWERED_ERROR, CANNOT_ASK, Sight
 from gemstead.traffic.endpoint import EndpointFacts
@@ -40,6 +41,7 @@ class HttpProbe:
         """`loads`: requests that the engine wants once it is up, such as for its adapters; `drafts`: whether it has a
         drafter, whose figures are then read as well."""
         self._drafts = drafts
+        self._size: tuple[int, int] | None = None  # tokens of its cache and slots, once it was asked for them
         self._facts, self._adapter, self._loads = facts, ENGINES[facts.engine], loads
         host = f"[{facts.host}]" if ":" in facts.host else facts.host
         self._http = httpx2.AsyncClient(
@@ -132,9 +134,22 @@ class HttpProbe:
         if response.status_code != 200:
             return Sight()
         text = response.text
-        said = self._adapter.read_gauges(text) if self._drafts else {}
+        gauges = self._adapter.read_gauges(text) if self._drafts else {}
         load = self._adapter.read_load(text, time.monotonic())
-        return Sight(load, progress(text), said.get("drafted"), said.get("accepted"))
+        if not (tokens := kv_tokens(text)) and self._size is None and self._facts.engine in ASKED:
+            self._size = await self._asked()
+        held, slots = self._size or (0, 0)
+        return Sight(
+            load, progress(text), gauges.get("drafted"), gauges.get("accepted"), tokens or held, slots
+        )
+
+    async def _asked(self) -> tuple[int, int] | None:
+        """How much it holds, by its own word; None: it did not answer, and is asked again."""
+        try:
+            response = await self._http.get(ASKED[self._facts.engine])
+            return said(self._facts.engine, response.json()) if response.status_code == 200 else (0, 0)
+        except (httpx2.HTTPError, ValueError):
+            return None
 
     async def can_sleep(self) -> bool:
         """Whether the engine itself can sleep: it offers the endpoints of vLLM's sleep mode."""

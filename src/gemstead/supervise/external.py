@@ -49,7 +49,14 @@ class External:
 
     @property
     def facts(self) -> EndpointFacts:
-        return msgspec.structs.replace(self._facts, ready=self.phase is Phase.READY)
+        """As the file says, and where it is silent as the engine says of itself."""
+        own, sight = self._facts, self.sight
+        return msgspec.structs.replace(
+            own,
+            ready=self.phase is Phase.READY,
+            kv_tokens=own.kv_tokens or sight.kv_tokens,
+            slots=own.slots or sight.slots,
+        )
 
     def describe(self) -> dict[str, object]:
         load = self.sight.load
@@ -106,13 +113,15 @@ class External:
 
     async def run(self) -> None:
         while not self._done.is_set():
-            why, self.sight = await asyncio.gather(self._probe.healthy(), self._probe.look())
-            before = self.phase
+            why, sight = await asyncio.gather(self._probe.healthy(), self._probe.look())
+            before, facts = self.phase, self.facts
+            self.sight = sight.after(self.sight)
             self._misses, self._why = (self._misses + 1 if why else 0), why
             if self.phase is Phase.READY and not self._ready_at:
                 self._ready_at = time.monotonic()
             if self.phase is not before:
                 self._since = time.monotonic()
+            if self.facts != facts:  # it is ready or no longer so, or has said how much it holds
                 self._changed()
             try:
                 await asyncio.wait_for(self._done.wait(), PROBE_READY_S)

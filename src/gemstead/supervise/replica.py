@@ -102,6 +102,7 @@ class Replica:
 
     @property
     def facts(self) -> EndpointFacts:
+        foreseen = self.launch.foreseen
         return EndpointFacts(
             name=self.launch.name,
             pool=self.launch.pool,
@@ -112,6 +113,12 @@ class Replica:
             version=self.launch.version,
             context_tokens=self.launch.context_tokens,
             slots=self.launch.slots,
+            knee=self.launch.slots,  # the planner has put them where more only slow each other
+            kv_tokens=self._reported() or foreseen.kv_tokens,
+            cache_tokens=foreseen.cache_tokens,
+            prefill_tokens_s=foreseen.prefill_tokens_s,
+            decode_step_s=foreseen.step_s,
+            decode_step_slot_s=foreseen.step_slot_s,
             api_key=self.launch.api_key,
             ready=self.state is not None and self.state.takes_calls,
             draining=self.phase is Phase.DRAINING,
@@ -171,12 +178,16 @@ class Replica:
     def wake(self) -> None:
         self._on(lifecycle.WakeAsked())
 
+    def _reported(self) -> int:
+        """Tokens that its cache holds as its log or its metrics said; 0: they did not."""
+        told = next((event.kv_tokens for event in reversed(self.told) if event.kv_tokens), 0)
+        return told or self.sight.kv_tokens
+
     def _cache(self) -> dict[str, object]:
         """What the engine reported of its cache, beside what was planned."""
-        tokens = next((e.kv_tokens for e in reversed(self.told) if e.kv_tokens), None)
         at_once = next((e.concurrency for e in reversed(self.told) if e.concurrency), None)
         return {
-            "kv_tokens": tokens,
+            "kv_tokens": self._reported() or None,
             "kv_tokens_planned": self.launch.kv_tokens or None,
             "concurrency": at_once,
         }
@@ -373,7 +384,9 @@ class Replica:
         probe = self._probe
         why, sight = await asyncio.gather(probe.healthy(), probe.look())
         if probe is self._probe:
-            self.sight = sight
+            held, self.sight = self._reported(), sight.after(self.sight)
+            if self._reported() != held:
+                self._changed()
             self._watch_drafts(sight)
         observed = lifecycle.Observed(self._in_flight(self.launch.name), sight.progress)
         return [_verdict(why), observed], PROBE_READY_S

@@ -17,6 +17,7 @@ import httpx2
 import msgspec
 
 from gemstead.engines import ENGINES
+from gemstead.engines.size import kv_tokens
 from gemstead.traffic.endpoint import EndpointFacts, Load
 
 AT_ONCE = 16
@@ -24,10 +25,6 @@ ANSWER_S = 2.0
 PAGE_MOST = 8 << 20
 # vllm:lora_requests_info{...,running_lora_adapters="a,b",waiting_lora_adapters="c"} 1.7e9: the newest counts
 LORA = re.compile(r"^vllm:lora_requests_info\{([^}]*)\} ([0-9.e+]+)", re.MULTILINE)
-# vllm:cache_config_info{block_size="16",num_gpu_blocks="27000",...} 1.0, one for each core; SGLang's has pages
-CACHE = re.compile(r"^(?:vllm|sglang):cache_config_info\{([^}]*)\}", re.MULTILINE)
-BLOCK = re.compile(r'(?:block_size|page_size)="(\d+)"')
-BLOCKS = re.compile(r'(?:num_gpu_blocks|num_pages)="(\d+)"')
 ADAPTERS = re.compile(r'(?:running|waiting)_lora_adapters="([^"]*)"')
 
 
@@ -98,16 +95,6 @@ class Scraper:
         found.loads[facts.name] = load if names is None else msgspec.structs.replace(load, adapters=names)
         if tokens := kv_tokens(text):
             found.kv_tokens[facts.name] = tokens
-
-
-def kv_tokens(text: str) -> int:
-    """The tokens that the cache holds, over all cores of the engine; 0 when the page does not say."""
-    total = 0
-    for labels in CACHE.findall(text):
-        block, blocks = BLOCK.search(labels), BLOCKS.search(labels)
-        if block is not None and blocks is not None:
-            total += int(block[1]) * int(blocks[1])
-    return total
 
 
 def adapters(text: str) -> tuple[str, ...] | None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gemstead.engines.lifecycle import Phase
@@ -23,6 +23,14 @@ class Sight:
     progress: float | None = None  # grows with every token and every completion
     drafted: float | None = None  # tokens that its drafter wrote, since its start
     accepted: float | None = None  # of these, kept
+    kv_tokens: int = 0  # that its cache holds; 0: it did not say
+    slots: int = 0  # requests that it runs at once; 0: it did not say
+
+    def after(self, before: Sight) -> Sight:
+        """This look, with the sizes that an earlier one told where this one is silent."""
+        if self.kv_tokens and self.slots:
+            return self
+        return replace(self, kv_tokens=self.kv_tokens or before.kv_tokens, slots=self.slots or before.slots)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,7 @@ class EndpointFacts(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int = 0  # longest prompt plus answer; 0 is unknown
     region: str = ""  # where it is; a tenant's calls may have to stay there
     slots: int = 0  # requests that the engine runs at once; 0 is unknown
+    knee: int = 0  # how many of them are worth running, where a plan has said so; 0: by the figures below
     # What the plan foresees; 0 is unknown. The picker begins with these and learns the real ones.
     kv_tokens: int = 0  # tokens that the KV cache holds
     cache_tokens: int = 0  # prompt tokens that it can still find afterwards; 0: as many as kv_tokens
@@ -222,7 +223,7 @@ class Endpoint:
         was, self._facts = self._facts, facts
         if not (was.ready and not was.draining):
             self.ready_since = -inf  # it begins anew
-        if kind(facts) != kind(was):
+        if speed(facts) != speed(was):
             self.rates, self.pace = foreseen(facts), Pace()
         self.cache_blocks = (facts.cache_tokens or facts.kv_tokens) // BLOCK_TOKENS
         self.knee = knee(facts)
@@ -351,8 +352,8 @@ def knee(facts: EndpointFacts) -> int:
 
     Twice the calls bring `KNEE` times the tokens where 2 (step + slot n) = KNEE (step + 2 slot n).
     """
-    if not facts.decode_step_s or not facts.decode_step_slot_s:
-        return facts.slots
+    if facts.knee or not facts.decode_step_s or not facts.decode_step_slot_s:
+        return facts.knee or facts.slots
     calls = int((2.0 - KNEE) / (2.0 * (KNEE - 1.0)) * facts.decode_step_s / facts.decode_step_slot_s)
     return max(1, min(calls, facts.slots) if facts.slots else calls)
 
@@ -369,17 +370,20 @@ def took(before: int, running: int, waiting: int) -> int:
     return before + max(1, before // 4) if before <= 2 * running + 16 else 0
 
 
-def kind(facts: EndpointFacts) -> tuple[object, ...]:
-    """What endpoints have in common that are alike as far as the plan knows."""
+def speed(facts: EndpointFacts) -> tuple[object, ...]:
+    """What says how fast it is: while that stays, what was learned stays, whatever it says of its size."""
     return (
         facts.pool,
         facts.engine,
         facts.prefill_tokens_s,
         facts.decode_step_s,
         facts.decode_step_slot_s,
-        facts.slots,
-        facts.kv_tokens,
     )
+
+
+def kind(facts: EndpointFacts) -> tuple[object, ...]:
+    """What endpoints have in common that are alike as far as the plan knows."""
+    return (*speed(facts), facts.slots, facts.kv_tokens)
 
 
 def foreseen(facts: EndpointFacts) -> Rates:

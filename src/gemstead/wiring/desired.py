@@ -33,6 +33,7 @@ from gemstead.plan.deploy import needed_bytes, pool_name
 from gemstead.plan.setup import GIB
 from gemstead.plan.values import Launch, Machine, Plan, Replica
 from gemstead.spec.model import ExternalEndpoint, GatewaySpec, ModelSpec, Spec
+from gemstead.spec.speed import EngineSpeed
 from gemstead.supervise.ask import HttpProbe, probe_of
 from gemstead.supervise.external import External
 from gemstead.supervise.logs import RotatedLog
@@ -145,11 +146,12 @@ def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
         keys_path=str(folder.keys),
         ledger_path=str(folder.audit),
         ledger_on_error=spec.ledger.on_error,
+        ledger_most_bytes=spec.ledger.spool_mib << 20 if spec.ledger.store else 0,
         hash_keys=hash_keys(folder.hash_key),
         pepper=secret_at(folder.pepper).hex(),
         limit=key_limit(spec.limits),
         rulebook=rulebook(spec, tuple(_pool(model, spec) for model in spec.models)),
-        limit_store=store_url(resolved(spec.limits.store, around.environ, "limits.store", around.secrets)),
+        limit_store=limit_store(spec, around),
         limit_on_error=spec.limits.on_store_error,
         deadlines=Deadlines(**deadlines),
         bounds=Bounds(
@@ -207,6 +209,14 @@ def fetch_rules(gateway: GatewaySpec) -> Fetch:
     )
 
 
+def limit_store(spec: Spec, around: Surroundings) -> str:
+    """Where counters are shared: where the file says, or beside a ledger that several gateways share."""
+    said, where = (
+        (spec.limits.store, "limits.store") if spec.limits.store else (spec.ledger.store, "ledger.store")
+    )
+    return store_url(resolved(said, around.environ, where, around.secrets))
+
+
 def pools_of(spec: Spec) -> tuple[Pool, ...]:
     """The file's models as callers may name them."""
     return tuple(_pool(model, spec) for model in spec.models)
@@ -247,7 +257,7 @@ def _external_seat(
     """The seat of an endpoint; `host` is one of the addresses that its name stands for, if it does."""
     address = urlsplit(endpoint.url)
     tls = address.scheme == "https"
-    pool = pool_name(model)
+    pool, speed = pool_name(model), endpoint.speed or EngineSpeed()
     facts = EndpointFacts(
         name=name,
         pool=pool,
@@ -258,7 +268,11 @@ def _external_seat(
         engine=endpoint.dialect,
         served_model=endpoint.served_model,
         context_tokens=model.context or 0,
-        slots=model.slots or 0,
+        slots=speed.slots or model.slots or 0,
+        kv_tokens=speed.kv_tokens or 0,
+        prefill_tokens_s=speed.prompt_tokens_s or 0.0,
+        decode_step_s=speed.step_s,
+        decode_step_slot_s=speed.step_slot_s,
         region=endpoint.region,
         api_key=resolved(endpoint.api_key, around.environ, f"{where}.api_key", around.secrets),
         thinking=model.thinking,
