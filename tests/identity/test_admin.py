@@ -15,6 +15,7 @@ from gemstead.console.signin import Pages
 from gemstead.ledger import audittable
 from gemstead.ledger.database import reading
 from gemstead.ledger.keys import Denial, Grant, KeyBook, open_keys
+from gemstead.ledger.log import SqliteLog
 from gemstead.spec.identity import IdentitySpec
 from gemstead.spec.model import Spec
 from gemstead.wiring.entrance import Entrance, door_of
@@ -67,7 +68,7 @@ class Port:
         self.entrance.configure(identity, {})
         self.door = door_of(self.spec, "owner-token", self.entrance)
         pages = Pages(self.door, self.entrance, time.time).routes()
-        own = Own(self.door, self.keys, tmp_path / "audit.db").routes()
+        own = Own(self.door, self.keys, SqliteLog(tmp_path / "audit.db")).routes()
         self.app = console(PretendHead(), "owner-token", self.door, [*pages, *own])
 
     def http(self, **how):

@@ -9,6 +9,7 @@ import pytest
 from gemstead.ledger.audit import AuditRecord
 from gemstead.ledger.audittable import MIGRATIONS, append, sealed
 from gemstead.ledger.database import open_to_write
+from gemstead.ledger.log import SqliteLog
 from gemstead.operate.demand import DAY_S, seen
 from gemstead.refused import Reason
 
@@ -56,7 +57,7 @@ def test_whole_days_are_counted_from_the_first_call_on(ledger):
         call(MIDNIGHT - DAY_S + 14 * 3600, prompt_tokens=2000, cached_tokens=0, output_tokens=400),
         call(MIDNIGHT + 3600),  # today is not over
     )
-    found = seen(path, NOON, 30)
+    found = seen(SqliteLog(path), NOON, 30)
     assert found.daily == (2, 0, 1) and found.first_day == MIDNIGHT - 3 * DAY_S
     assert found.hours[9] == pytest.approx(2 / 3) and found.hours[14] == pytest.approx(1 / 3)
     assert (found.prompt_tokens, found.output_tokens) == (pytest.approx(4000 / 3), pytest.approx(200))
@@ -70,10 +71,10 @@ def test_who_was_turned_away_is_not_demand_and_models_are_told_apart(ledger):
         call(MIDNIGHT - 30, pool="gemma-4-e2b"),
         call(MIDNIGHT - 40, outcome="cut"),
     )
-    assert seen(path, NOON, 30).requests == 3
-    assert seen(path, NOON, 30, "gemma-4-31b").requests == 2
+    assert seen(SqliteLog(path), NOON, 30).requests == 3
+    assert seen(SqliteLog(path), NOON, 30, "gemma-4-31b").requests == 2
 
 
 def test_a_ledger_without_a_whole_day_has_no_demand(ledger, tmp_path):
-    assert seen(tmp_path / "audit.db", NOON, 30) is None
-    assert seen(ledger(call(MIDNIGHT + 60)), NOON, 30) is None
+    assert seen(SqliteLog(tmp_path / "audit.db"), NOON, 30) is None
+    assert seen(SqliteLog(ledger(call(MIDNIGHT + 60))), NOON, 30) is None

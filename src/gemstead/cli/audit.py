@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gemstead.cli.trouble import USAGE, Trouble
 
 if TYPE_CHECKING:
+    from gemstead.ledger.log import AuditLog
     from gemstead.ledger.read import Entry, Usage
 
 FOLLOW_S = 0.25
@@ -66,14 +66,12 @@ def _common(parser: argparse.ArgumentParser, run: Any) -> None:
 
 
 def show_usage(args: argparse.Namespace) -> int:
-    from gemstead.ledger.read import gaps, usage
-
     now = time.time()
     since = _moment(args.since, now, "--since")
     until = _moment(args.until, now, "--until") if args.until else now + 1.0
     by = [] if args.by == "total" else [name.strip() for name in args.by.split(",")]
-    path = _path(args)
-    rows, missing = usage(path, since, until, by), gaps(path, since, until)
+    log = _log(args)
+    rows, missing = log.usage(since, until, by), log.gaps(since, until)
     limits, why = _limits(args)
     if args.json:
         said = {"since": since, "until": until, "rows": _builtins(rows), "missing": _builtins(missing)}
@@ -81,10 +79,7 @@ def show_usage(args: argparse.Namespace) -> int:
     if rows:
         _usage_table(by, rows)
     else:
-        print(
-            f"no calls in that time (ledger {path}{'' if path.exists() else ', not there yet'})",
-            file=sys.stderr,
-        )
+        print(f"no calls in that time (ledger {log.name})", file=sys.stderr)
     if limits:
         from gemstead.cli.limits import print_limits
 
@@ -135,23 +130,18 @@ def _usage_table(by: list[str], rows: list[Usage]) -> None:
 
 
 def show_tail(args: argparse.Namespace) -> int:
-    from gemstead.ledger import read
-
-    path, where = _path(args), _where(args.where)
-    after = read.last_seq(path)  # asked first, so that nothing is overlooked between the two questions
-    entries = [entry for entry in read.tail(path, args.lines, where=where) if entry.seq <= after]
+    log, where = _log(args), _where(args.where)
+    mark = log.mark()  # asked first, so that nothing is overlooked between the two questions
+    entries = [entry for entry in log.tail(args.lines, where) if entry.seq <= mark.get(entry.chain, 0)]
     if not entries and not args.follow:
-        print(f"no audit records{' like that' if where else ' yet'} in {path}", file=sys.stderr)
+        print(f"no audit records{' like that' if where else ' yet'} in {log.name}", file=sys.stderr)
     if not args.json and (entries or args.follow):
         print(_LINE.format("TIME (UTC)", "OUTCOME", "STATUS", "TENANT", "KEY", "MODEL", "PROMPT", "OUTPUT",
                            "TTFT", "SECONDS", "CALL"))  # fmt: skip
     _print_entries(entries, args.json)
     while args.follow:
-        latest = read.last_seq(path)
-        entries = read.tail(path, 1000, after, where)
+        entries, mark = log.newer(mark, 1000, where)
         _print_entries(entries, args.json)
-        # Past what did not match, unless there is more that does.
-        after = max([latest, *(entry.seq for entry in entries)]) if len(entries) < 1000 else entries[-1].seq
         if len(entries) < 1000:
             time.sleep(FOLLOW_S)
     return 0
@@ -165,7 +155,8 @@ def _print_entries(entries: list[Entry], as_json: bool) -> None:
         import json
 
         for entry in entries:
-            print(json.dumps({"seq": entry.seq, **_fields(entry.record)}))
+            chain = {"chain": entry.chain} if entry.chain else {}
+            print(json.dumps({"seq": entry.seq, **chain, **_fields(entry.record)}))
     else:
         for entry in entries:
             one = entry.record
@@ -180,13 +171,12 @@ def _print_entries(entries: list[Entry], as_json: bool) -> None:
 def show_call(args: argparse.Namespace) -> int:
     from gemstead.cli.spans import shown
     from gemstead.cli.tables import plain
-    from gemstead.ledger.read import show
 
-    path = _path(args)
-    record = show(path, args.call_id)
+    log = _log(args)
+    record = log.show(args.call_id)
     if record is None:
         raise Trouble(
-            f"no record of call {plain(args.call_id)} in {path}; `gemstead audit tail` shows the latest "
+            f"no record of call {plain(args.call_id)} in {log.name}; `gemstead audit tail` shows the latest "
             "(a call is written when it ends)"
         )
     values = _fields(record)
@@ -197,13 +187,14 @@ def show_call(args: argparse.Namespace) -> int:
     return 0
 
 
-def _path(args: argparse.Namespace) -> Path:
+def _log(args: argparse.Namespace) -> AuditLog:
     import os
 
     from gemstead.cli.options import read_spec
     from gemstead.wiring.files import state_dir
+    from gemstead.wiring.ledger import audit_log
 
-    return state_dir(read_spec(args), os.environ).audit
+    return audit_log(state_dir(read_spec(args), os.environ))
 
 
 def _moment(text: str, now: float, option: str) -> float:

@@ -80,13 +80,15 @@ def verify_log(args: argparse.Namespace) -> int:
     import msgspec
 
     from gemstead.ledger.chain import Checkpoint
-    from gemstead.ledger.proof import verify, verify_export
+    from gemstead.ledger.proof import verify_exports
 
     if args.export:
         with _opened(args.export).open("rb") as lines:
-            found = verify_export(lines, _trusted(args, None))
+            found = verify_exports(lines, _trusted(args, None))
         where = args.export
     else:
+        from gemstead.wiring.ledger import audit_log
+
         _, folder = _service(args)
         try:
             outside = [
@@ -94,13 +96,16 @@ def verify_log(args: argparse.Namespace) -> int:
             ]
         except msgspec.MsgspecError as error:
             raise Trouble(f"--checkpoint: this is no checkpoint: {error}", code=USAGE) from None
-        found = verify(folder.audit, _trusted(args, folder), outside)
-        where = str(folder.audit)
+        log = audit_log(folder)
+        found = log.verify(_trusted(args, folder), outside)
+        where = log.name
     if args.json:
-        print(msgspec.json.encode(found).decode())
-    else:
-        _tell(found, where)
-    return 0 if found.fault is None else 1
+        print(msgspec.json.encode(found[0] if len(found) == 1 else found).decode())
+    elif not found:
+        print(f"{where}: there are no records yet")
+    for one in () if args.json else found:
+        _tell(one, f"{where} chain {one.chain}" if len(found) > 1 else where)
+    return 0 if all(one.fault is None for one in found) else 1
 
 
 def _tell(found: Verified, where: str) -> None:
@@ -129,16 +134,14 @@ def _tell(found: Verified, where: str) -> None:
 
 
 def export_log(args: argparse.Namespace) -> int:
-    from gemstead.ledger.acts import checkpoint, new_act, remember
-    from gemstead.ledger.proof import export
+    from gemstead.ledger.acts import new_act
     from gemstead.ledger.signing import Signer
+    from gemstead.wiring.ledger import audit_log
 
     _, folder = _service(args)
     since, until = _span(args)
-    if not folder.audit.exists():
-        raise Trouble(f"{folder.audit} does not exist yet: there is nothing to export")
-    checkpoint(folder.audit, Signer(_key(folder)), time.time())
-    lines = export(folder.audit, since, until, args.tenant)
+    log = audit_log(folder)
+    lines = log.export(since, until, args.tenant, Signer(_key(folder)))
     first = next(lines)  # before anything is written: it says when there is nothing
     if args.out:
         handle = os.open(args.out, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -150,7 +153,7 @@ def export_log(args: argparse.Namespace) -> int:
         sys.stdout.buffer.writelines(lines)
         sys.stdout.flush()
     detail = {"from": since, "to": until, "tenant": args.tenant}
-    remember(folder.audit, new_act("audit.export", args.tenant or "", detail=detail))
+    log.remember(new_act("audit.export", args.tenant or "", detail=detail))
     print("verify it anywhere: gemstead audit verify --export FILE --public-key KEY.pem", file=sys.stderr)
     return 0
 
@@ -158,19 +161,14 @@ def export_log(args: argparse.Namespace) -> int:
 def make_checkpoint(args: argparse.Namespace) -> int:
     import msgspec
 
-    from gemstead.ledger import audittable
-    from gemstead.ledger.acts import checkpoint
-    from gemstead.ledger.database import reading
-    from gemstead.ledger.proof import checkpoints
     from gemstead.ledger.signing import Signer
+    from gemstead.wiring.ledger import audit_log
 
     _, folder = _service(args)
-    if checkpoint(folder.audit, Signer(_key(folder)), time.time()) is None:
+    log = audit_log(folder)
+    if log.checkpoint(Signer(_key(folder)), time.time()) is None:
         print("nothing new since the last checkpoint; that one is shown", file=sys.stderr)
-    with reading(folder.audit, audittable.MIGRATIONS) as connection:
-        assert connection is not None, "it was just written"
-        name = connection.execute("SELECT name FROM chain").fetchone()[0]
-        last = [one for one in checkpoints(connection, name) if one.kind == "head"][-1]
+    last = log.last_checkpoint()
     print(msgspec.json.encode(last).decode())
     return 0
 
@@ -191,33 +189,35 @@ def show_key(args: argparse.Namespace) -> int:
 
 
 def rotate_signing_key(args: argparse.Namespace) -> int:
-    from gemstead.ledger.acts import checkpoint, new_act, remember
-    from gemstead.ledger.signing import Signer, renew
+    from gemstead.ledger.acts import new_act
+    from gemstead.ledger.signing import Signer
+    from gemstead.wiring.ledger import audit_log, renew_signing_key
 
     _, folder = _service(args)
+    log = audit_log(folder)
     old = Signer(_key(folder))
-    checkpoint(folder.audit, old, time.time())  # all that there is, by the key that was in force
-    new = renew(_key(folder))
-    remember(folder.audit, new_act("audit.rotate-signing-key", new.key_id, detail={"before": old.key_id}))
-    checkpoint(folder.audit, new, time.time())
+    log.checkpoint(old, time.time())  # all that there is, by the key that was in force
+    new = renew_signing_key(folder)
+    log.remember(new_act("audit.rotate-signing-key", new.key_id, detail={"before": old.key_id}))
+    log.checkpoint(new, time.time())
     print(f"key {new.key_id} signs from now on; {old.key_id} still verifies what it signed", file=sys.stderr)
     return show_key(args)
 
 
 def rotate_hash_key(args: argparse.Namespace) -> int:
     from gemstead.cli.running import ask
-    from gemstead.ledger.acts import new_act, remember
-    from gemstead.ledger.hashkeys import forget, rotate
+    from gemstead.ledger.acts import new_act
     from gemstead.wiring.files import running
+    from gemstead.wiring.ledger import audit_log, forget_hash_key, new_hash_key
 
     _, folder = _service(args)
     if args.forget:
-        forget(folder.hash_key, args.forget)
-        remember(folder.audit, new_act("audit.forget-hash-key", args.forget))
+        forget_hash_key(folder, args.forget)
+        audit_log(folder).remember(new_act("audit.forget-hash-key", args.forget))
         print(f"hash key {args.forget} is destroyed")
         return 0
-    new = rotate(folder.hash_key, args.tenant)
-    remember(folder.audit, new_act("audit.rotate-hash-key", new.id, detail={"tenant": args.tenant}))
+    new = new_hash_key(folder, args.tenant)
+    audit_log(folder).remember(new_act("audit.rotate-hash-key", new.id, detail={"tenant": args.tenant}))
     print(f"prompts of {args.tenant or 'all tenants'} are hashed with key {new.id}", end="")
     card = running(folder)
     if card is None:
@@ -243,23 +243,23 @@ def hash_prompt(args: argparse.Namespace) -> int:
 
 
 def add_hold(args: argparse.Namespace) -> int:
-    from gemstead.ledger.retention import hold
+    from gemstead.wiring.ledger import audit_log
 
     _, folder = _service(args)
     now = time.time()
     since = _moment(args.since, now, "--from") if args.since else None
     until = _moment(args.until, now, "--to") if args.until else None
-    one = hold(folder.audit, args.tenant, since, until, args.reason, now)
+    one = audit_log(folder).hold(args.tenant, since, until, args.reason, now)
     print(one.hold_id)
     return 0
 
 
 def list_holds(args: argparse.Namespace) -> int:
     from gemstead.cli.spans import shown
-    from gemstead.ledger.retention import holds
+    from gemstead.wiring.ledger import audit_log
 
     _, folder = _service(args)
-    found = holds(folder.audit)
+    found = audit_log(folder).holds()
     if args.json:
         import msgspec
 
@@ -289,26 +289,25 @@ def list_holds(args: argparse.Namespace) -> int:
 
 
 def release_hold(args: argparse.Namespace) -> int:
-    from gemstead.ledger.retention import release
+    from gemstead.wiring.ledger import audit_log
 
     _, folder = _service(args)
-    release(folder.audit, args.hold_id, time.time())
+    audit_log(folder).release(args.hold_id, time.time())
     print(f"{args.hold_id} is released")
     return 0
 
 
 def prune_log(args: argparse.Namespace) -> int:
     from gemstead.ledger.acts import local_actor
-    from gemstead.ledger.retention import prune
     from gemstead.ledger.ship.cursors import shipped_everywhere
     from gemstead.ledger.signing import Signer
     from gemstead.wiring.auditing import rules
+    from gemstead.wiring.ledger import audit_log
 
     spec, folder = _service(args)
     if not spec.audit.retention:
         raise Trouble("the file says nothing of `audit.retention`, so everything is kept")
-    done = prune(
-        folder.audit,
+    done = audit_log(folder).prune(
         rules(spec.audit.retention),
         time.time(),
         None if args.dry_run else Signer(_key(folder)),

@@ -256,10 +256,10 @@ def _service(args: argparse.Namespace, *, life_s: float) -> Iterator[Service]:
     if key or not card.keys:
         yield Service(card.gateway, key)
         return
-    from gemstead.ledger.keys import Grant, open_keys
-    from gemstead.ledger.secrets import secret_at
+    from gemstead.ledger.keys import Grant
+    from gemstead.wiring.ledger import key_store
 
-    store = open_keys(folder.keys, secret_at(folder.pepper))
+    store = key_store(folder)
     now = time.time()
     grant = Grant(
         app="gemstead batch",

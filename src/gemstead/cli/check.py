@@ -179,11 +179,11 @@ def _own_key(folder: StateDir, card: Card, given: str) -> Iterator[str]:
     if given or not card.keys:
         yield given
         return
-    from gemstead.ledger.keys import Grant, open_keys
-    from gemstead.ledger.secrets import secret_at
+    from gemstead.ledger.keys import Grant
     from gemstead.traffic.caller import RateLimit
+    from gemstead.wiring.ledger import key_store
 
-    store = open_keys(folder.keys, secret_at(folder.pepper))
+    store = key_store(folder)
     now = time.time()
     grant = Grant(
         tenant="gemstead-check",

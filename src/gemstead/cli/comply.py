@@ -131,13 +131,14 @@ def _record(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     import os
 
     from gemstead.cli.options import read_spec
-    from gemstead.ledger.acts import new_act, remember
+    from gemstead.ledger.acts import new_act
     from gemstead.operate.compliance.evidence import REVIEWED
     from gemstead.wiring.files import state_dir
+    from gemstead.wiring.ledger import audit_log
 
     noticed = sum(bool(row["notice"]) for row in rows)
     act = new_act(REVIEWED, detail={"keys": len(rows), "noticed": noticed})
-    remember(state_dir(read_spec(args), os.environ).audit, act)
+    audit_log(state_dir(read_spec(args), os.environ)).remember(act)
 
 
 def _evidence(args: argparse.Namespace) -> Evidence:
@@ -147,7 +148,8 @@ def _evidence(args: argparse.Namespace) -> Evidence:
     from gemstead.cli.options import read_spec
     from gemstead.operate.compliance.evidence import gather
     from gemstead.wiring.files import state_dir
+    from gemstead.wiring.ledger import audit_log, key_store
 
     spec = read_spec(args)
     folder = state_dir(spec, os.environ)
-    return gather(spec, folder.keys, folder.audit, time.time())
+    return gather(spec, key_store(folder, mint=False), audit_log(folder), time.time())

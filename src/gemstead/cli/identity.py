@@ -196,17 +196,18 @@ def _open(args: argparse.Namespace) -> tuple[StateDir, KeyStore]:
     import os
 
     from gemstead.cli.options import read_spec
-    from gemstead.ledger.keys import open_keys
     from gemstead.wiring.files import state_dir
+    from gemstead.wiring.ledger import key_store
 
     folder = state_dir(read_spec(args), os.environ)
-    return folder, open_keys(folder.keys, b"")
+    return folder, key_store(folder, mint=False)
 
 
 def _remember(folder: StateDir, action: str, target: str, detail: Any) -> None:
-    from gemstead.ledger import acts
+    from gemstead.ledger.acts import new_act
+    from gemstead.wiring.ledger import audit_log
 
-    acts.remember(folder.audit, acts.new_act(action, target, detail=detail))
+    audit_log(folder).remember(new_act(action, target, detail=detail))
 
 
 def _print_json(value: Any) -> int:

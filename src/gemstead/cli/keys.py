@@ -201,12 +201,13 @@ def rotate(args: argparse.Namespace) -> int:
 
 def _remember(folder: StateDir, action: str, key: Key, **further: str) -> None:
     """Write into the audit log what was done to a key. It is done: a log that is away is only told."""
-    from gemstead.ledger.acts import new_act, remember
+    from gemstead.ledger.acts import new_act
     from gemstead.ledger.database import LedgerTrouble
+    from gemstead.wiring.ledger import audit_log
 
     detail = {"roles": list(key.roles), "expires": key.expires, **further}
     try:
-        remember(folder.audit, new_act(action, key.key_id, tenant=key.tenant, detail=detail))
+        audit_log(folder).remember(new_act(action, key.key_id, tenant=key.tenant, detail=detail))
     except LedgerTrouble as trouble:
         print(
             f"warning: this is done and could not be written into the audit log: {trouble}", file=sys.stderr
@@ -243,13 +244,12 @@ def _open(args: argparse.Namespace, *, mint: bool = True) -> tuple[Spec, StateDi
     import os
 
     from gemstead.cli.options import read_spec
-    from gemstead.ledger.keys import open_keys
-    from gemstead.ledger.secrets import secret_at
     from gemstead.wiring.files import state_dir
+    from gemstead.wiring.ledger import key_store
 
     spec = read_spec(args)
     folder = state_dir(spec, os.environ)
-    return spec, folder, open_keys(folder.keys, secret_at(folder.pepper) if mint else b"")
+    return spec, folder, key_store(folder, mint=mint)
 
 
 def _id(text: str) -> str:

@@ -118,14 +118,15 @@ def _of_ledger(args: argparse.Namespace) -> Use:
     from gemstead.plan.api import model_named
     from gemstead.plan.forecast import LEAST_DAYS, Trend, trend_of
     from gemstead.wiring.files import state_dir
+    from gemstead.wiring.ledger import audit_log
 
-    path = state_dir(read_spec(args), os.environ).audit
+    log = audit_log(state_dir(read_spec(args), os.environ))
     model = model_named(args.model).name if args.model else ""
-    found = seen(path, time.time(), LEDGER_DAYS, model)
+    found = seen(log, time.time(), LEDGER_DAYS, model)
     whose = f" of {model}" if model else ""
     if found is None:
         raise Trouble(
-            f"--forecast: the ledger has no answered call{whose} of a whole day ({path}): say today's use with "
+            f"--forecast: the ledger has no answered call{whose} of a whole day ({log.name}): say today's use with "
             "`--users N` or `--rps N`, and its growth with `--growth 8%`",
             code=USAGE,
         )

@@ -57,10 +57,10 @@ def dry_run(args: argparse.Namespace) -> int:
 
     from gemstead.cli.options import read_spec
     from gemstead.cli.tables import show
-    from gemstead.ledger.read import tail
     from gemstead.traffic.routes import Routes
     from gemstead.wiring.desired import pools_of
     from gemstead.wiring.files import state_dir
+    from gemstead.wiring.ledger import audit_log
     from gemstead.wiring.routes import rules
 
     if args.lines < 1:
@@ -71,8 +71,8 @@ def dry_run(args: argparse.Namespace) -> int:
     if not told:
         raise Trouble("the file has no `routes`")
     known = Routes((pool.name, (*pool.aliases, *pool.adapters)) for pool in pools)
-    path = state_dir(spec, os.environ).audit
-    entries = tail(path, args.lines)
+    log = audit_log(state_dir(spec, os.environ))
+    entries = log.tail(args.lines)
     found = changes((entry.record for entry in entries), told, known)
     rows = [
         (*key, round(one.calls), round(one.might), round(one.prompt_tokens), round(one.output_tokens))
@@ -87,7 +87,7 @@ def dry_run(args: argparse.Namespace) -> int:
         )
         return 0
     if not rows:
-        print(f"no calls for models of this file in {path}")
+        print(f"no calls for models of this file in {log.name}")
         return 0
     show(("ROUTE", "NAMED", "WOULD GO TO", "CALLS", "MIGHT", "PROMPT TOKENS", "ANSWER TOKENS"), rows)
     if any(row[4] for row in rows):

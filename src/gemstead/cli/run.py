@@ -219,10 +219,10 @@ def _service(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
     if key or not card.keys:
         yield card.gateway, key
         return
-    from gemstead.ledger.keys import Grant, open_keys
-    from gemstead.ledger.secrets import secret_at
+    from gemstead.ledger.keys import Grant
+    from gemstead.wiring.ledger import key_store
 
-    store = open_keys(folder.keys, secret_at(folder.pepper))
+    store = key_store(folder)
     now = time.time()
     grant = Grant(
         app="gemstead run", user=os.environ.get("USER", ""), note="a chat", expires=now + KEY_LIFE_S

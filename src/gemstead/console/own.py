@@ -11,7 +11,6 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,7 +23,7 @@ from gemstead.ledger import acts
 from gemstead.ledger.database import LedgerTrouble
 from gemstead.ledger.key import Key, Minted, made_by
 from gemstead.ledger.keys import Grant, KeyStore
-from gemstead.ledger.read import usage
+from gemstead.ledger.log import AuditLog
 from gemstead.refused import Reason, Refused
 from gemstead.traffic.caller import Caller
 
@@ -35,10 +34,10 @@ LIVING_MOST = 20  # keys of one person
 
 
 class Own:
-    """The routes. `audit` is audit.db."""
+    """The routes."""
 
     def __init__(
-        self, door: Door, store: KeyStore, audit: Path, clock: Callable[[], float] = time.time
+        self, door: Door, store: KeyStore, audit: AuditLog, clock: Callable[[], float] = time.time
     ) -> None:
         self._door, self._store, self._audit, self._clock = door, store, audit, clock
 
@@ -93,7 +92,7 @@ class Own:
     def used(self, caller: Caller, asked: dict[str, Any]) -> Any:
         """What the caller has used in the last 30 days, by model."""
         now = self._clock()
-        rows = usage(self._audit, now - 30 * DAY_S, now, by=("tenant", "user", "model"))
+        rows = self._audit.usage(now - 30 * DAY_S, now, by=("tenant", "user", "model"))
         plain = [msgspec.to_builtins(row) for row in rows]
         own = {"tenant": caller.tenant, "user": caller.user}
         return [row for row in plain if caller.user and own.items() <= row["by"].items()]
@@ -117,7 +116,7 @@ class Own:
         return {**plain, "state": key.state(self._clock())}
 
     def _remember(self, caller: Caller, action: str, target: str) -> None:
-        acts.remember(self._audit, acts.new_act(action, target, actor=caller.key_id))
+        self._audit.remember(acts.new_act(action, target, actor=caller.key_id))
 
     def _answer(self, act: Callable[[Caller, dict[str, Any]], Any]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:

@@ -109,6 +109,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     keys_required: bool = True
     keys_path: str = ""  # the SQLite file of keys
     ledger_path: str = ""  # the SQLite file of audit records; empty: none are kept (benchmarks only)
+    ledger_most_bytes: int = 0  # size at which that file counts as full; 0: only the disk's
     ledger_on_error: str = "allow"  # or "refuse": what happens to calls while records cannot be written
     hash_key: str = ""  # hex; for prompt hashes, where hash_keys says nothing
     hash_keys: tuple[HashKey, ...] = ()  # generations of it, the latest last

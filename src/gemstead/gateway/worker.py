@@ -87,7 +87,9 @@ class Worker:
         self.tokens: TokenBook | None = None
         self.signing: dict[str, Signing] = {}
         self.writer = (
-            Writer(Path(settings.ledger_path), on_trouble=self.trouble) if settings.ledger_path else None
+            Writer(Path(settings.ledger_path), most_bytes=settings.ledger_most_bytes, on_trouble=self.trouble)
+            if settings.ledger_path
+            else None
         )
         self.gate = Gateway(
             loop,

@@ -11,7 +11,8 @@ refuses everything until it is lifted. A denial of one token is dropped when tha
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -72,14 +73,23 @@ NONE_DENIED = Denials()
 def read_denials(connection: sqlite3.Connection) -> Denials:
     """All entries of a file of keys."""
     rows = connection.execute(f"SELECT {COLUMNS} FROM denied ORDER BY at")  # noqa: S608
-    names = COLUMNS.split(", ")
-    values = (dict(zip(names, row, strict=True)) for row in rows)
-    return Denials(Denial(**{**value, "forever": bool(value["forever"])}) for value in values)
+    return Denials(denial_of(row) for row in rows)
+
+
+def denial_of(row: Sequence[Any]) -> Denial:
+    """The entry of a row's values, in the order of `COLUMNS`."""
+    value = dict(zip(COLUMNS.split(", "), row, strict=True))
+    return Denial(**{**value, "forever": bool(value["forever"])})
 
 
 def write_denial(connection: sqlite3.Connection, entry: Denial) -> None:
     """Put an entry in place of one of the same name, and drop those that are of no use any more."""
     connection.execute("DELETE FROM denied WHERE expires IS NOT NULL AND expires < ?", (entry.at,))
+    insert_denial(connection, entry)
+
+
+def insert_denial(connection: sqlite3.Connection, entry: Denial) -> None:
+    """Put an entry in place of one of the same name."""
     marks = ", ".join("?" * len(COLUMNS.split(", ")))
     connection.execute(
         f"INSERT OR REPLACE INTO denied ({COLUMNS}) VALUES ({marks})",  # noqa: S608

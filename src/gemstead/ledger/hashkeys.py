@@ -44,9 +44,7 @@ def hash_keys(first: Path) -> tuple[HashKey, ...]:
 def rotate(first: Path, tenant: str = "") -> HashKey:
     """A new generation, for all tenants or for one. A service that runs takes it at its next reload."""
     with _changing(first) as keys:
-        new = HashKey(id=_next(keys), secret=secrets.token_hex(_BYTES), tenant=tenant)
-        keys.append(new)
-    return new
+        return added(keys, tenant)
 
 
 def forget(first: Path, key_id: str) -> None:
@@ -56,14 +54,29 @@ def forget(first: Path, key_id: str) -> None:
         LedgerTrouble: there is none of that id, or it is in use.
     """
     with _changing(first) as keys:
-        gone = next((key for key in keys if key.id == key_id), None)
-        if gone is None:
-            raise LedgerTrouble(
-                f"there is no hash key {key_id}: there are {', '.join(key.id for key in keys)}"
-            )
-        if [key for key in keys if key.tenant == gone.tenant][-1] == gone:
-            raise LedgerTrouble(f"hash key {key_id} is in use: `gemstead audit rotate-hash-key` first")
-        keys.remove(gone)
+        removed(keys, key_id)
+
+
+def added(keys: list[HashKey], tenant: str) -> HashKey:
+    """The new generation, which is now the last of `keys`."""
+    new = HashKey(id=_next(keys), secret=secrets.token_hex(_BYTES), tenant=tenant)
+    keys.append(new)
+    return new
+
+
+def removed(keys: list[HashKey], key_id: str) -> HashKey:
+    """The generation that is no longer among `keys`.
+
+    Raises:
+        LedgerTrouble: there is none of that id, or it is in use.
+    """
+    gone = next((key for key in keys if key.id == key_id), None)
+    if gone is None:
+        raise LedgerTrouble(f"there is no hash key {key_id}: there are {', '.join(key.id for key in keys)}")
+    if [key for key in keys if key.tenant == gone.tenant][-1] == gone:
+        raise LedgerTrouble(f"hash key {key_id} is in use: `gemstead audit rotate-hash-key` first")
+    keys.remove(gone)
+    return gone
 
 
 def _next(keys: list[HashKey]) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hmac
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from gemstead.ledger.migrations.step import forward
 from gemstead.traffic.caller import RateLimit
 
 MIGRATIONS: Migrations = forward(STEPS)
-_COLUMNS = (
+COLUMNS = (
     "key_id, last4, tenant, app, user, roles, priority, models, rate_limit, note, created, expires, "
     "revoked_at, replaced_by, last_used, networks"
 )
@@ -41,7 +41,7 @@ def hash_key(secret: bytes, pepper: bytes) -> bytes:
 
 def read_rows(connection: sqlite3.Connection) -> list[tuple[Key, bytes]]:
     """Every key with its hash, oldest first."""
-    rows = connection.execute(f"SELECT {_COLUMNS}, hash FROM keys ORDER BY created, rowid")  # noqa: S608
+    rows = connection.execute(f"SELECT {COLUMNS}, hash FROM keys ORDER BY created, rowid")  # noqa: S608
     return [(_key(row[:-1]), row[-1]) for row in rows]
 
 
@@ -79,6 +79,43 @@ def _key(row: tuple[object, ...]) -> Key:
     return Key(**values)  # type: ignore[arg-type]
 
 
+def key_of(row: tuple[object, ...]) -> Key:
+    """The key of a row's values, in the order of `COLUMNS`."""
+    return _key(row)
+
+
+def row_of(key: Key) -> list[object]:
+    """A key's values in the order of `COLUMNS`."""
+    return [_stored(value) for value in msgspec.structs.astuple(key)]
+
+
+def replace_rows(
+    path: Path, pepper: bytes, rows: Sequence[tuple[object, ...]], denied: Sequence[Denial], *, whole: bool
+) -> None:
+    """Put keys, with their hashes behind them, and all denials in the place of those that are there; workers see it at
+    their next lookup. `whole`: keys that are not among these go. The last use that is known here stays.
+
+    Raises:
+        LedgerTrouble: the file cannot be written.
+    """
+    names = [name.strip() for name in f"{COLUMNS}, hash".split(",")]
+    keep = ", ".join(f"{name} = excluded.{name}" for name in names if name not in ("key_id", "last_used"))
+    upsert = (
+        f"INSERT INTO keys ({COLUMNS}, hash) VALUES ({', '.join('?' * len(names))}) ON CONFLICT (key_id) DO UPDATE SET "  # noqa: S608
+        f"{keep}, last_used = nullif(max(coalesce(last_used, 0), coalesce(excluded.last_used, 0)), 0)"
+    )
+    store = SqliteKeys(path, pepper)
+    with store.changing() as connection:
+        connection.execute("DELETE FROM pepper")
+        connection.execute("INSERT INTO pepper VALUES (?)", (_proof(pepper),))
+        if whole:
+            connection.execute("DELETE FROM keys")
+        connection.executemany(upsert, rows)
+        connection.execute("DELETE FROM denied")
+        for one in denied:
+            denials.insert_denial(connection, one)
+
+
 class SqliteKeys:
     """`KeyStore` on one file. Opens it for each act, so nothing is held between them and any thread may call.
 
@@ -93,7 +130,14 @@ class SqliteKeys:
     def create(self, grant: Grant, *, now: float) -> Minted:
         """A new key with these rights. Its secret is in the answer and nowhere else."""
         grant.check(now)
-        with self._changing() as connection:
+        with self.changing() as connection:
+            return self._insert(connection, grant, now)
+
+    def first(self, grant: Grant, *, now: float) -> Minted | None:
+        """The very first key; None when there is one already."""
+        with self.changing() as connection:
+            if connection.execute("SELECT 1 FROM keys LIMIT 1").fetchone():
+                return None
             return self._insert(connection, grant, now)
 
     def list(self) -> list[Key]:
@@ -108,7 +152,7 @@ class SqliteKeys:
 
     def revoke(self, key_id: str, *, now: float) -> Key:
         """The key as it is now: refused everywhere, at once and for good. Again changes nothing."""
-        with self._changing() as connection:
+        with self.changing() as connection:
             connection.execute(
                 "UPDATE keys SET revoked_at = ? WHERE key_id = ? AND revoked_at IS NULL", (now, key_id)
             )
@@ -116,7 +160,7 @@ class SqliteKeys:
 
     def rotate(self, key_id: str, *, now: float, overlap_s: float) -> Minted:
         """A new key with the same rights and expiry; the old one lives `overlap_s` seconds more at most."""
-        with self._changing() as connection:
+        with self.changing() as connection:
             old = _one(connection, key_id)
             old.check_may_rotate(now)
             new = self._insert(connection, old.grant(), now)
@@ -130,12 +174,12 @@ class SqliteKeys:
     def deny(self, entry: Denial) -> None:
         """From now on every worker refuses what the entry names, though it be signed and valid."""
         entry.check()
-        with self._changing() as connection:
+        with self.changing() as connection:
             denials.write_denial(connection, entry)
 
     def lift(self, issuer: str, kind: str, value: str) -> bool:
         """Whether there was such a denial; there is none any more."""
-        with self._changing() as connection:
+        with self.changing() as connection:
             return denials.lift_denial(connection, issuer, kind, value)
 
     def denied(self) -> tuple[Denial, ...]:
@@ -165,7 +209,7 @@ class SqliteKeys:
             values = [_stored(value) for value in row] + [hash_key(secret.encode(), self._pepper)]
             marks = ", ".join("?" * len(values))
             written = connection.execute(
-                f"INSERT INTO keys ({_COLUMNS}, hash) VALUES ({marks}) ON CONFLICT DO NOTHING",  # noqa: S608
+                f"INSERT INTO keys ({COLUMNS}, hash) VALUES ({marks}) ON CONFLICT DO NOTHING",  # noqa: S608
                 values,
             )
             if written.rowcount == 1:
@@ -182,7 +226,8 @@ class SqliteKeys:
                 connection.close()  # rolls back what was not committed
 
     @contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
+    def changing(self) -> Iterator[sqlite3.Connection]:
+        """One change of rights: durable, and seen by every worker, when it ends."""
         with self._open() as connection:
             # A change of rights must survive a power cut: a revoked key may not come back.
             connection.execute("PRAGMA synchronous=FULL")
@@ -197,7 +242,7 @@ class SqliteKeys:
 
 
 def _one(connection: sqlite3.Connection | None, key_id: str) -> Key:
-    query = f"SELECT {_COLUMNS} FROM keys WHERE key_id = ?"  # noqa: S608
+    query = f"SELECT {COLUMNS} FROM keys WHERE key_id = ?"  # noqa: S608
     row = connection.execute(query, (key_id,)).fetchone() if connection else None
     if row is None:
         raise UnknownKey(f"there is no key {key_id}: `gemstead keys list` shows the ids")

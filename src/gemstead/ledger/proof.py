@@ -7,6 +7,8 @@ checkpoint. Between them every place of the chain has a line, in order:
     {"seq":8,"act":{...}}
     {"seq":9,"leaf":"..."}     a record that was not asked for or was deleted by rule: its hash only
 
+An export of a store with several chains is one such part after the other.
+
 So a part (a time, one tenant) can be handed over without the rest, and still shows that nothing in it was altered and
 nothing between its ends left out: each place that is not told is one leaf. Verifying needs the file and a public key.
 """
@@ -18,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from heapq import merge
 from operator import attrgetter
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -45,7 +48,7 @@ class Verified(msgspec.Struct, kw_only=True):
     fault: Fault | None = None
 
 
-class _Place(msgspec.Struct):
+class Place(msgspec.Struct):
     """A place with what is known of its record, for an export."""
 
     link: Link
@@ -69,18 +72,77 @@ def verify(path: Path, keys: PublicKeys, outside: Iterable[Checkpoint] = ()) -> 
         if connection is None:
             return Verified()
         connection.execute("BEGIN")
-        return _verify(connection, keys, list(outside))
+        return verify_chain(SqliteChain(connection), keys, list(outside))
 
 
-def _verify(connection: sqlite3.Connection, keys: PublicKeys, outside: list[Checkpoint]) -> Verified:
-    name, base_seq, base_link, head_seq, head_link = connection.execute(
-        "SELECT name, base_seq, base_link, head_seq, head_link FROM chain"
-    ).fetchone()
+class Ends(msgspec.Struct, frozen=True):
+    """What a database says of a chain."""
+
+    name: str
+    base_seq: int
+    base_link: bytes
+    head_seq: int
+    head_link: bytes
+
+
+class Chain(Protocol):
+    """One chain, wherever it is kept."""
+
+    def ends(self) -> Ends: ...
+
+    def unsealed(self) -> int:
+        """How many records are from before there was a chain."""
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """All that are there, whatever they are worth, in the order of their places."""
+
+    def places(self, after: int) -> Iterator[Place]:
+        """Every place behind `after`, in order."""
+
+    def span(self, since: float, until: float) -> tuple[int, int] | None:
+        """The first and the last place of what happened in [since, until)."""
+
+    def link_at(self, seq: int) -> bytes:
+        """The stored link of a place."""
+
+
+class SqliteChain:
+    """The one chain of an audit.db."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def ends(self) -> Ends:
+        return Ends(
+            *self._connection.execute(
+                "SELECT name, base_seq, base_link, head_seq, head_link FROM chain"
+            ).fetchone()
+        )
+
+    def unsealed(self) -> int:
+        query = "SELECT count(*) FROM audit WHERE seq <= ? AND link IS NULL"
+        return int(self._connection.execute(query, (self.ends().base_seq,)).fetchone()[0])
+
+    def checkpoints(self) -> list[Checkpoint]:
+        return checkpoints(self._connection, self.ends().name)
+
+    def places(self, after: int) -> Iterator[Place]:
+        return places(self._connection, after)
+
+    def span(self, since: float, until: float) -> tuple[int, int] | None:
+        return _span(self._connection, self.ends().base_seq, since, until)
+
+    def link_at(self, seq: int) -> bytes:
+        return _link_at(self._connection, seq)
+
+
+def verify_chain(source: Chain, keys: PublicKeys, outside: list[Checkpoint]) -> Verified:
+    """What one chain is worth."""
+    ends = source.ends()
+    name, base_seq, base_link = ends.name, ends.base_seq, ends.base_link
     found = Verified(chain=name)
-    found.unsealed = connection.execute(
-        "SELECT count(*) FROM audit WHERE seq <= ? AND link IS NULL", (base_seq,)
-    ).fetchone()[0]
-    said = [*checkpoints(connection, name), *(one for one in outside if one.chain == name)]
+    found.unsealed = source.unsealed()
+    said = [*source.checkpoints(), *(one for one in outside if one.chain == name)]
     if foreign := next((one for one in outside if one.chain != name), None):
         found.fault = Fault(
             seq=base_seq + 1,
@@ -95,8 +157,8 @@ def _verify(connection: sqlite3.Connection, keys: PublicKeys, outside: list[Chec
         found.fault = Fault(seq=base_seq, kind="removed", what=what)
     if found.fault is None:
         walk = Walk(base_seq, base_link, [one for one in good if one.kind == "head"])
-        found.fault = next(walk.over(place.link for place in places(connection, base_seq)), None)
-        found.fault = found.fault or walk.end(head_seq, head_link)
+        found.fault = next(walk.over(place.link for place in source.places(base_seq)), None)
+        found.fault = found.fault or walk.end(ends.head_seq, ends.head_link)
         _tell(found, walk, base_seq)
     return found
 
@@ -137,35 +199,35 @@ def checkpoints(connection: sqlite3.Connection, name: str) -> list[Checkpoint]:
     ]
 
 
-def places(connection: sqlite3.Connection, after: int) -> Iterator[_Place]:
+def places(connection: sqlite3.Connection, after: int) -> Iterator[Place]:
     """Every place behind `after`, in order, whichever table it is in."""
     return merge(
         _calls(connection, after), _acts(connection, after), _stubs(connection, after), key=attrgetter("seq")
     )
 
 
-def _calls(connection: sqlite3.Connection, after: int) -> Iterator[_Place]:
+def _calls(connection: sqlite3.Connection, after: int) -> Iterator[Place]:
     query = f"SELECT seq, link, {audittable.COLUMNS} FROM audit WHERE seq > ? ORDER BY seq"  # noqa: S608
     for seq, link, *values in connection.cursor().execute(query, (after,)):
         one = audittable.record(values)
         text = audittable.text_of(one)
-        yield _Place(
+        yield Place(
             Link(seq, chain.leaf(text), link or b"", name=one.call_id), "call", text, one.began, one.tenant
         )
 
 
-def _acts(connection: sqlite3.Connection, after: int) -> Iterator[_Place]:
+def _acts(connection: sqlite3.Connection, after: int) -> Iterator[Place]:
     query = f"SELECT seq, link, {audittable.ACT_COLUMNS} FROM acts WHERE seq > ? ORDER BY seq"  # noqa: S608
     for seq, link, *values in connection.cursor().execute(query, (after,)):
         one = audittable.act(values)
         text = audittable.text_of(one)
-        yield _Place(Link(seq, chain.leaf(text), link, name=one.act_id), "act", text, one.at, one.tenant)
+        yield Place(Link(seq, chain.leaf(text), link, name=one.act_id), "act", text, one.at, one.tenant)
 
 
-def _stubs(connection: sqlite3.Connection, after: int) -> Iterator[_Place]:
+def _stubs(connection: sqlite3.Connection, after: int) -> Iterator[Place]:
     query = "SELECT seq, leaf, link FROM stubs WHERE seq > ? ORDER BY seq"
     for seq, leaf, link in connection.cursor().execute(query, (after,)):
-        yield _Place(Link(seq, leaf, link, deleted=True), "leaf", b"")
+        yield Place(Link(seq, leaf, link, deleted=True), "leaf", b"")
 
 
 def export(path: Path, since: float, until: float, tenant: str | None = None) -> Iterator[bytes]:
@@ -179,26 +241,27 @@ def export(path: Path, since: float, until: float, tenant: str | None = None) ->
         if connection is None:
             raise LedgerTrouble(f"{path} does not exist yet: there is nothing to export")
         connection.execute("BEGIN")
-        yield from _export(connection, since, until, tenant)
+        yield from export_chain(SqliteChain(connection), since, until, tenant)
 
 
-def _export(
-    connection: sqlite3.Connection, since: float, until: float, tenant: str | None
-) -> Iterator[bytes]:
-    name, base_seq = connection.execute("SELECT name, base_seq FROM chain").fetchone()
-    first, last = _span(connection, base_seq, since, until)
-    end = next(
-        (one for one in checkpoints(connection, name) if one.kind == "head" and one.seq >= last),
-        None,
-    )
+def export_chain(source: Chain, since: float, until: float, tenant: str | None) -> Iterator[bytes]:
+    """The lines of an export of one chain.
+
+    Raises:
+        LedgerTrouble: as `export`.
+    """
+    if (span := source.span(since, until)) is None:
+        raise LedgerTrouble("there are no sealed records in that time")
+    name, (first, last) = source.ends().name, span
+    end = next((one for one in source.checkpoints() if one.kind == "head" and one.seq >= last), None)
     if end is None:
         raise LedgerTrouble(
             "no checkpoint stands behind these records yet: `gemstead audit checkpoint` makes one"
         )
-    begin = {"seq": first - 1, "link": _link_at(connection, first - 1).hex()}
+    begin = {"seq": first - 1, "link": source.link_at(first - 1).hex()}
     head = {"form": FORM, "chain": name, "since": since, "until": until, "tenant": tenant, "begin": begin}
     yield msgspec.json.encode(head) + b"\n"
-    for place in places(connection, first - 1):
+    for place in source.places(first - 1):
         if place.seq > end.seq:
             break
         wanted = place.text and since <= place.at < until and tenant in (None, place.tenant)
@@ -209,7 +272,9 @@ def _export(
     yield b'{"checkpoint":%s}\n' % msgspec.json.encode(end)
 
 
-def _span(connection: sqlite3.Connection, base_seq: int, since: float, until: float) -> tuple[int, int]:
+def _span(
+    connection: sqlite3.Connection, base_seq: int, since: float, until: float
+) -> tuple[int, int] | None:
     # A checkpoint's own act stands behind what it signs.
     row = connection.execute(
         "SELECT min(seq), max(seq) FROM (SELECT seq FROM audit WHERE began >= :since AND began < :until "
@@ -217,9 +282,7 @@ def _span(connection: sqlite3.Connection, base_seq: int, since: float, until: fl
         "AND action <> 'audit.checkpoint')",
         {"since": since, "until": until, "base": base_seq},
     ).fetchone()
-    if row[0] is None:
-        raise LedgerTrouble("there are no sealed records in that time")
-    return int(row[0]), int(row[1])
+    return None if row[0] is None else (int(row[0]), int(row[1]))
 
 
 def _link_at(connection: sqlite3.Connection, seq: int) -> bytes:
@@ -265,6 +328,30 @@ def verify_export(lines: Iterable[bytes], keys: PublicKeys) -> Verified:
         return _verify_export(head, each, keys)
     except (msgspec.MsgspecError, ValueError) as error:
         raise LedgerTrouble(f"this is no whole export of the audit log: {error}") from None
+
+
+def verify_exports(lines: Iterable[bytes], keys: PublicKeys) -> list[Verified]:
+    """What each chain of an export is worth; the file may hold several.
+
+    Raises:
+        LedgerTrouble: it is no export.
+    """
+    found: list[Verified] = []
+    each = iter(lines)
+    while (first := next(each, None)) is not None or not found:
+        part = _part(first or b"", each)
+        found.append(verify_export(part, keys))
+        for _ in part:  # behind a fault
+            pass
+    return found
+
+
+def _part(first: bytes, lines: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    for line in lines:
+        yield line
+        if line.startswith(b'{"checkpoint":'):
+            return
 
 
 def _verify_export(head: _Head, lines: Iterator[bytes], keys: PublicKeys) -> Verified:

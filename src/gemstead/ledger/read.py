@@ -27,7 +27,7 @@ from gemstead.refused import Reason
 GROUPS = {
     "tenant": "tenant",
     "app": "app",
-    "user": "user",
+    "user": '"user"',
     "key": "key_id",
     "model": "CASE WHEN pool <> '' THEN pool ELSE model END",  # as written, when it was never routed
     "version": "version",
@@ -41,7 +41,16 @@ GROUPS = {
 FAILED = ("cut", Reason.UPSTREAM_FAILED, Reason.NO_ENDPOINT, Reason.DEADLINE, Reason.INTERNAL)
 LEFT = (Reason.CLIENT_LEFT, Reason.SLOW_CLIENT)
 
-_PERIOD = "began >= :since AND began < :until"
+
+class Dialect(msgspec.Struct, frozen=True):
+    """How a database is asked: the table of calls, what a report is grouped by, and how a period is said."""
+
+    table: str = "audit"
+    groups: Mapping[str, str] = msgspec.field(default_factory=lambda: GROUPS)
+    period: str = "began >= :since AND began < :until"
+
+
+SQLITE = Dialect()
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,10 +80,11 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """A record and its place in the file."""
+    """A record and its place in its chain."""
 
     seq: int
     record: AuditRecord
+    chain: str = ""  # named where there are several
 
 
 def usage(path: Path, since: float, until: float, by: Sequence[str] = ("tenant", "model")) -> list[Usage]:
@@ -83,17 +93,36 @@ def usage(path: Path, since: float, until: float, by: Sequence[str] = ("tenant",
     Raises:
         LedgerTrouble: a name in `by` is not one of GROUPS, or the file cannot be read.
     """
-    groups = [_sql_of(name) for name in by] or ["''"]
+    asked, ranks = questions(by)
     period = {"since": since, "until": until}
     with reading(path, audittable.MIGRATIONS) as connection:
         if connection is None:
             return []
         connection.execute("BEGIN")  # both questions see the same records
-        counted = connection.execute(_count_sql(groups), period).fetchall()
-        ranked = {
-            row[: len(groups)]: row[len(groups) :] for row in connection.execute(_rank_sql(groups), period)
-        }
-    return [_usage(by, row, len(groups), ranked) for row in counted]
+        counted, ranked = (
+            connection.execute(asked, period).fetchall(),
+            connection.execute(ranks, period).fetchall(),
+        )
+    return answered(by, counted, ranked)
+
+
+def questions(by: Sequence[str], dialect: Dialect = SQLITE) -> tuple[str, str]:
+    """What is to be asked for a report: the sums of each group, and the percentiles.
+
+    Raises:
+        LedgerTrouble: a name in `by` is none to group by.
+    """
+    groups = [_sql_of(name, dialect) for name in by] or ["CAST('' AS TEXT)"]
+    return _count_sql(groups, dialect), _rank_sql(groups, dialect)
+
+
+def answered(
+    by: Sequence[str], counted: Sequence[tuple[object, ...]], ranked: Sequence[tuple[object, ...]]
+) -> list[Usage]:
+    """The report, from what was answered to its two questions."""
+    width = len(by) or 1
+    ranks = {row[:width]: row[width:] for row in ranked}
+    return [_usage(by, row, width, ranks) for row in counted]
 
 
 def tail(
@@ -144,30 +173,33 @@ def gaps(path: Path, since: float, until: float) -> list[Gap]:
     return [Gap(began=began, ended=ended, records=records) for began, ended, records in rows]
 
 
-def _sql_of(name: str) -> str:
+def _sql_of(name: str, dialect: Dialect = SQLITE) -> str:
     try:
-        return GROUPS[name]
+        return dialect.groups[name]
     except KeyError:
         raise LedgerTrouble(f"{name!r} is nothing to group by: use {', '.join(GROUPS)}") from None
 
 
-def _count_sql(groups: Sequence[str]) -> str:
+def _count_sql(groups: Sequence[str], dialect: Dialect) -> str:
     failed, left = (", ".join(f"'{outcome}'" for outcome in outcomes) for outcomes in (FAILED, LEFT))
     chosen = ", ".join(groups)
     return f"""
-        SELECT {chosen}, count(*), sum(outcome = 'served'), sum(outcome IN ({failed})),
-            sum(outcome IN ({left})), sum(prompt_tokens), sum(cached_tokens), sum(output_tokens),
-            avg(first_token_s), avg(seconds)
-        FROM audit WHERE {_PERIOD} GROUP BY {chosen} ORDER BY sum(output_tokens) DESC, count(*) DESC, {chosen}
+        SELECT {chosen}, count(*), count(*) FILTER (WHERE outcome = 'served'),
+            count(*) FILTER (WHERE outcome IN ({failed})), count(*) FILTER (WHERE outcome IN ({left})),
+            CAST(sum(prompt_tokens) AS BIGINT), CAST(sum(cached_tokens) AS BIGINT),
+            CAST(sum(output_tokens) AS BIGINT), avg(first_token_s), avg(seconds)
+        FROM {dialect.table} WHERE {dialect.period} GROUP BY {chosen}
+        ORDER BY sum(output_tokens) DESC, count(*) DESC, {chosen}
     """  # noqa: S608
 
 
-def _rank_sql(groups: Sequence[str]) -> str:
+def _rank_sql(groups: Sequence[str], dialect: Dialect) -> str:
     named = ", ".join(f"{sql} AS g{number}" for number, sql in enumerate(groups))
     names = ", ".join(f"g{number}" for number in range(len(groups)))
     return f"""
         WITH timed AS (
-            SELECT {named}, first_token_s AS t FROM audit WHERE {_PERIOD} AND first_token_s IS NOT NULL
+            SELECT {named}, first_token_s AS t FROM {dialect.table}
+            WHERE {dialect.period} AND first_token_s IS NOT NULL
         ), ranked AS (
             SELECT {names}, t, row_number() OVER (PARTITION BY {names} ORDER BY t) AS rank,
                 count(*) OVER (PARTITION BY {names}) AS many

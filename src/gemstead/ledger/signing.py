@@ -113,6 +113,25 @@ def holds(one: Checkpoint, keys: PublicKeys) -> bool | None:
     return True
 
 
+def publish(path: Path, private_pem: bytes) -> None:
+    """Put the public key of an earlier private key where those of `path` lie.
+
+    Raises:
+        LedgerTrouble: it cannot be written, or is no Ed25519 key.
+    """
+    public = _loaded(private_pem, path).public_key()
+    with plainly(path):
+        _publish(folder_beside(path) / f"{key_id(public)}.pem", _pem(public))
+
+
+def new_pem() -> bytes:
+    """A new private key, as PKCS #8 PEM."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
 def key_id(key: Ed25519PublicKey) -> str:
     """The first 16 hex digits of the SHA-256 of the key's raw bytes."""
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
@@ -125,11 +144,15 @@ def _pem(key: Ed25519PublicKey) -> str:
 
 
 def _private(path: Path) -> Ed25519PrivateKey:
+    return _loaded(path.read_bytes(), path)
+
+
+def _loaded(pem: bytes, path: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        key = load_pem_private_key(path.read_bytes(), None)
+        key = load_pem_private_key(pem, None)
     except (ValueError, TypeError):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
@@ -139,16 +162,12 @@ def _private(path: Path) -> Ed25519PrivateKey:
 
 def _make(path: Path) -> None:
     """A new key, whole or not at all; of two processes that start together one wins."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-    key = Ed25519PrivateKey.generate()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+            file.write(new_pem())
             file.flush()
             os.fsync(file.fileno())
         try:

@@ -55,6 +55,7 @@ class Writer:
         path: audit.db; made if missing.
         flush_s: the longest that a record waits while all is well.
         most_held: records held in memory while they cannot be written (about half a KB each).
+        most_bytes: size of the file at which it counts as full; 0: only the disk's.
         on_trouble: told in one sentence when writing begins to fail, and when it works again. Called on the
             writing thread: an event loop takes it with `call_soon_threadsafe`.
     """
@@ -65,6 +66,7 @@ class Writer:
         *,
         flush_s: float = 0.02,
         most_held: int = 100_000,
+        most_bytes: int = 0,
         on_trouble: Callable[[str], None] | None = None,
     ) -> None:
         self.healthy = True
@@ -81,7 +83,7 @@ class Writer:
         self._wake = threading.Event()
         self._closing = False
         self._until = 0.0
-        self._file = _File(path)
+        self._file = _File(path, most_bytes)
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
 
@@ -205,8 +207,9 @@ def _gap_act(gap: tuple[float, ...]) -> Act:
 class _File:
     """The open ledger file, for the writing thread."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most_bytes: int) -> None:
         self._path = path
+        self._most_bytes = most_bytes
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
         self._unsynced = False
@@ -223,6 +226,8 @@ class _File:
     def write(self, records: Batch, gap: tuple[float, ...]) -> None:
         """All records in one transaction, or none."""
         connection = self.open()
+        if self._most_bytes:
+            self._check_room(connection)
         connection.execute("BEGIN IMMEDIATE")
         try:
             try:
@@ -240,6 +245,20 @@ class _File:
                 connection.execute("ROLLBACK")
             raise
         self._unsynced = True
+
+    def _check_room(self, connection: sqlite3.Connection) -> None:
+        """Raises LedgerTrouble when the spool of a store is full. What was taken out of the file leaves free pages."""
+        if self._path.stat().st_size <= self._most_bytes:
+            return
+        pages, free, size = (
+            connection.execute(f"PRAGMA {what}").fetchone()[0]
+            for what in ("page_count", "freelist_count", "page_size")
+        )
+        if (pages - free) * size > self._most_bytes:
+            raise LedgerTrouble(
+                f"{self._path} holds {self._most_bytes >> 20} MiB of records that the store does not have, and "
+                "`ledger.spool_mib` allows no more: bring the store back"
+            )
 
     def sync(self) -> None:
         """Once a second, make what was written survive a power cut."""

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
-from pathlib import Path
 
-from gemstead.ledger import read
+from gemstead.ledger.log import AuditLog
 
 DAY_S = 86_400
 HOURS = 24
@@ -33,11 +32,11 @@ class Seen:
         return sum(self.daily)
 
 
-def seen(audit: Path, now: float, days: int, model: str = "") -> Seen | None:
+def seen(audit: AuditLog, now: float, days: int, model: str = "") -> Seen | None:
     """The demand of the last whole days; None: the ledger has no call that was answered in them.
 
     Args:
-        audit: the ledger's file.
+        audit: the ledger's records.
         now: Unix seconds.
         days: how far back, at most.
         model: only calls of this one; empty: of all.
@@ -50,7 +49,7 @@ def seen(audit: Path, now: float, days: int, model: str = "") -> Seen | None:
     by_day = [0] * days
     by_hour = [0.0] * HOURS
     prompt = cached = output = 0
-    for row in read.usage(audit, since, until, ("hour", "model")):
+    for row in audit.usage(since, until, ("hour", "model")):
         count = row.requests - row.refused
         if count <= 0 or (model and row.by["model"] != model):
             continue

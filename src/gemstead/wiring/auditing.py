@@ -30,6 +30,7 @@ from gemstead.supervise.logs import RotatedLog
 from gemstead.supervise.workers import Worker
 from gemstead.traffic.caller import Caller
 from gemstead.wiring.files import StateDir
+from gemstead.wiring.ledger import audit_log
 from gemstead.wiring.secrets import Resolve
 
 PRUNE_S = 3600.0
@@ -43,7 +44,7 @@ class Auditor:
     def __init__(
         self, folder: StateDir, log_of: Callable[[str], RotatedLog], trouble: Callable[[str], None]
     ) -> None:
-        self.path, self._key = folder.audit, folder.ledger / "audit.key"
+        self.folder, self.path, self._key = folder, folder.audit, folder.ledger / "audit.key"
         self._log_of, self._trouble = log_of, trouble
         self._spec = AuditSpec()
         self._ship = ShipSettings(audit=str(self.path))
@@ -183,7 +184,8 @@ class Auditor:
     def _prune(self) -> None:
         if self._spec.retention:
             upto = shipped_everywhere(self.path, (sink.name for sink in self._ship.sinks))
-            retention.prune(self.path, rules(self._spec.retention), time.time(), Signer(self._key), upto=upto)
+            log = audit_log(self.folder, beside=True)
+            log.prune(rules(self._spec.retention), time.time(), Signer(self._key), upto=upto)
 
 
 def rules(said: tuple[RetentionSpec, ...]) -> list[retention.Rule]:

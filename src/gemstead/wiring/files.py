@@ -14,7 +14,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from gemstead.ledger.database import LedgerTrouble
+from gemstead.ledger.postgres.place import Place, checked_secret, checked_url, this_node
+from gemstead.operate.secrets.keeper import Keeper
 from gemstead.spec.model import Spec
+from gemstead.wiring.secrets import CannotRun, resolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,8 @@ class StateDir:
 
     path: Path
     ledger: Path
+    place: Place | None = field(default=None, compare=False)  # of the store that several gateways share
+    own: Path | None = None  # what the ledger's folder would be without a store
 
     @property
     def logs(self) -> Path:
@@ -66,7 +72,7 @@ class StateDir:
 
     @property
     def password(self) -> Path:
-        return self.ledger / "admin.password"
+        return (self.own or self.ledger) / "admin.password"
 
     def make(self) -> None:
         """The folders, for their owner only."""
@@ -82,7 +88,29 @@ def state_dir(spec: Spec, environ: Mapping[str, str]) -> StateDir:
         base = environ.get("XDG_STATE_HOME") or "~/.local/state"
         path = Path(base).expanduser() / "gemstead"
     path = path.absolute()
-    return StateDir(path, Path(spec.ledger.path).expanduser().absolute() if spec.ledger.path else path)
+    ledger = Path(spec.ledger.path).expanduser().absolute() if spec.ledger.path else path
+    place = place_of(spec, environ)
+    return StateDir(path, ledger / "shared", place, ledger) if place else StateDir(path, ledger)
+
+
+def place_of(spec: Spec, environ: Mapping[str, str]) -> Place | None:
+    """The store that the file names; None: this gateway keeps its ledger by itself."""
+    said = spec.ledger
+    if said.store is None:
+        return None
+
+    def read(reference: str | None, where: str) -> str:
+        try:
+            return resolved(reference, environ, where, Keeper(spec.secrets, environ))
+        except CannotRun as error:
+            raise LedgerTrouble(str(error)) from None
+
+    return Place(
+        url=lambda: checked_url(read(said.store, "ledger.store")),
+        secret=lambda: checked_secret(read(said.secret, "ledger.secret")),
+        node=this_node(said.node),
+        spool_mib=said.spool_mib,
+    )
 
 
 class Held:

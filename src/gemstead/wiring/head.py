@@ -67,6 +67,7 @@ class Head:
         gateway.on_unknown_key = self.keeper.unknown_key
         self.autoscaler = Autoscaler(self._demands, self._autoscale, self.trouble)
         self.troubles: list[str] = []
+        self.store: Callable[[], dict[str, object] | None] = lambda: None  # that several gateways share
         self._reread, self._shown, self._rescale, self._redraft = reread, changed, rescale, redraft
         self._discover = discover
         self._gateway, self._admin = addresses
@@ -99,6 +100,7 @@ class Head:
             "releases": self.fleet.releases(),
             "workers": self.gateway.describe(),
             "batch": self.batch.describe() if self.batch is not None else None,
+            "store": self.store(),
             "notes": list(self.wanted.notes),
             "troubles": self.troubles[-20:],
         }

@@ -31,13 +31,13 @@ from gemstead.console.own import Own
 from gemstead.console.signin import Pages
 from gemstead.gateway.settings import Aside
 from gemstead.ledger.acts import new_act, remember
-from gemstead.ledger.keys import Grant, open_keys
-from gemstead.ledger.secrets import secret_at
+from gemstead.ledger.keys import Grant
+from gemstead.ledger.postgres.link import StoreAway
 from gemstead.operate.secrets.keeper import Keeper
 from gemstead.spec.model import Spec
 from gemstead.spec.secrets import SecretsSpec
 from gemstead.supervise.logs import RotatedLog
-from gemstead.wiring import desired
+from gemstead.wiring import desired, ledger
 from gemstead.wiring.addresses import base_url, gateway_address, listener, named, reserve, split, warnings
 from gemstead.wiring.auditing import Auditor
 from gemstead.wiring.batch import BatchProcess, aside, batch_settings
@@ -45,7 +45,7 @@ from gemstead.wiring.desired import Surroundings
 from gemstead.wiring.discover import Names
 from gemstead.wiring.drafts import Advice, redrafted
 from gemstead.wiring.entrance import Entrance, door_of, entrance, reopen
-from gemstead.wiring.files import Card, StateDir, hold, running, state_dir, write_card
+from gemstead.wiring.files import Card, StateDir, hold, place_of, running, state_dir, write_card
 from gemstead.wiring.gateway import GatewayWorkers
 from gemstead.wiring.head import Head
 from gemstead.wiring.journal import keep_log, log_file
@@ -151,6 +151,7 @@ class Service:
         self.entrance: Entrance | None = None  # who gets in at the admin port
         self.door: Door | None = None
         self.auditor = Auditor(folder, self._log_of, self._trouble)
+        self.store: ledger.StoreProcess | None = None
         self.scaled: dict[str, Scaled] = {}  # models whose replicas were set beside the file
         self._reloads: set[asyncio.Task[Any]] = set()
         self._keeper: tuple[SecretsSpec, Keeper] | None = None
@@ -196,6 +197,8 @@ class Service:
 
     async def prepare(self) -> bool:
         """Models on this machine and a plan for them; False when Ctrl-C came first."""
+        if away := await asyncio.to_thread(ledger.prepare, self.folder):
+            self.screen.say(f"warning: {away}")
         self._preparing = asyncio.create_task(self._desired(self.spec))
         try:
             self.wanted = await self._preparing
@@ -225,7 +228,11 @@ class Service:
         self.door = door = door_of(self.spec, token, self.entrance)
         door.acted = self.auditor.asked
         self.auditor.start(self.spec, self.auditor.sinks(self.spec, self._secret))
-        own = Own(door, open_keys(self.folder.keys, secret_at(self.folder.pepper)), self.folder.audit)
+        own = Own(door, ledger.key_store(self.folder), ledger.audit_log(self.folder, beside=True))
+        self.store = ledger.StoreProcess(self.folder, self._log_of, self._trouble, head.reload)
+        if self.folder.place is not None:
+            self.store.start(self.folder.place, sink_names(self.spec))
+        head.store = self.store.describe
         pages = [
             *Pages(door, self.entrance, time.time).routes(),
             *own.routes(),
@@ -251,6 +258,7 @@ class Service:
             with suppress(asyncio.CancelledError):
                 await serving
             await self.auditor.end()
+            await self.store.end()
             log.info("stopped")
             self.screen.stopped()
         return 0
@@ -299,6 +307,8 @@ class Service:
         sinks = self.auditor.sinks(spec, self._secret)
         self.spec = spec
         self.auditor.follow(spec, sinks)
+        if self.store is not None:
+            self.store.follow(place_of(spec, self.order.environ), sink_names(spec))
         if self.entrance is not None and self.door is not None and self.head is not None:
             self.entrance.configure(spec.identity, self.head.keeper.signing)
             reopen(self.door, spec)
@@ -328,6 +338,8 @@ class Service:
         settings = msgspec.structs.replace(wanted.settings, port=port, aside=self.aside)
         stays = ("batch: the present settings stay until the service is restarted",)
         notes = wanted.notes + (stays if spec.batch != self.spec.batch else ())
+        if (spec.ledger.store is None) != (self.folder.place is None):
+            notes += ("ledger.store: what there is stays until the service is restarted",)
         return replace(wanted, settings=settings, notes=notes, admin=spec.admin.listen)
 
     async def _rescaled(self, pool: str, count: int) -> Wanted:
@@ -393,12 +405,21 @@ def first_key(folder: StateDir) -> str:
     Raises:
         LedgerTrouble: keys cannot be read or written.
     """
-    store = open_keys(folder.keys, secret_at(folder.pepper))
-    if store.list():
+    try:
+        minted = ledger.key_store(folder).first(
+            Grant(note="first key, made by gemstead serve"), now=time.time()
+        )
+    except StoreAway:  # which was said already
         return ""
-    minted = store.create(Grant(note="first key, made by gemstead serve"), now=time.time())
+    if minted is None:
+        return ""
     remember(folder.audit, new_act("key.create", minted.key.key_id, tenant=minted.key.tenant))
     return minted.secret
+
+
+def sink_names(spec: Spec) -> tuple[str, ...]:
+    """The receivers of audit records."""
+    return tuple(sink.name for sink in spec.audit.ship)
 
 
 def _already(folder: StateDir) -> str:

@@ -12,6 +12,7 @@ from gemstead.cli.comply import FRAMEWORKS, rows_of
 from gemstead.cli.main import main
 from gemstead.ledger.acts import new_act, remember
 from gemstead.ledger.keys import Grant, open_keys
+from gemstead.ledger.log import SqliteLog
 from gemstead.operate.compliance.evidence import gather
 from gemstead.operate.compliance.judge import CHECKS, DAY_S, controls, frameworks, judged
 from gemstead.spec.model import Spec
@@ -22,7 +23,10 @@ NOW = 1_800_000_000.0
 
 def evidence(tmp_path, spec=None, now=NOW):
     return gather(
-        Spec.model_validate(spec or {}, strict=False), tmp_path / "keys.db", tmp_path / "audit.db", now
+        Spec.model_validate(spec or {}, strict=False),
+        open_keys(tmp_path / "keys.db", b""),
+        SqliteLog(tmp_path / "audit.db"),
+        now,
     )
 
 

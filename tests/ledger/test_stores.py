@@ -1,0 +1,267 @@
+"""What a ledger promises, whichever store keeps it: one suite, on files and on a real PostgreSQL."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from ledger_records import BEGAN, record
+
+from gemstead.ledger.acts import new_act
+from gemstead.ledger.audit import AuditRecord
+from gemstead.ledger.audittable import MIGRATIONS, append, sealed
+from gemstead.ledger.database import LedgerTrouble, open_to_write
+from gemstead.ledger.denials import Denial
+from gemstead.ledger.keys import Grant, UnknownKey, open_keys
+from gemstead.ledger.log import SqliteLog
+from gemstead.ledger.postgres.keys import PostgresKeys
+from gemstead.ledger.postgres.link import linked
+from gemstead.ledger.postgres.log import PostgresLog
+from gemstead.ledger.postgres.place import Place
+from gemstead.ledger.postgres.push import Pusher
+from gemstead.ledger.postgres.vault import Vault, hand_out
+from gemstead.ledger.proof import verify_exports
+from gemstead.ledger.retention import Rule
+from gemstead.ledger.signing import Signer, known_keys
+from gemstead.traffic.caller import RateLimit
+
+NOW = BEGAN + 100_000.0
+DAY_S = 86_400.0
+SECRET = "s" * 40
+
+
+class Files:
+    """The ledger of one gateway."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.keys = open_keys(folder / "keys.db", b"p" * 32)
+        self.log = SqliteLog(folder / "audit.db")
+        self.signer = Signer(folder / "audit.key")
+
+    def write(self, *records: AuditRecord) -> None:
+        connection = open_to_write(self.folder / "audit.db", MIGRATIONS)
+        connection.execute("BEGIN IMMEDIATE")
+        append(connection, [sealed(one) for one in records])
+        connection.execute("COMMIT")
+        connection.close()
+
+
+class Store(Files):
+    """The same with PostgreSQL behind it."""
+
+    def __init__(self, folder, url):
+        self.folder, self.url = folder, url
+        self.place = Place(url=lambda: url, secret=lambda: SECRET, node=folder.name)
+        self.keys = PostgresKeys(self.place)
+        self.log = PostgresLog(folder / "audit.db", self.place)
+        with linked(url) as link:
+            hand_out(Vault(link, SECRET), folder)
+        self.signer = Signer(folder / "audit.key")
+
+    def write(self, *records: AuditRecord) -> None:
+        super().write(*records)
+        pusher = Pusher(self.folder / "audit.db", self.folder.name)
+        with linked(self.url) as link:
+            while pusher.push(link):
+                pass
+        pusher.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def ledger(request, tmp_path):
+    if request.param == "sqlite":
+        return Files(tmp_path)
+    return Store(tmp_path, request.getfixturevalue("store_url"))
+
+
+# Keys.
+
+
+def test_every_right_of_a_key_comes_back(ledger):
+    grant = Grant(
+        tenant="acme",
+        app="chat",
+        user="ada",
+        roles=("developer", "auditor"),
+        priority=-5,
+        models=frozenset({"gemma-4-e2b", "gemma-4-31b"}),
+        limit=RateLimit(requests_per_minute=60, concurrent=4),
+        note="für die Vorführung",
+        expires=NOW + 60,
+        networks=("10.0.0.0/8",),
+    )
+    minted = ledger.keys.create(grant, now=NOW)
+    assert ledger.keys.get(minted.key.key_id) == minted.key
+    assert minted.key.grant() == grant
+    assert ledger.keys.list() == [minted.key]
+
+
+def test_a_key_lives_and_ends_by_the_same_rules(ledger):
+    old = ledger.keys.create(Grant(expires=NOW + 10), now=NOW).key
+    new = ledger.keys.rotate(old.key_id, now=NOW, overlap_s=3600).key
+    assert (ledger.keys.get(old.key_id).expires, ledger.keys.get(old.key_id).replaced_by) == (
+        NOW + 10,
+        new.key_id,
+    )
+    assert ledger.keys.revoke(new.key_id, now=NOW + 1).revoked_at == NOW + 1
+    assert ledger.keys.revoke(new.key_id, now=NOW + 2).revoked_at == NOW + 1
+    with pytest.raises(LedgerTrouble, match=new.key_id):
+        ledger.keys.rotate(old.key_id, now=NOW + 1, overlap_s=0)
+    for act in (
+        lambda: ledger.keys.get("gms_nosuch"),
+        lambda: ledger.keys.revoke("gms_nosuch", now=NOW),
+        lambda: ledger.keys.rotate("gms_nosuch", now=NOW, overlap_s=0),
+    ):
+        with pytest.raises(UnknownKey, match="gms_nosuch"):
+            act()
+    with pytest.raises(LedgerTrouble, match="tenant"):
+        ledger.keys.create(Grant(tenant=""), now=NOW)
+    assert len(ledger.keys.list()) == 2
+
+
+def test_of_many_who_make_the_first_key_one_does(ledger):
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: ledger.keys.first(Grant(), now=NOW), range(4)))
+    assert len([one for one in made if one is not None]) == 1
+    assert len(ledger.keys.list()) == 1
+
+
+def test_many_hands_at_once_change_keys(ledger):
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: ledger.keys.create(Grant(), now=NOW).key.key_id, range(12)))
+        list(pool.map(lambda key_id: ledger.keys.revoke(key_id, now=NOW), made[:6]))
+    states = {key.key_id: key.state(NOW) for key in ledger.keys.list()}
+    assert states == dict.fromkeys(made[:6], "revoked") | dict.fromkeys(made[6:], "active")
+
+
+def test_last_use_only_moves_forward(ledger):
+    key_id = ledger.keys.create(Grant(), now=NOW).key.key_id
+    ledger.keys.touch({key_id: NOW + 5})
+    ledger.keys.touch({key_id: NOW + 2, "gms_gone": NOW})
+    assert ledger.keys.get(key_id).last_used == NOW + 5
+
+
+def test_what_is_denied_is_kept_until_it_is_lifted(ledger):
+    one = Denial(issuer="corp", kind="token", value="jti-1", at=NOW, expires=NOW + 5, note="gone")
+    other = Denial(issuer="*", kind="subject", value="eve", at=NOW + 10, forever=True)
+    ledger.keys.deny(one)
+    assert ledger.keys.denied() == (one,)
+    ledger.keys.deny(other)  # and the first has expired by then
+    assert ledger.keys.denied() == (other,)
+    assert ledger.keys.lift("*", "subject", "eve")
+    assert not ledger.keys.lift("*", "subject", "eve")
+    assert ledger.keys.denied() == ()
+
+
+# Records.
+
+
+def test_a_record_comes_back_as_it_was_whatever_is_in_it(ledger):
+    odd = record(1, model="a\0b\uf8ffc\uf8ff0", user="Zoë", first_token_s=None, reason="x" * 500)
+    ledger.write(record(0), odd)
+    assert ledger.log.show("call-000001") == odd
+    assert ledger.log.show("call-999999") is None
+    assert [entry.record for entry in ledger.log.tail(10)] == [record(0), odd]
+    assert [entry.record.call_id for entry in ledger.log.tail(1)] == ["call-000001"]
+    assert [entry.record.call_id for entry in ledger.log.tail(5, {"user": "Zoë"})] == ["call-000001"]
+    (verified,) = ledger.log.verify(known_keys(ledger.folder / "audit.key"))
+    assert (verified.fault, verified.records) == (None, 2)
+
+
+def test_use_is_summed_alike(ledger):
+    ledger.write(
+        *(record(n, tenant="a", first_token_s=n / 10) for n in range(5)),
+        record(5, tenant="b", outcome="over_limit", first_token_s=None, output_tokens=0),
+        record(6, tenant="b", outcome="cut", began=BEGAN + 7200),
+        record(7, tenant="b", outcome="client_left", began=BEGAN + DAY_S),
+    )
+    rows = {row.by["tenant"]: row for row in ledger.log.usage(BEGAN, BEGAN + DAY_S + 1, ["tenant"])}
+    a, b = rows["a"], rows["b"]
+    assert (a.requests, a.served, a.prompt_tokens, a.output_tokens) == (5, 5, 500, 100)
+    assert (a.first_token_p50_s, a.first_token_p99_s) == (0.2, 0.4)
+    assert (b.requests, b.refused, b.failed, b.left) == (3, 1, 1, 1)
+    (total,) = ledger.log.usage(BEGAN, BEGAN + 60, [])
+    assert (total.by, total.requests, total.mean_s) == ({}, 6, 1.5)
+    assert [row.by for row in ledger.log.usage(BEGAN, BEGAN + 60, ["day", "hour", "user"])] == [
+        {"day": "2027-01-15", "hour": "2027-01-15 08:00", "user": ""}
+    ]
+    assert ledger.log.usage(0, 1) == []
+    with pytest.raises(LedgerTrouble, match="nothing to group by"):
+        ledger.log.usage(0, 1, ["colour"])
+
+
+def test_what_is_new_is_told_once(ledger):
+    ledger.write(*(record(n) for n in range(3)))
+    mark = ledger.log.mark()
+    assert ledger.log.newer(mark, 10) == ([], mark)
+    ledger.write(*(record(n, tenant="b" if n % 2 else "a") for n in range(3, 9)))
+    first, mark = ledger.log.newer(mark, 2, {"tenant": "b"})
+    rest, mark = ledger.log.newer(mark, 2, {"tenant": "b"})
+    assert [e.record.call_id for e in first + rest] == ["call-000003", "call-000005", "call-000007"]
+    assert ledger.log.newer(mark, 2, {"tenant": "b"})[0] == []
+
+
+# Proof.
+
+
+def test_the_chain_holds_is_signed_and_exported(ledger):
+    keys = known_keys(ledger.folder / "audit.key")
+    ledger.write(*(record(n) for n in range(10)))
+    ledger.log.remember(new_act("key.create", "gms_x", detail={"a": 1}))
+    made = ledger.log.checkpoint(ledger.signer, NOW)
+    assert ledger.log.last_checkpoint() == made
+    assert ledger.log.checkpoint(ledger.signer, NOW) is None
+    (found,) = ledger.log.verify(keys, [made])
+    assert (found.fault, found.records, found.vouched) == (None, 12, 11)
+    lines = list(ledger.log.export(BEGAN, BEGAN + 5, None, ledger.signer))
+    (exported,) = verify_exports(lines, keys)
+    assert (exported.fault, exported.records) == (None, 5)
+    forged = [line.replace(b"acme", b"evil") for line in lines]
+    assert verify_exports(forged, keys)[0].fault is not None
+    with pytest.raises(LedgerTrouble, match="no sealed records"):
+        list(ledger.log.export(5, 6, None, ledger.signer))
+    facts = ledger.log.facts()
+    assert (facts.calls, facts.first, facts.signed is not None) == (10, BEGAN, True)
+    assert set(facts.acts) == {"key.create", "audit.checkpoint"}
+
+
+def test_what_is_due_is_deleted_and_the_chain_stays_whole(ledger):
+    keys = known_keys(ledger.folder / "audit.key")
+    ledger.write(*(record(n, tenant="held" if n == 4 else "acme") for n in range(10)))
+    ledger.write(record(99, began=NOW - 5))
+    ledger.log.checkpoint(ledger.signer, NOW)
+    hold = ledger.log.hold("held", None, None, "a case", NOW)
+    rules = [Rule(keep_days=0.5, records="calls")]
+    counted = ledger.log.prune(rules, NOW, None)
+    assert (counted.calls, counted.held) == (9, 1)
+    done = ledger.log.prune(rules, NOW, ledger.signer)
+    assert (done.calls, done.held) == (9, 1)
+    (found,) = ledger.log.verify(keys)
+    assert found.fault is None
+    assert [e.record.call_id for e in ledger.log.tail(99)] == ["call-000004", "call-000099"]
+    ledger.log.release(hold.hold_id, NOW + 1)
+    with pytest.raises(LedgerTrouble, match="no legal hold"):
+        ledger.log.release(hold.hold_id, NOW + 1)
+    assert [one.released for one in ledger.log.holds()] == [NOW + 1]
+    assert ledger.log.prune(rules, NOW + 2, ledger.signer).calls == 1
+    ledger.log.checkpoint(ledger.signer, NOW + 3)
+    (found,) = ledger.log.verify(keys)
+    assert found.fault is None
+    assert [e.record.call_id for e in ledger.log.tail(99)] == ["call-000099"]
+
+
+def test_a_record_that_was_changed_is_named(ledger, request):
+    keys = known_keys(ledger.folder / "audit.key")
+    ledger.write(*(record(n) for n in range(6)))
+    ledger.log.checkpoint(ledger.signer, NOW)
+    statement = "UPDATE {} SET output_tokens = 21 WHERE seq = 4"
+    if isinstance(ledger, Store):
+        with linked(ledger.url) as link:
+            link.do(statement.format("gemstead_audit"))
+    else:
+        connection = open_to_write(ledger.folder / "audit.db", MIGRATIONS)
+        connection.execute(statement.format("audit"))
+        connection.close()
+    (found,) = ledger.log.verify(keys)
+    assert (found.fault.kind, found.fault.seq) == ("altered", 4)
