@@ -39,6 +39,8 @@ VERBS = {
     "admin": ("identity", "set the break-glass password"),
     "limits": ("limits", "show how much of each limit and budget is used, or let one begin anew"),
     "db": ("db", "show and bring forward the form of the ledger's files"),
+    "backup": ("backup", "copy the ledger and its secrets into one file"),
+    "restore": ("backup", "put a backup back, or try whether that would work (--drill)"),
     "access-review": ("comply", "list who may do what, last used, and what is stale"),
     "comply": ("comply", "report what is set and recorded for SOC 2, ISO 27001, HIPAA, the EU AI Act, GDPR"),
     "usage": ("audit", "show tokens and calls by tenant, app, user, key or model"),

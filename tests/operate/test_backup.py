@@ -1,0 +1,220 @@
+"""A backup is whole while the service writes, what is restored works, and a drill finds what is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import threading
+import time
+
+import pytest
+
+from gemstead.cli.main import main
+from gemstead.ledger import acts
+from gemstead.ledger.audit import AuditRecord
+from gemstead.ledger.database import LedgerTrouble
+from gemstead.ledger.keys import Grant, KeyBook, open_keys
+from gemstead.ledger.proof import verify
+from gemstead.ledger.secrets import secret_at
+from gemstead.ledger.signing import Signer, known_keys
+from gemstead.ledger.writer import Writer
+from gemstead.operate.backup import backup, drill, restore
+from gemstead.wiring.files import StateDir, hold
+
+
+class Ledger:
+    """A ledger with keys, records and all its secrets."""
+
+    def __init__(self, path):
+        self.path = path
+        path.mkdir()
+        self.pepper = secret_at(path / "pepper")
+        secret_at(path / "hash.key")
+        self.signer = Signer(path / "audit.key")
+        self.secrets = [
+            open_keys(path / "keys.db", self.pepper).create(Grant(user=f"u{n}"), now=time.time()).secret
+            for n in range(3)
+        ]
+        self.write(50)
+        acts.checkpoint(path / "audit.db", self.signer, time.time())
+
+    def write(self, count, first=0):
+        writer = Writer(self.path / "audit.db")
+        for number in range(first, first + count):
+            writer.put(AuditRecord(call_id=f"c{number}", began=time.time(), tenant="acme"))
+        writer.close()
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return Ledger(tmp_path / "ledger")
+
+
+def test_a_backup_that_was_made_while_others_write_is_whole(ledger, tmp_path):
+    stop = threading.Event()
+
+    def busy():
+        number = 1000
+        while not stop.is_set():
+            ledger.write(20, number)
+            number += 20
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    try:
+        made = [backup(ledger.path, tmp_path / f"{n}.tar.gz", time.time()) for n in range(5)]
+    finally:
+        stop.set()
+        thread.join()
+    assert made[-1].last > made[0].last >= 50
+    for number, manifest in enumerate(made):
+        done = drill(tmp_path / f"{number}.tar.gz", manifest.made + 60)
+        assert done.trouble == () and done.records == manifest.last and done.keys == 3
+        assert done.age_s == 60
+
+
+def test_what_is_restored_goes_on(ledger, tmp_path):
+    archive = tmp_path / "a.tar.gz"
+    manifest = backup(ledger.path, archive, time.time())
+    assert archive.stat().st_mode & 0o777 == 0o600
+    elsewhere = tmp_path / "elsewhere"
+    done, before = restore(archive, elsewhere, time.time())
+    assert (done.trouble, before) == ((), None)
+    book = KeyBook(elsewhere / "keys.db", secret_at(elsewhere / "pepper"))
+    assert [book.find(one.encode(), time.time()).user for one in ledger.secrets] == ["u0", "u1", "u2"]
+    book.close()
+    moved = Ledger.__new__(Ledger)
+    moved.path = elsewhere
+    moved.write(5, 500)
+    found = verify(elsewhere / "audit.db", known_keys(elsewhere / "audit.key"))
+    assert found.fault is None and found.last == manifest.last + 5 and found.vouched
+    assert Signer(elsewhere / "audit.key").key_id == ledger.signer.key_id
+    assert not [path for path in elsewhere.iterdir() if path.name.startswith(".")]
+
+
+def test_what_was_there_is_kept(ledger, tmp_path):
+    archive = tmp_path / "a.tar.gz"
+    backup(ledger.path, archive, time.time())
+    ledger.write(10, 100)
+    _, before = restore(archive, ledger.path, time.time())
+    assert before is not None and verify(before / "audit.db", {}).last == 61
+    assert verify(ledger.path / "audit.db", {}).last == 51
+    with pytest.raises(LedgerTrouble, match="is there already"):
+        backup(ledger.path, archive, time.time())
+
+
+def rewritten(archive, to, change):
+    with tarfile.open(archive, "r:gz") as old, tarfile.open(to, "w:gz") as new:
+        for member in old:
+            data = old.extractfile(member).read()
+            if (changed := change(member, data)) is not None:
+                member.size = len(changed)
+                new.addfile(member, io.BytesIO(changed))
+    return to
+
+
+def flipped(name):
+    return lambda member, data: data[:-1] + bytes([data[-1] ^ 1]) if member.name == name else data
+
+
+def named(name):
+    def change(member, data):
+        member.name = name if member.name == "pepper" else member.name
+        return data
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (flipped("audit.db"), "the sum of audit.db"),
+        (flipped("pepper"), "the sum of pepper"),
+        (lambda member, data: None if member.name == "keys.db" else data, "keys.db is missing"),
+        (lambda member, data: None if member.name == "manifest.json" else data, "is no backup"),
+        (named("../../pepper"), "not as its manifest says"),
+        (named("/etc/pepper"), "not as its manifest says"),
+        (lambda member, data: data + b"x" if member.name == "pepper" else data, "not as its manifest says"),
+    ],
+)
+def test_a_drill_finds_what_is_wrong_and_nothing_is_restored(ledger, tmp_path, change, said):
+    backup(ledger.path, tmp_path / "a.tar.gz", time.time())
+    bad = rewritten(tmp_path / "a.tar.gz", tmp_path / "b.tar.gz", change)
+    done = drill(bad, time.time())
+    assert said in done.trouble[0]
+    with pytest.raises(LedgerTrouble):
+        restore(bad, ledger.path, time.time())
+    assert verify(ledger.path / "audit.db", {}).last == 51
+    assert not [path for path in ledger.path.iterdir() if path.name.startswith((".", "before"))]
+
+
+def test_half_a_backup_and_no_backup_are_told(ledger, tmp_path):
+    backup(ledger.path, tmp_path / "a.tar.gz", time.time())
+    half = tmp_path / "half.tar.gz"
+    half.write_bytes((tmp_path / "a.tar.gz").read_bytes()[:2000])
+    assert "no whole backup" in drill(half, time.time()).trouble[0]
+    (tmp_path / "text").write_text("hello")
+    assert "no whole backup" in drill(tmp_path / "text", time.time()).trouble[0]
+    with pytest.raises(LedgerTrouble):
+        drill(tmp_path / "nothing", time.time())
+    with pytest.raises(LedgerTrouble, match="nothing to back up"):
+        backup(tmp_path, tmp_path / "c.tar.gz", time.time())
+
+
+def test_a_chain_that_was_altered_before_the_backup_is_found(ledger, tmp_path):
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(ledger.path / "audit.db")) as connection:
+        connection.execute("UPDATE audit SET tenant = 'other' WHERE seq = 7")
+        connection.commit()
+    backup(ledger.path, tmp_path / "a.tar.gz", time.time())
+    assert "broken at record 7" in drill(tmp_path / "a.tar.gz", time.time()).trouble[0]
+
+
+def run(capsys, *words):
+    code = main(list(words))
+    return code, capsys.readouterr()
+
+
+def test_the_drill_is_where_compliance_looks_for_it(ledger, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ("--set", f"state_dir={ledger.path}")
+
+    def last_drill():
+        said = json.loads(run(capsys, "comply", "report", "--framework", "soc2", "--json", *options)[1].out)
+        [found] = [
+            one for one in _every(said) if isinstance(one, dict) and one.get("check") == "restore_drilled"
+        ]
+        return found["met"], found["seen"]
+
+    assert last_drill() == (False, "no restore drill is recorded")
+    code, said = run(capsys, "backup", "a.tar.gz", *options)
+    assert code == 0 and "3 keys" in said.out
+    bad = rewritten(tmp_path / "a.tar.gz", tmp_path / "b.tar.gz", flipped("pepper"))
+    assert run(capsys, "restore", "--drill", str(bad), *options)[0] == 1
+    assert last_drill()[0] is False, "a drill that failed is none"
+    code, said = run(capsys, "restore", "--drill", "a.tar.gz", *options)
+    assert code == 0 and "drill in" in said.out
+    assert last_drill() == (True, "last restore drill 0 days ago")
+
+
+def _every(value):
+    yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _every(inner)
+
+
+def test_nothing_is_restored_below_a_running_service(ledger, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ("--set", f"state_dir={ledger.path}")
+    run(capsys, "backup", "a.tar.gz", *options)
+    held = hold(StateDir(ledger.path, ledger.path))
+    try:
+        code, said = run(capsys, "restore", "a.tar.gz", *options)
+        assert code == 1 and "gemstead stop" in said.err
+    finally:
+        held.release()
+    code, said = run(capsys, "restore", "a.tar.gz", *options)
+    assert code == 0 and "what was there lies in" in said.out
