@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from gemstead.wiring.deployment import deployment
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ONE_GPU = {"models": [{"name": "gemma-4-e4b"}], "deploy": {"hardware": {"gpu": "L4", "count": 1}}}
-EIGHT = {
+EIGHT: dict[str, Any] = {
     "models": [{"name": "gemma-4-31b"}],
     "deploy": {
         "registry": "registry.acme.com/llm",
@@ -61,6 +62,18 @@ GKE = {
         "hardware": {"gpu": "H100", "spot": True},
         "cloud": {"project": "acme", "region": "europe-west4"},
         "kubernetes": {"scaling": "hpa", "routes": {"proxies": ["10.129.0.0/23"]}},
+    },
+}
+SEVERAL = {
+    "models": EIGHT["models"],
+    "ledger": {"store": "env:GEMSTEAD_STORE_URL", "secret": "env:GEMSTEAD_STORE_SECRET"},
+    "deploy": {
+        **EIGHT["deploy"],
+        "gateways": 3,
+        "kubernetes": {
+            "scaling": "hpa",
+            "stores": [{"namespace": "postgres", "labels": {"cnpg.io/cluster": "gemstead"}}],
+        },
     },
 }
 CLOUD = {"project": "acme-llm", "region": "europe-west4"}
@@ -107,6 +120,7 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
     "kubernetes/eight-gpus": ("kubernetes", EIGHT),
     "kubernetes/no-gpu": ("kubernetes", NO_GPU),
     "kubernetes/with-operators": ("kubernetes", CLUSTER),
+    "kubernetes/several-gateways": ("kubernetes", SEVERAL),
     "helm/eight-gpus": ("helm", EIGHT),
     "gke/eight-gpus": ("gke", GKE),
     "cloudrun/bucket": ("cloudrun", RUN_BUCKET),

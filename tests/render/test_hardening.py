@@ -39,6 +39,10 @@ def named(found: Objects, kind: str, name: str) -> Any:
     return next(one for one in of(found, kind) if one["metadata"]["name"] == name)
 
 
+def gateway(found: Objects) -> Any:
+    return named(found, "StatefulSet", "gemstead-gateway")["spec"]
+
+
 def _drop(found: Objects, kind: str, name: str) -> None:
     found.remove(named(found, kind, name))
 
@@ -134,6 +138,13 @@ CARELESS: dict[str, list[Callable[[Objects], Any]]] = {
         ),
     ],
 }
+CARELESS["gateways"] = [
+    lambda found: gateway(found)["template"]["spec"].update(terminationGracePeriodSeconds=30),
+    lambda found: gateway(found)["template"]["spec"]["containers"][0].pop("lifecycle"),
+    lambda found: gateway(found)["template"]["spec"].pop("topologySpreadConstraints"),
+    lambda found: gateway(found).pop("volumeClaimTemplates"),
+    lambda found: gateway(found)["persistentVolumeClaimRetentionPolicy"].update(whenScaled="Delete"),
+]
 WHOLE = objects(FILES["31b on eight"])
 
 

@@ -25,6 +25,9 @@ CASES = (
     "regions",
     "hpa",
     "spot",
+    "several gateways",
+    "several gateways, scaled",
+    "gke, several gateways",
 )
 Object = dict[str, Any]
 

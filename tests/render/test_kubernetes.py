@@ -45,6 +45,8 @@ def file(gpu: str = "", count: int | None = None, model: str = "gemma-4-31b", **
 
 HOST = {"host": "llm.acme.com"}
 INFERENCE = {"flavour": "istio", "inference": {}}
+STORE = {"ledger": {"store": "env:GEMSTEAD_STORE_URL", "secret": "env:GEMSTEAD_STORE_SECRET"}}
+POSTGRES = {"namespace": "postgres", "labels": {"cnpg.io/cluster": "gemstead"}}
 EVERYTHING = {
     "scaling": "keda",
     "monitoring": "prometheus-operator",
@@ -96,6 +98,14 @@ FILES: dict[str, Object] = {
         "objects": "inference.networking.x-k8s.io", "failure": "FailOpen"}, "armor": {
         "template": "projects/acme/locations/europe-west4/templates/strict"}}, "monitoring": "google"},
         **HOST),
+    "several gateways": STORE | file("H100", 8, gateways=3, kubernetes={"stores": [POSTGRES]}),
+    "several gateways, scaled": STORE | file(
+        "H100", 8, kubernetes={"scaling": "keda", "mesh": "istio", "secret_store": "vault", "stores": [
+            {"addresses": ["10.0.7.4/32"]}, {"namespace": "redis", "port": 6379}]},
+    ),
+    "gke, several gateways": STORE | file("H100", 8, cloud={"project": "acme"}, kubernetes={
+        "scaling": "hpa", "monitoring": "google", "stores": [{"addresses": ["10.0.7.4/32"]}],
+        "routes": {"flavour": "gke", "proxies": ["10.1.0.0/23"]}}, **HOST),
     "two models": {
         "models": [{"name": "gemma-4-31b"}, {"name": "gemma-4-e4b", "aliases": ["small"]},
                    {"name": "mine", "endpoints": [{"url": "https://10.0.0.5", "api_key": "env:MINE_KEY"}]}],
@@ -278,6 +288,88 @@ def test_google_gets_inference_pools_unless_they_are_switched_off() -> None:
         assert len(of(found, "Gateway")) == 1 + there
 
 
+def stateful(said: Object) -> Object:
+    (found,) = of(objects(said), "StatefulSet")
+    return found["spec"]
+
+
+def test_several_gateways_share_a_store_and_keep_a_disk_each() -> None:
+    spec = stateful(FILES["several gateways"])
+    assert spec["replicas"] == 3
+    assert spec["podManagementPolicy"] == "Parallel" and spec["updateStrategy"]["type"] == "RollingUpdate"
+    assert spec["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+    pod = spec["template"]["spec"]
+    assert {one["topologyKey"] for one in pod["topologySpreadConstraints"]} == {
+        "topology.kubernetes.io/zone", "kubernetes.io/hostname",
+    }  # fmt: skip
+    assert pod["terminationGracePeriodSeconds"] > 600 and pod["containers"][0]["lifecycle"]["preStop"]
+    said = yaml.safe_load(
+        next(one for one in of(objects(FILES["several gateways"]), "ConfigMap"))["data"]["gemstead.yaml"]
+    )
+    assert said["ledger"]["store"] == "file:/run/secrets/gemstead/GEMSTEAD_STORE_URL"
+    assert said["batch"] == {"enabled": False}
+    assert "postgresql://" not in json.dumps(objects(FILES["several gateways"]))
+
+
+def test_from_one_gateway_to_several_is_an_apply() -> None:
+    """Only what the API server lets change in a StatefulSet differs."""
+    one, many = stateful(FILES["31b on eight"]), stateful(FILES["several gateways"])
+    may = {
+        "replicas",
+        "template",
+        "updateStrategy",
+        "minReadySeconds",
+        "persistentVolumeClaimRetentionPolicy",
+    }
+    assert {name for name in one.keys() | many.keys() if one.get(name) != many.get(name)} <= may
+    assert one["replicas"] == 1
+
+
+def test_a_large_spool_has_a_disk_that_holds_it() -> None:
+    said = copy.deepcopy(FILES["several gateways"])
+    said["ledger"]["spool_mib"] = 30_000
+    (claim,) = stateful(said)["volumeClaimTemplates"]
+    assert claim["spec"]["resources"]["requests"]["storage"] == "32Gi"
+
+
+def test_gateways_reach_what_they_share_and_nothing_more() -> None:
+    policies = of(objects(FILES["several gateways, scaled"]), "NetworkPolicy")
+    rules = next(one for one in policies if one["metadata"]["name"] == "gemstead-gateway")["spec"]["egress"]
+    assert {
+        "to": [{"ipBlock": {"cidr": "10.0.7.4/32"}}],
+        "ports": [{"port": 5432, "protocol": "TCP"}],
+    } in rules
+    redis = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "redis"}}}
+    assert {"to": [redis], "ports": [{"port": 6379, "protocol": "TCP"}]} in rules
+    engines = next(one for one in policies if one["metadata"]["name"] == "gemstead-engines")
+    assert "5432" not in json.dumps(engines)
+    (secret,) = of(objects(FILES["several gateways, scaled"]), "ExternalSecret")
+    assert {one["secretKey"] for one in secret["spec"]["data"]} == {
+        "GEMSTEAD_STORE_URL",
+        "GEMSTEAD_STORE_SECRET",
+    }
+
+
+def test_the_number_of_gateways_follows_their_processors() -> None:
+    found = objects(FILES["several gateways, scaled"])
+    scaler = next(one for one in of(found, "HorizontalPodAutoscaler"))["spec"]
+    assert scaler["scaleTargetRef"]["kind"] == "StatefulSet"
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 8)
+    assert scaler["metrics"][0]["resource"]["name"] == "cpu"
+    assert "replicas" not in stateful(FILES["several gateways, scaled"])  # the autoscaler's to say
+    assert not [
+        one
+        for one in of(objects(FILES["hpa"]), "HorizontalPodAutoscaler")
+        if "gateway" in str(one["spec"]["scaleTargetRef"])
+    ]
+
+
+def test_several_gateways_are_told_what_they_do_not_share() -> None:
+    notes = " ".join(bundle(FILES["several gateways"]).notes)
+    assert "limits.store" in notes and "traffic.sharing" in notes and "batch" in notes
+    assert "ledger.store" in " ".join(bundle(file("H100", 8, gateways=2)).notes)
+
+
 def test_pods_in_google_s_cluster_act_as_the_accounts_that_terraform_makes() -> None:
     said = file("H100", 8, cloud={"project": "acme", "region": "europe-west4"},
                 kubernetes={"routes": {"proxies": ["10.1.0.0/23"]}}, **HOST)  # fmt: skip
@@ -449,6 +541,7 @@ def test_a_region_that_bursts_starts_at_nothing() -> None:
         (file("H100", 8, kubernetes={"hours": [{}]}), "keda"),
         (file("H100", 8, kubernetes={"routes": {}}), "deploy.host"),
         (file("H100", 8, kubernetes={"routes": {"flavour": "gke"}}, **HOST), "proxy-only"),
+        (STORE | file("H100", 8), "deploy.kubernetes.stores"),
         (file("H100", 8, kubernetes={"regions": [{"name": "eu", "sovereign": True}]}), "registry"),
         (file("H100", 8, kubernetes={"regions": [{"name": "e", "sovereign": True, "registry": "r"}]}), "model_image"),
         (file("H100", 8, kubernetes={"routes": {"armor": {"template": "projects/a/locations/b/templates/c"}}}, **HOST),

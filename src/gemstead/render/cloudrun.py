@@ -30,6 +30,7 @@ from gemstead.render.cloudrun_names import (
     ingress,
     keys_secret,
     monitoring_secret,
+    named_secret,
     pepper_secret,
     region,
     service_name,
@@ -38,7 +39,7 @@ from gemstead.render.cloudrun_names import (
 from gemstead.render.deployment import ADMIN_PORT, ENGINE_PORT, GATEWAY_PORT, Deployment, Pool
 from gemstead.render.docker_engine import BAKED, CACHE, CACHES, CACHES_OF, engine_dockerfile, launch_words
 from gemstead.render.docker_gateway import STATE
-from gemstead.render.gatewayfile import gateway_file
+from gemstead.render.gatewayfile import gateway_file, secret_names
 from gemstead.render.kubernetes.cache import words
 from gemstead.render.yamltext import document
 
@@ -207,7 +208,10 @@ def _gateway(deployment: Deployment, pool: Pool) -> dict[str, Any]:
         "args": [
             Because(program, "keys come from Secret Manager; the instance's own disk is gone when it ends")
         ],
-        "env": [{"name": "GEMSTEAD_CONFIG", "value": "/etc/gemstead/gemstead.yaml"}],
+        "env": [
+            {"name": "GEMSTEAD_CONFIG", "value": "/etc/gemstead/gemstead.yaml"},
+            *(_from_secret(deployment, name) for name in secret_names(deployment)),
+        ],
         "ports": [{"name": "http1", "containerPort": GATEWAY_PORT}],
         "resources": {"limits": {"cpu": str(GATEWAY_CPU), "memory": f"{GATEWAY_GIB}Gi"}},
         "startupProbe": {
@@ -227,6 +231,12 @@ def _gateway(deployment: Deployment, pool: Pool) -> dict[str, Any]:
             {"name": "pepper", "mountPath": "/secrets/pepper"},
         ],
     }
+
+
+def _from_secret(deployment: Deployment, name: str) -> dict[str, Any]:
+    """What the file refers to as `env:NAME`, from Secret Manager."""
+    secret = {"name": named_secret(deployment, name), "key": "latest"}
+    return {"name": name, "valueFrom": {"secretKeyRef": secret}}
 
 
 def _engine(deployment: Deployment, pool: Pool) -> dict[str, Any]:

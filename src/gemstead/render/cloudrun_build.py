@@ -19,12 +19,14 @@ from gemstead.render.cloudrun_names import (
     ingress,
     keys_secret,
     monitoring_secret,
+    named_secret,
     pepper_secret,
     region,
     service_name,
     settings_secret,
 )
 from gemstead.render.deployment import Deployment, Pool
+from gemstead.render.gatewayfile import secret_names
 from gemstead.render.yamltext import document
 
 HEAD = "Made by gemstead render cloudrun from gemstead.yaml; change that file and render again."
@@ -222,7 +224,8 @@ def setup(deployment: Deployment) -> str:
     watched = bool(deployment.deploy.options.get("prometheus", False))
     if watched:
         secrets += [monitoring_secret(deployment, pool) for pool in deployment.pools]
-    secrets += [keys_secret(deployment), pepper_secret(deployment)]
+    named = [named_secret(deployment, name) for name in secret_names(deployment)]
+    secrets += [keys_secret(deployment), pepper_secret(deployment), *named]
     hub = [hub_secret(deployment)] if deployment.deploy.hub_token else []
     subnet = cloud.subnetwork or "default"
     own_account = not cloud.service_account
@@ -301,6 +304,10 @@ def setup(deployment: Deployment) -> str:
             'gcloud projects add-iam-policy-binding "$project" --member "serviceAccount:$runs" \\',
             "  --role roles/monitoring.metricWriter --condition None --quiet >/dev/null",
         ]
+    for secret in named:
+        lines.append(
+            f'echo "send what the file names: gcloud secrets versions add {secret} --data-file=FILE --project $project"'
+        )
     for secret in hub:
         lines += [
             f'gcloud secrets add-iam-policy-binding "{secret}" --project "$project" \\',

@@ -89,6 +89,11 @@ def hub_secret(deployment: Deployment) -> str:
     return f"{deployment.name}-hub-token"
 
 
+def named_secret(deployment: Deployment, name: str) -> str:
+    """The secret that holds what the file refers to as `env:NAME`."""
+    return f"{deployment.name}-{name.lower().replace('_', '-')}"
+
+
 def monitoring_secret(deployment: Deployment, pool: Pool) -> str:
     """The secret that tells the collector where metrics are."""
     return f"{service_name(deployment, pool)}-monitoring"

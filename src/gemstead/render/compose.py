@@ -21,12 +21,13 @@ from gemstead.render.deployment import ADMIN_PORT, ENGINE_PORT, GATEWAY_PORT, De
 from gemstead.render.docker_engine import CACHE, CACHES, CACHES_OF, health_words
 from gemstead.render.docker_gateway import STATE
 from gemstead.render.dockerfile import USER, asks
-from gemstead.render.gatewayfile import gateway_file
+from gemstead.render.gatewayfile import from_files, gateway_file, secret_names
 from gemstead.render.yamltext import document
 
 SUMMARY = "one host: engines pinned to their cards, the gateway, and monitoring as a profile"
 HEAD = """Made by gemstead render compose from gemstead.yaml; change that file and render again.
 Start: docker compose up -d     With monitoring: docker compose --profile monitoring up -d"""
+SECRETS = "/run/secrets"
 # Versions that were current when this was written; each can be set in .env.
 WATCHERS = {
     "prometheus": "prom/prometheus:v2.53.2",
@@ -55,7 +56,7 @@ def render(deployment: Deployment) -> Bundle:
             "monitoring": {},
         },
         "volumes": {"state": {}, "cache": {}, "prometheus": {}, "grafana": {}},
-        "secrets": {"hf_token": {"environment": "HF_TOKEN"}} if deployment.deploy.hub_token else {},
+        "secrets": _secrets(deployment),
     }
     urls = {
         pool.name: [f"http://{name}:{ENGINE_PORT}" for name, of, _ in seats if of is pool]
@@ -63,12 +64,18 @@ def render(deployment: Deployment) -> Bundle:
     }
     files = {
         "compose.yaml": document({key: value for key, value in compose.items() if value}, head=HEAD),
-        "gateway/gemstead.yaml": gateway_file(deployment, urls, state_dir=STATE),
+        "gateway/gemstead.yaml": from_files(gateway_file(deployment, urls, state_dir=STATE), SECRETS),
         ".env.example": _env(deployment),
         "README.md": _readme(deployment, seats),
         **_monitoring(deployment, [name for name, _, _ in seats]),
     }
     return Bundle("compose", files, deployment.notes)
+
+
+def _secrets(deployment: Deployment) -> dict[str, Any]:
+    """What .env holds and containers get as files: in no environment, so in no `docker inspect`."""
+    found = {name: {"environment": name} for name in secret_names(deployment)}
+    return found | ({"hf_token": {"environment": "HF_TOKEN"}} if deployment.deploy.hub_token else {})
 
 
 def _seats(deployment: Deployment) -> Iterator[tuple[str, Pool, tuple[str, ...]]]:
@@ -226,6 +233,7 @@ def _gateway(deployment: Deployment, engines: list[str]) -> dict[str, Any]:
             f"{longest + 30}s", f"the longest answer may take {longest} s, and 30 s to end"
         ),
         "ulimits": {"core": 0, "nofile": Because(65536, "two sockets to a call")},
+        **({"secrets": names} if (names := secret_names(deployment)) else {}),
         **({"depends_on": engines} if engines else {}),
     }
 
@@ -312,6 +320,8 @@ def _env(deployment: Deployment) -> str:
         if deployment.deploy.hub_token
         else ""
     )
+    own = "".join(f"{name}=\n" for name in secret_names(deployment))
+    token += f"# What gemstead.yaml refers to; the gateway gets each as a file:\n{own}" if own else ""
     return f"""# Copy to .env and fill in. To start, only the profile `monitoring` needs something: GRAFANA_PASSWORD.
 {token}# Password of Grafana's user `admin`:
 GRAFANA_PASSWORD=

@@ -6,7 +6,8 @@ was; what it says of where things are shipped to is left out, because the gatewa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gemstead.render.because import Because
@@ -15,6 +16,7 @@ from gemstead.render.deployment import ADMIN_PORT, GATEWAY_PORT, Deployment, Poo
 from gemstead.render.yamltext import document
 
 DIALECTS = ("vllm", "sglang", "llamacpp", "ollama", "tgi", "tensorrt_llm", "transformers")
+NAME = "[A-Za-z_][A-Za-z0-9_]*"  # of an environment variable
 LEFT_OUT = {"models", "deploy", "version", "state_dir"}
 
 
@@ -25,10 +27,12 @@ def gateway_file(
     state_dir: str,
     discover: bool = False,
     port: int = GATEWAY_PORT,
+    otherwise: Mapping[str, Any] | None = None,
 ) -> str:
     """The file of a gateway whose engines answer at `urls`, by pool name. Listens on every interface.
 
-    With `discover` each URL's host stands for all replicas (a headless Service).
+    With `discover` each URL's host stands for all replicas (a headless Service). What `otherwise` says of a section
+    goes before what the file says.
     """
     said = deployment.spec.model_dump(mode="json", exclude_defaults=True, exclude=LEFT_OUT)
     gateway = said.pop("gateway", {})
@@ -39,6 +43,8 @@ def gateway_file(
     admin["listen"] = Because(
         f"0.0.0.0:{ADMIN_PORT}", "probes and Prometheus come from outside the container"
     )
+    for section, more in (otherwise or {}).items():
+        said[section] = {**said.get(section, {}), **more}
     content: dict[str, Any] = {
         "version": 1,
         "models": [_model(pool, urls[pool.name], discover) for pool in deployment.pools]
@@ -50,6 +56,28 @@ def gateway_file(
         "hub": Because(False, "engines fetch their models; the gateway needs none"),
     }
     return document(content, head=HEAD)
+
+
+def secret_names(deployment: Deployment) -> list[str]:
+    """Environment variables that the file refers to as `env:NAME`, in order."""
+    said = deployment.spec.model_dump(mode="json", exclude={"deploy"})
+    return sorted(set(_referred(said)))
+
+
+def from_files(text: str, folder: str) -> str:
+    """The gateway's file with `env:NAME` read from `folder` instead, where secrets are mounted."""
+    return re.sub(rf"(?m)(?<=[ '\"])env:({NAME})(?=['\"]?$)", rf"file:{folder}/\1", text)
+
+
+def _referred(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from _referred(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _referred(inner)
+    elif isinstance(value, str) and (found := re.fullmatch(f"env:({NAME})", value)):
+        yield found[1]
 
 
 def _model(pool: Pool, urls: Sequence[str], discover: bool) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gemstead.spec.part import Part
 
@@ -107,6 +107,25 @@ class RoutesSpec(Part):
     )
 
 
+class ReachSpec(Part):
+    """A database or cache outside the bundle, by its addresses or its pods."""
+
+    port: int = Field(5432, ge=1, le=65_535, description="Port; Redis has 6379")
+    addresses: tuple[Cidr, ...] = Field((), description="Its addresses", examples=[["10.0.7.4/32"]])
+    namespace: DnsLabel | Literal[""] = Field(
+        "", description="Namespace of its pods, where it is in the cluster"
+    )
+    labels: dict[LabelKey, LabelValue] = Field(
+        {}, description="Labels of its pods", examples=[{"cnpg.io/cluster": "gemstead"}]
+    )
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> ReachSpec:
+        if not self.addresses and not self.namespace:
+            raise ValueError("give `addresses`, or `namespace` where it is in the cluster")
+        return self
+
+
 class KubernetesSpec(Part):
     """What Kubernetes needs to know beyond the plan."""
 
@@ -150,8 +169,12 @@ class KubernetesSpec(Part):
     )
     egress: tuple[Cidr, ...] = Field(
         (),
-        description="Addresses that the gateway may reach besides engines: identity provider, SIEM, database",
+        description="Addresses that the gateway may reach besides engines, on any port: identity provider, SIEM",
         examples=[["10.0.7.0/24"]],
+    )
+    stores: tuple[ReachSpec, ...] = Field(
+        (),
+        description="Databases and caches that gateways share (`ledger.store`, `limits.store`, `traffic.sharing`)",
     )
     devices: Literal["plugin", "dra"] = Field(
         "plugin",

@@ -1,14 +1,13 @@
-"""The gateway in the cluster: one process with its own disk, a Service, its file, and its budget.
+"""The gateway in the cluster: a pod with its own disk, a Service, its file, and its budget.
 
 Its keys and records lie in a file that one process writes, so there is one of it: a second would not know the first
-one's keys. A restart takes seconds, and its disk follows it to another node.
+one's keys. A restart takes seconds, and its disk follows it to another node. With a store that gateways share
+(`ledger.store`) there are several: see `several.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +15,8 @@ from gemstead.render.because import Because
 from gemstead.render.deployment import ADMIN_PORT, ENGINE_PORT, GATEWAY_PORT, Deployment
 from gemstead.render.docker_gateway import STATE
 from gemstead.render.dockerfile import USER
-from gemstead.render.gatewayfile import gateway_file
+from gemstead.render.gatewayfile import from_files, gateway_file, secret_names
+from gemstead.render.kubernetes import several
 from gemstead.render.kubernetes.cache import SECRETS, secret_volume, small
 from gemstead.render.kubernetes.hardware import apart, spread
 from gemstead.render.kubernetes.objects import (
@@ -33,13 +33,19 @@ from gemstead.spec.model import TlsSpec
 
 TLS = "/etc/gemstead-tls"  # not below /etc/gemstead, which is mounted read-only
 PRESTOP_S = 10
-NAME = "[A-Za-z_][A-Za-z0-9_]*"  # of an environment variable
 
 
 def objects(deployment: Deployment) -> list[Object]:
     """Everything of the gateway but who may reach it."""
+    several.checked(deployment)
     text = file(deployment)
-    return [_file(deployment, text), _service(deployment), _budget(deployment), _workload(deployment, text)]
+    return [
+        _file(deployment, text),
+        _service(deployment),
+        _budget(deployment),
+        _workload(deployment, text),
+        *several.objects(deployment),
+    ]
 
 
 def has_tls(deployment: Deployment) -> bool:
@@ -61,25 +67,14 @@ def file(deployment: Deployment) -> str:
         )
         spec = spec.model_copy(update={"gateway": spec.gateway.model_copy(update={"tls": tls})})
     urls = {pool.name: [f"http://{engine_name(deployment, pool)}:{ENGINE_PORT}"] for pool in deployment.pools}
-    text = gateway_file(replace(deployment, spec=spec), urls, state_dir=STATE, discover=True)
-    return re.sub(rf"(?m)(?<=[ '\"])env:({NAME})(?=['\"]?$)", rf"file:{SECRETS}/\1", text)
-
-
-def secret_names(deployment: Deployment) -> list[str]:
-    """Environment variables that the file refers to as `env:NAME`, in order."""
-    said = deployment.spec.model_dump(mode="json", exclude={"deploy"})
-    return sorted(set(_referred(said)))
-
-
-def _referred(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        for inner in value.values():
-            yield from _referred(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _referred(inner)
-    elif isinstance(value, str) and (found := re.fullmatch(f"env:({NAME})", value)):
-        yield found[1]
+    text = gateway_file(
+        replace(deployment, spec=spec),
+        urls,
+        state_dir=STATE,
+        discover=True,
+        otherwise=several.of_each(deployment),
+    )
+    return from_files(text, SECRETS)
 
 
 def longest_s(deployment: Deployment) -> int:
@@ -129,7 +124,12 @@ def _budget(deployment: Deployment) -> Object:
         deployment,
         component=GATEWAY,
         spec={
-            "maxUnavailable": Because(1, "there is one: it may be moved, which takes seconds"),
+            "maxUnavailable": Because(
+                1,
+                "one after the other"
+                if several.shared(deployment)
+                else "there is one: it may be moved, which takes seconds",
+            ),
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
             "selector": {"matchLabels": selector(deployment, GATEWAY)},
         },
@@ -162,9 +162,7 @@ def _workload(deployment: Deployment, text: str) -> Object:
         "metadata": {"name": "state"},
         "spec": {
             "accessModes": ["ReadWriteOnce"],
-            "resources": {
-                "requests": {"storage": Because("10Gi", "keys, and records of about 20 million calls")}
-            },
+            "resources": {"requests": {"storage": several.disk(deployment)}},
         },
     }
     return made(
@@ -175,9 +173,7 @@ def _workload(deployment: Deployment, text: str) -> Object:
         component=GATEWAY,
         spec={
             "serviceName": deployment.name,
-            "replicas": Because(
-                1, "keys and records are a file, which one process writes; a second would not know its keys"
-            ),
+            **several.workload(deployment),
             "revisionHistoryLimit": 5,
             "selector": {"matchLabels": selector(deployment, GATEWAY)},
             "persistentVolumeClaimRetentionPolicy": Because(
@@ -214,7 +210,7 @@ def _container(deployment: Deployment) -> Object:
     return container | {
         "securityContext": restricted(),
         "resources": small("2", "2Gi", "1Gi"),
-        "startupProbe": {**_asked("/healthz"), "periodSeconds": 2, "failureThreshold": 60},
+        "startupProbe": {**_asked("/healthz"), "periodSeconds": 2, "failureThreshold": _starts(deployment)},
         "readinessProbe": {
             **_asked("/readyz"),
             "periodSeconds": Because(
@@ -231,6 +227,12 @@ def _container(deployment: Deployment) -> Object:
         "lifecycle": {"preStop": {"sleep": {"seconds": PRESTOP_S}}},
         "volumeMounts": mounts,
     }
+
+
+def _starts(deployment: Deployment) -> Any:
+    if not several.shared(deployment):
+        return 60
+    return Because(several.START_S // 2, "the first of a new version brings the store's tables forward")
 
 
 def _asked(path: str) -> Object:

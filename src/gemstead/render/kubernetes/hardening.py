@@ -193,6 +193,24 @@ def _drains(pod: Any) -> bool:
     )
 
 
+def _gateways(objects: list[Object]) -> Iterator[str]:
+    """The gateway ends its answers before it goes, and several are spread, with a disk each that outlives them."""
+    for one in objects:
+        labels = one["metadata"].get("labels", {})
+        if one["kind"] != "StatefulSet" or labels.get("app.kubernetes.io/component") != "gateway":
+            continue
+        spec, name = one["spec"], f"StatefulSet/{one['metadata']['name']}"
+        pod = spec["template"]["spec"]
+        if not _drains(pod):
+            yield f"{name} cuts answers off"
+        keys = {rule["topologyKey"] for rule in pod.get("topologySpreadConstraints", [])}
+        if not keys >= {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}:
+            yield f"{name} may be on one node"
+        kept = spec.get("persistentVolumeClaimRetentionPolicy", {})
+        if not spec.get("volumeClaimTemplates") or set(kept.values()) != {"Retain"}:
+            yield f"{name} loses what the store does not have yet"
+
+
 def _weights_read_only(pod: Any) -> bool:
     return all(
         mount.get("readOnly") is True
@@ -289,5 +307,6 @@ CARE: tuple[Point, ...] = (
     Point("start", "an engine has the time that a start takes, and probes", _engine_only(_patient)),
     Point("drain", "an engine leaves its Service and ends its answers before it goes", _engine_only(_drains)),
     Point("budget", "nodes can be emptied, a replica at a time", _budgets),
+    Point("gateways", "gateways end their answers, are spread, and keep their disks", _gateways),
 )
 assert len(POINTS) == 20

@@ -192,9 +192,15 @@ def _gateway(deployment: Deployment) -> Object:
         why = "secrets and buckets of Google's that the file names"
         egress.append(Because({"to": [outside()], "ports": [_port(443)]}, why))
         egress.append(_google_token("the token for them"))
+    for one in kubernetes.stores:
+        there: list[Any] = [{"ipBlock": {"cidr": block}} for block in one.addresses]
+        if one.namespace:
+            chosen = {"podSelector": {"matchLabels": dict(one.labels)}} if one.labels else {}
+            there.append({**in_namespace(one.namespace), **chosen})
+        egress.append(Because({"to": there, "ports": [_port(one.port)]}, "what gateways share, and no more"))
     if kubernetes.egress:
         rule = {"to": [{"ipBlock": {"cidr": block}} for block in kubernetes.egress]}
-        egress.append(Because(rule, "as the file says: identity provider, SIEM, database"))
+        egress.append(Because(rule, "as the file says"))
     ingress = [
         {"from": callers, "ports": [_port(GATEWAY_PORT)]},
         {"from": [in_namespace(kubernetes.monitoring_namespace)], "ports": [_port(ADMIN_PORT)]},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gemstead.render.deployment import Deployment
-from gemstead.render.kubernetes import cache, hardware, trust
+from gemstead.render.kubernetes import cache, hardware, several, trust
 from gemstead.render.kubernetes.gateway import has_tls
 from gemstead.render.kubernetes.objects import Object, engine_name
 
@@ -56,6 +56,8 @@ def operators(deployment: Deployment) -> str:
         wanted.append("KEDA")
     if kubernetes.scaling == "hpa":
         wanted.append("a metrics adapter (`prometheus-adapter-values.yaml` holds its rules)")
+    if several.scaled(deployment):
+        wanted.append("metrics-server, by whose figures the number of gateways follows the load")
     if kubernetes.monitoring == "prometheus-operator":
         wanted.append("Prometheus Operator")
     if kubernetes.issuer:
@@ -93,6 +95,10 @@ def secrets(deployment: Deployment) -> str:
     if (has_tls(deployment) or routes) and not deployment.deploy.kubernetes.issuer:
         lines.append(
             f"$ kubectl -n {deployment.deploy.namespace} create secret tls {deployment.name}-tls --cert=… --key=…"
+        )
+    if several.shared(deployment):
+        lines.append(
+            "# ledger.secret is at least 32 characters, the same for all gateways: openssl rand -hex 32"
         )
     if not lines:
         return ""

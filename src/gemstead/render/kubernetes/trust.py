@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from gemstead.render.because import Because
 from gemstead.render.deployment import ADMIN_PORT, ENGINE_PORT, Deployment
+from gemstead.render.gatewayfile import secret_names
 from gemstead.render.kubernetes.cache import token_key
-from gemstead.render.kubernetes.gateway import secret_names
 from gemstead.render.kubernetes.objects import ENGINE, GATEWAY, PICKER, Object, made, selector
 
 
