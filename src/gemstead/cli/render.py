@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gemstead.render import Target
     from gemstead.render.bundle import Bundle
     from gemstead.render.deployment import Deployment
+    from gemstead.spec.model import Spec
 
 LIST = ".gemstead-bundle"  # in a bundle's folder: what it wrote, one path to a line
 
@@ -30,6 +31,12 @@ def add(subparsers: Any) -> None:
     render_.add_argument("target", nargs="?", metavar="TARGET", help="see --list")
     render_.add_argument("--list", action="store_true", help="which targets there are")
     render_.add_argument("--out", metavar="DIR", help="folder to write to (default: deploy/TARGET)")
+    render_.add_argument(
+        "--pin",
+        action="store_true",
+        help="ask the registries what the images' tags stand for, and keep it in gemstead.images.lock beside the file; "
+        "without TARGET: for every target",
+    )
     render_.add_argument("--stdout", action="store_true", help="print the files and write nothing")
     _add_choices(render_)
     render_.set_defaults(run=render)
@@ -57,6 +64,12 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
 
 def render(args: argparse.Namespace) -> int:
     """Write or print the bundle."""
+    if args.pin and not args.list:
+        from gemstead.cli.render_pin import pin
+
+        code = pin(args)
+        if not args.target:
+            return code
     if args.list or not args.target:
         return _list(args)
     bundle = made(args)
@@ -120,17 +133,26 @@ def planned(args: argparse.Namespace) -> tuple[Target, Deployment]:
     Raises:
         Refused: an unknown target or card, or a plan that fits nowhere.
     """
-    from gemstead.cli.options import read_spec
+    from gemstead.cli.options import file_of
     from gemstead.operate.catalogue import load
     from gemstead.render import target
+    from gemstead.render.pins import digests
     from gemstead.wiring.deployment import deployment
+    from gemstead.wiring.images import pins
 
     found = target(args.target)
+    return found, deployment(chosen(args), load(os.environ), digests(pins(file_of(args))))
+
+
+def chosen(args: argparse.Namespace) -> Spec:
+    """The one file with the options' hardware."""
+    from gemstead.cli.options import read_spec
+
     if args.gpu is not None:
         args.overrides.append(f"deploy.hardware.gpu={'' if args.gpu.casefold() == 'none' else args.gpu}")
     if args.count is not None:
         args.overrides.append(f"deploy.hardware.count={args.count}")
-    return found, deployment(read_spec(args), load(os.environ))
+    return read_spec(args)
 
 
 def write(bundle: Bundle, folder: Path) -> None:

@@ -246,7 +246,7 @@ def _watchers(deployment: Deployment, engines: list[str]) -> dict[str, Any]:
               "security_opt": ["no-new-privileges:true"], "cap_drop": ["ALL"]}  # fmt: skip
     found: dict[str, Any] = {
         "prometheus": {
-            "image": "${PROMETHEUS_IMAGE:-" + WATCHERS["prometheus"] + "}",
+            "image": "${PROMETHEUS_IMAGE:-" + deployment.image(WATCHERS["prometheus"]) + "}",
             **common,
             "networks": Because(["monitoring", "engines"], "engines are scraped too"),
             "command": [
@@ -260,14 +260,14 @@ def _watchers(deployment: Deployment, engines: list[str]) -> dict[str, Any]:
             "ports": ["127.0.0.1:9090:9090"],
         },
         "alertmanager": {
-            "image": "${ALERTMANAGER_IMAGE:-" + WATCHERS["alertmanager"] + "}",
+            "image": "${ALERTMANAGER_IMAGE:-" + deployment.image(WATCHERS["alertmanager"]) + "}",
             **common,
             "command": ["--config.file=/etc/alertmanager/alertmanager.yml"],
             "volumes": ["./alertmanager:/etc/alertmanager:ro"],
             "ports": ["127.0.0.1:9093:9093"],
         },
         "grafana": {
-            "image": "${GRAFANA_IMAGE:-" + WATCHERS["grafana"] + "}",
+            "image": "${GRAFANA_IMAGE:-" + deployment.image(WATCHERS["grafana"]) + "}",
             **common,
             "environment": {
                 "GF_SECURITY_ADMIN_PASSWORD": "${GRAFANA_PASSWORD:?set GRAFANA_PASSWORD in .env}",
@@ -284,7 +284,7 @@ def _watchers(deployment: Deployment, engines: list[str]) -> dict[str, Any]:
     if any(pool.setup.accelerator.vendor == "nvidia" for pool in deployment.pools):
         devices = {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
         found["dcgm"] = {
-            "image": "${DCGM_IMAGE:-" + WATCHERS["dcgm"] + "}",
+            "image": "${DCGM_IMAGE:-" + deployment.image(WATCHERS["dcgm"]) + "}",
             **common,
             "cap_add": Because(["SYS_ADMIN"], "profiling counters need it; without it they are missing"),
             "deploy": {"resources": {"reservations": {"devices": [devices]}}},

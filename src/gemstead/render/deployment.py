@@ -15,7 +15,7 @@ from gemstead.plan.placement import Placement
 from gemstead.plan.setup import GIB, Setup
 from gemstead.plan.startup import Startup
 from gemstead.render.because import Because
-from gemstead.render.images import Image
+from gemstead.render.images import Digests, Image, chosen
 from gemstead.spec.deploy import DeploySpec
 from gemstead.spec.model import ModelSpec, Spec
 
@@ -79,6 +79,11 @@ class Deployment:
     gateway: Image
     version: str  # of Gemstead
     notes: tuple[str, ...] = field(default=())
+    digests: Digests = field(default_factory=dict)  # of images, as the lock file has them
+
+    def image(self, reference: str) -> str:
+        """An image that stands in a file, by its digest where that is known."""
+        return chosen(reference, self.digests).reference
 
     @property
     def deploy(self) -> DeploySpec:

@@ -29,10 +29,7 @@ def render(deployment: Deployment) -> Bundle:
         files[f"engine-{pool.name}/Dockerfile"] = engine_dockerfile(deployment, pool)
         files[f"engine-{pool.name}/.dockerignore"] = "*\n"
     unpinned = [pool.image.reference for pool in deployment.pools if not pool.image.pinned]
-    notes = tuple(
-        f"{one} is pinned by tag only: docker buildx imagetools inspect {one}"
-        for one in dict.fromkeys(unpinned)
-    )
+    notes = tuple(f"{one} is pinned by tag only: gemstead render --pin" for one in dict.fromkeys(unpinned))
     return Bundle("docker", files, notes)
 
 

@@ -69,7 +69,7 @@ def engine_dockerfile(deployment: Deployment, pool: Pool) -> str:
             "A user with a name: PyTorch asks for it, and fails for a number without one.",
         ),
     ]
-    first = list(_weights_stage(pool)) if baked(deployment, pool) else []
+    first = list(_weights_stage(deployment, pool)) if baked(deployment, pool) else []
     if first:
         to = CACHES["OLLAMA_MODELS"] if setup.engine == "ollama" else BAKED
         last.append(
@@ -131,7 +131,7 @@ def launch_words(deployment: Deployment, pool: Pool) -> list[str]:
     ]
 
 
-def _weights_stage(pool: Pool) -> Iterator[Step]:
+def _weights_stage(deployment: Deployment, pool: Pool) -> Iterator[Step]:
     setup = pool.setup
     checkpoint = setup.checkpoint
     if setup.engine == "ollama":
@@ -147,7 +147,7 @@ def _weights_stage(pool: Pool) -> Iterator[Step]:
         )
         return
     yield Step(
-        f"FROM {PYTHON_IMAGE} AS weights",
+        f"FROM {deployment.image(PYTHON_IMAGE)} AS weights",
         "Fetched while the image is built; the token is mounted for this step and lies in no layer.",
     )
     yield Step(run("pip install --no-cache-dir 'huggingface-hub>=1.0'"))

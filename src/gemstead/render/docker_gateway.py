@@ -57,7 +57,7 @@ def slim(deployment: Deployment) -> str:
     """On Debian's slim image, with a shell."""
     build = [
         Step(
-            f"FROM {PYTHON_IMAGE} AS build",
+            f"FROM {deployment.image(PYTHON_IMAGE)} AS build",
             "Built with what the gateway is tested with; nothing of this stage is kept but what is copied below.",
         ),
         Step(
@@ -72,7 +72,7 @@ def slim(deployment: Deployment) -> str:
         *_installed(deployment, "python"),
     ]
     serve = [
-        Step(f"FROM {PYTHON_IMAGE}"),
+        Step(f"FROM {deployment.image(PYTHON_IMAGE)}"),
         Step(
             run(
                 f"useradd --uid {USER} --gid 0 --no-create-home --home-dir {STATE} --shell /usr/sbin/nologin gemstead",
@@ -83,7 +83,14 @@ def slim(deployment: Deployment) -> str:
         ),
         *_copied(),
         Step(
-            labels(image_labels(deployment, "gemstead-gateway", "The gateway of Gemstead", base=PYTHON_IMAGE))
+            labels(
+                image_labels(
+                    deployment,
+                    "gemstead-gateway",
+                    "The gateway of Gemstead",
+                    base=deployment.image(PYTHON_IMAGE),
+                )
+            )
         ),
         *_serving("/opt/gemstead/bin/python"),
     ]
@@ -94,7 +101,7 @@ def distroless(deployment: Deployment) -> str:
     """Without a shell: Python, the gateway, and nothing else."""
     build = [
         Step(
-            f"FROM {DEBIAN_IMAGE} AS build",
+            f"FROM {deployment.image(DEBIAN_IMAGE)} AS build",
             "Debian's own Python, because the distroless image holds the same.",
         ),
         Step(
@@ -110,7 +117,7 @@ def distroless(deployment: Deployment) -> str:
     ]
     serve = [
         Step(
-            f"FROM {DISTROLESS_IMAGE}",
+            f"FROM {deployment.image(DISTROLESS_IMAGE)}",
             "No shell, no package manager: there is nothing to run but the gateway.",
         ),
         Step(f"COPY --from=build --chown={USER}:0 /state {STATE}"),
@@ -121,7 +128,7 @@ def distroless(deployment: Deployment) -> str:
                     deployment,
                     "gemstead-gateway",
                     "The gateway of Gemstead, without a shell",
-                    base=DISTROLESS_IMAGE,
+                    base=deployment.image(DISTROLESS_IMAGE),
                 )
             )
         ),

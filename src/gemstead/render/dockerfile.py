@@ -84,8 +84,11 @@ def image_labels(
         "org.opencontainers.image.version": deployment.version,
         "org.opencontainers.image.licenses": "Apache-2.0",
     }
-    if base or pool is not None:
-        found["org.opencontainers.image.base.name"] = base or (pool.image.reference if pool else "")
+    base = base or (pool.image.reference if pool else "")
+    if base:
+        name, _, digest = base.partition("@")
+        found["org.opencontainers.image.base.name"] = name
+        found |= {"org.opencontainers.image.base.digest": digest} if digest else {}
     if pool is not None:
         found["dev.gemstead.engine"] = f"{pool.setup.engine} {pool.command.version}".strip()
         found["dev.gemstead.checkpoint"] = pool.setup.checkpoint.repo

@@ -1,11 +1,13 @@
 """Container images: which one each engine runs in, and how it is pinned.
 
-A tag can be moved by whoever owns it; a digest cannot. Where a digest is known it stands in `DIGESTS` and is used;
-where it is not, the tag of an exact version is, and the reader is told how to pin it. `deploy.images` wins over both.
+A tag can be moved by whoever owns it; a digest cannot. Digests that are known come from the lock file (`pins.py`) and
+are used; where none is, the tag of an exact version is, and the reader is told how to pin it. `deploy.images` wins over
+both.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from gemstead.catalog.engine_versions import engine_facts
@@ -32,7 +34,8 @@ IMAGES: dict[tuple[str, str], str] = {
     ("tgi", "nvidia"): "ghcr.io/huggingface/text-generation-inference:{version}",
     ("tensorrt_llm", "nvidia"): "nvcr.io/nvidia/tensorrt-llm/release:{version}",
 }
-DIGESTS: dict[str, str] = {}  # "repository:tag" -> "sha256:...", as they become known
+Digests = Mapping[str, str]  # "repository:tag" -> "sha256:..."
+NONE: Digests = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +51,14 @@ class Image:
         return "@sha256:" in self.reference
 
 
-def engine_image(setup: Setup, own: str = "") -> Image:
+def engine_image(setup: Setup, own: str = "", digests: Digests = NONE) -> Image:
     """The image that a replica runs in; `own` is the user's choice.
 
     Raises:
         Refused: nobody has said which, and no version is known that serves Gemma 4.
     """
     if own:
-        return Image(own, "as the file says")
+        return chosen(own, digests)
     facts = engine_facts(setup.engine)
     version = setup.version or facts.latest_seen
     if not version:
@@ -72,6 +75,7 @@ def engine_image(setup: Setup, own: str = "") -> Image:
     return pinned(
         form.format(version=version),
         f"{facts.title} {version}, the version that the flags were checked against",
+        digests,
     )
 
 
@@ -82,16 +86,22 @@ def in_image(command: Command) -> Command:
     return replace(command, program=(PROGRAMS["llamacpp"], *command.program[1:]))
 
 
-def gateway_image(version: str, registry: str = "", own: str = "") -> Image:
+def gateway_image(version: str, registry: str = "", own: str = "", digests: Digests = NONE) -> Image:
     """The gateway's image: the user's, or ours under the user's registry."""
     if own:
-        return Image(own, "as the file says")
+        return chosen(own, digests)
     name = f"{registry.rstrip('/')}/gemstead-gateway" if registry else GATEWAY
-    return pinned(f"{name}:{version}", "built by `gemstead render docker`")
+    return pinned(f"{name}:{version}", "built by `gemstead render docker`", digests)
 
 
-def pinned(reference: str, reason: str) -> Image:
+def chosen(own: str, digests: Digests = NONE) -> Image:
+    """The user's image, by its digest where it names none and the lock file does."""
+    digest = "" if "@" in own else digests.get(own, "")
+    return Image(f"{own}@{digest}" if digest else own, "as the file says")
+
+
+def pinned(reference: str, reason: str, digests: Digests = NONE) -> Image:
     """The image by its digest where that is known."""
-    if digest := DIGESTS.get(reference):
+    if digest := digests.get(reference):
         return Image(f"{reference}@{digest}", reason)
-    return Image(reference, f"{reason}; pin it: docker buildx imagetools inspect {reference}")
+    return Image(reference, f"{reason}; by tag only: gemstead render --pin")

@@ -23,7 +23,7 @@ from gemstead.plan.startup import startup
 from gemstead.refused import Reason, Refused
 from gemstead.render.because import Because
 from gemstead.render.deployment import ENGINE_PORT, Deployment, Pool, needs_of
-from gemstead.render.images import engine_image, gateway_image, in_image
+from gemstead.render.images import NONE, Digests, engine_image, gateway_image, in_image
 from gemstead.spec.deploy import DeploySpec
 from gemstead.spec.model import ModelSpec, Spec
 
@@ -36,8 +36,8 @@ STORAGE = {
 NO_CARD = "cpu-server"
 
 
-def deployment(spec: Spec, catalogue: Catalogue) -> Deployment:
-    """What is shipped for this Spec.
+def deployment(spec: Spec, catalogue: Catalogue, digests: Digests = NONE) -> Deployment:
+    """What is shipped for this Spec; `digests` of images are those of the lock file.
 
     Raises:
         Refused: a card or model that is not known, or a model that fits nowhere; the sentence says what to do.
@@ -47,15 +47,19 @@ def deployment(spec: Spec, catalogue: Catalogue) -> Deployment:
     card = catalogue.accelerator(hardware.gpu or NO_CARD)
     counts = _dealt(local, card, hardware.count)
     pools = tuple(
-        _pool(model, count, card, spec, catalogue) for model, count in zip(local, counts, strict=True)
+        _pool(model, count, card, spec, catalogue, digests)
+        for model, count in zip(local, counts, strict=True)
     )
     notes = [note for pool in pools for note in pool.command.notes]
     return Deployment(
         spec,
         pools,
-        gateway_image(gemstead.__version__, spec.deploy.registry, spec.deploy.images.get("gateway", "")),
+        gateway_image(
+            gemstead.__version__, spec.deploy.registry, spec.deploy.images.get("gateway", ""), digests
+        ),
         gemstead.__version__,
         tuple(dict.fromkeys(notes)),
+        digests,
     )
 
 
@@ -77,7 +81,9 @@ def _dealt(models: Sequence[ModelSpec], card: Accelerator, count: int | None) ->
     return list(dealt)
 
 
-def _pool(model: ModelSpec, count: int | None, card: Accelerator, spec: Spec, catalogue: Catalogue) -> Pool:
+def _pool(
+    model: ModelSpec, count: int | None, card: Accelerator, spec: Spec, catalogue: Catalogue, digests: Digests
+) -> Pool:
     deploy = spec.deploy
     found = _proposal(model, count, card, deploy, catalogue)
     layout = found.chosen
@@ -96,7 +102,7 @@ def _pool(model: ModelSpec, count: int | None, card: Accelerator, spec: Spec, ca
         layout=layout,
         placement=placement,
         command=in_image(launch_command(placement)),
-        image=engine_image(layout.setup, model.image or deploy.images.get(layout.setup.engine, "")),
+        image=engine_image(layout.setup, model.image or deploy.images.get(layout.setup.engine, ""), digests),
         replicas=_replicas(model, layout, count),
         needs=needs_of(layout),
         startup=starting,

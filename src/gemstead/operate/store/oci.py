@@ -27,6 +27,7 @@ from gemstead.operate.store.trouble import Passing, StoreTrouble
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _INDEX = "application/vnd.oci.image.index.v1+json"
 _DOCKER = "application/vnd.docker.distribution.manifest.v2+json"
+_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"  # Docker's older word for an index
 _TITLES = ("org.opencontainers.image.title", "org.cncf.model.filepath", "org.cnai.model.filepath")
 # pkg.go.dev/github.com/docker/model-runner/pkg/distribution/types, read 2026-11-21.
 _DOCKER_MODEL = {
@@ -62,14 +63,14 @@ class RegistrySource:
         self.digests: dict[str, str] = {}
 
     def listing(self) -> Listing:
-        body, digest = self._manifest(self.reference)
+        body, digest = self.manifest(self.reference)
         if body.get("mediaType") == _INDEX or "manifests" in body:
             inner = [one for one in body.get("manifests", ()) if one.get("mediaType") in (_MANIFEST, _DOCKER)]
             if len(inner) != 1:
                 raise StoreTrouble(
                     "failed", f"{self.where} is an index of {len(inner)} artifacts; name one by @sha256:…"
                 )
-            body, digest = self._manifest(inner[0]["digest"])
+            body, digest = self.manifest(inner[0]["digest"])
         files = tuple(self._layer(layer) for layer in body.get("layers", ()))
         notes = body.get("annotations") or {}
         licence = str(notes.get("org.opencontainers.image.licenses", ""))
@@ -98,8 +99,16 @@ class RegistrySource:
         except httpx2.HTTPError as error:
             raise self._broken(error) from None
 
-    def _manifest(self, reference: str) -> tuple[dict[str, Any], str]:
-        reply = self._get(f"{self.base}/manifests/{reference}", ", ".join((_MANIFEST, _INDEX, _DOCKER)))
+    def manifest(self, reference: str) -> tuple[dict[str, Any], str]:
+        """What a tag or digest stands for, and its digest: of what came, not of what the registry says came.
+
+        Raises:
+            StoreTrouble: it is not there, or may not be read.
+            Passing: it could not be read now.
+        """
+        reply = self._get(
+            f"{self.base}/manifests/{reference}", ", ".join((_INDEX, _LIST, _MANIFEST, _DOCKER))
+        )
         if len(reply) > MOST_MANIFEST_BYTES:
             raise StoreTrouble("failed", f"{self.where}: the manifest is larger than any artifact's")
         digest = "sha256:" + hashlib.sha256(reply).hexdigest()

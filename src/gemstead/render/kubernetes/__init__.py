@@ -41,10 +41,7 @@ def notes(deployment: Deployment) -> tuple[str, ...]:
     kubernetes = deployment.deploy.kubernetes
     found = []
     unpinned = [pool.image.reference for pool in deployment.pools if not pool.image.pinned]
-    found += [
-        f"{one} is pinned by tag only: docker buildx imagetools inspect {one}"
-        for one in dict.fromkeys(unpinned)
-    ]
+    found += [f"{one} is pinned by tag only: gemstead render --pin" for one in dict.fromkeys(unpinned)]
     if kubernetes.mesh == "off" and not kubernetes.issuer and deployment.spec.gateway.tls is None:
         found.append(
             "keys and texts cross the cluster's network in clear: set deploy.kubernetes.issuer, .mesh, or gateway.tls"

@@ -107,7 +107,7 @@ def objects(deployment: Deployment) -> list[Object]:
 
 def _workload(deployment: Deployment, name: str, chosen: dict[str, str]) -> Object:
     probe = {"grpc": {"port": HEALTH}, "periodSeconds": 5, "timeoutSeconds": 2}
-    image = deployment.deploy.images.get("bodies", IMAGE)
+    image = deployment.image(deployment.deploy.images.get("bodies", IMAGE))
     container: Object = {
         "name": "bodies",
         "image": Because(image, "the extension's own body-based router; another by deploy.images.bodies"),

@@ -269,7 +269,7 @@ def _picker_service(deployment: Deployment, pool: Pool) -> Object:
 
 def _picker(deployment: Deployment, pool: Pool, chosen: InferenceSpec) -> Object:
     if chosen.picker == "llm-d":
-        image = Because(LLM_D, "llm-d's router, which serves InferencePool v1")
+        image = Because(deployment.image(LLM_D), "llm-d's router, which serves InferencePool v1")
         command = [
             "--pool-name", engine_name(deployment, pool), "--pool-namespace", deployment.deploy.namespace,
             "--grpc-port", str(EXT_PROC), "--grpc-health-port", str(HEALTH), "--config-file", "/etc/picker/picker.yaml",
