@@ -49,7 +49,10 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from gemstead.gateway.epp.grpc_settings import prepare
+
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what is wrong is said in our words
+    prepare(os.environ)
     try:
         import envoy.service.ext_proc.v3  # noqa: F401
         import grpc  # noqa: F401
