@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -265,3 +266,42 @@ def test_a_record_that_was_changed_is_named(ledger, request):
         connection.close()
     (found,) = ledger.log.verify(keys)
     assert (found.fault.kind, found.fault.seq) == ("altered", 4)
+
+
+@pytest.mark.parametrize(
+    ("what", "kept"),
+    [
+        ({"user": "ann"}, {"call-000000", "call-000001"}),
+        ({"key": "gms_k1"}, {"call-000001", "call-000003"}),
+        ({"user": "ann", "key": "gms_k1"}, {"call-000001"}),
+        ({"tenant": "other", "user": "a*"}, set()),
+        ({"tenant": "acme", "key": "gms_*", "since": BEGAN + 2}, {"call-000002", "call-000003"}),
+    ],
+)
+def test_a_legal_hold_is_by_tenant_key_user_and_time(ledger, what, kept):
+    ledger.write(
+        record(0, began=BEGAN, tenant="acme", user="ann", key_id="gms_k0"),
+        record(1, began=BEGAN + 1, tenant="acme", user="ann", key_id="gms_k1"),
+        record(2, began=BEGAN + 2, tenant="acme", user="ben", key_id="gms_k0"),
+        record(3, began=BEGAN + 3, tenant="acme", user="ben", key_id="gms_k1"),
+    )
+    said = {"tenant": "*", "since": None, "until": None, "reason": "case 8", "now": NOW, **what}
+    one = ledger.log.hold(**said)
+    assert (one.key, one.user) == (what.get("key", "*"), what.get("user", "*"))
+    assert ledger.log.holds() == [one]
+    done = ledger.log.prune([Rule(keep_days=0.1, records="calls")], NOW, ledger.signer)
+    assert (done.calls, done.held) == (4 - len(kept), len(kept))
+    assert {entry.record.call_id for entry in ledger.log.tail(99)} == kept
+
+
+def test_a_legal_hold_keeps_acts_by_whom_they_were_done_or_to_which_key(ledger):
+    ledger.log.remember(new_act("key.create", "gms_k1", actor="user:ann"))
+    ledger.log.remember(new_act("admin.post", "/admin/reload", actor="key:gms_k1"))
+    ledger.log.remember(new_act("key.create", "gms_k2", actor="user:ben"))
+    later = time.time() + 10
+    rules = [Rule(keep_days=0.00001, records="acts")]
+    ledger.log.hold("*", None, None, "case 9", later, key="gms_k1")
+    held = ledger.log.prune(rules, later, None).held
+    assert held == 2
+    ledger.log.hold("*", None, None, "case 9", later, user="ben")
+    assert ledger.log.prune(rules, later, None).held == 3

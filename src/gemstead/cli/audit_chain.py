@@ -50,6 +50,8 @@ def add(verbs: Any) -> None:
     acts = hold.add_subparsers(dest="hold", required=True, metavar="add|list|release")
     new = _verb(acts, "add", add_hold, "keep records, whatever the rules say")
     new.add_argument("--tenant", default="*", metavar="PATTERN", help="whose (all)")
+    new.add_argument("--user", default="*", metavar="PATTERN", help="only this user's (all)")
+    new.add_argument("--key", default="*", metavar="PATTERN", help="only of this key, by its public id (all)")
     _period(new, required=False)
     new.add_argument("--reason", required=True, help="why; it is written into the log")
     _verb(acts, "list", list_holds, "every legal hold")
@@ -175,8 +177,10 @@ def make_checkpoint(args: argparse.Namespace) -> int:
 
 def show_key(args: argparse.Namespace) -> int:
     from gemstead.ledger.signing import Signer
+    from gemstead.wiring.ledger import fetch_secrets
 
     _, folder = _service(args)
+    fetch_secrets(folder)
     signer = Signer(_key(folder))
     if args.json:
         import json
@@ -233,8 +237,10 @@ def rotate_hash_key(args: argparse.Namespace) -> int:
 def hash_prompt(args: argparse.Namespace) -> int:
     from gemstead.ledger.audit import hasher_of
     from gemstead.ledger.hashkeys import hash_keys
+    from gemstead.wiring.ledger import fetch_secrets
 
     _, folder = _service(args)
+    fetch_secrets(folder)
     prompt = sys.stdin.buffer.read()
     for key in hash_keys(folder.hash_key):
         if key.tenant in ("", args.tenant):
@@ -249,7 +255,7 @@ def add_hold(args: argparse.Namespace) -> int:
     now = time.time()
     since = _moment(args.since, now, "--from") if args.since else None
     until = _moment(args.until, now, "--to") if args.until else None
-    one = audit_log(folder).hold(args.tenant, since, until, args.reason, now)
+    one = audit_log(folder).hold(args.tenant, since, until, args.reason, now, args.key, args.user)
     print(one.hold_id)
     return 0
 
@@ -271,11 +277,13 @@ def list_holds(args: argparse.Namespace) -> int:
         print("no legal holds", file=sys.stderr)
         return 0
     show(
-        ("ID", "TENANT", "FROM", "TO", "MADE", "RELEASED", "REASON"),
+        ("ID", "TENANT", "KEY", "USER", "FROM", "TO", "MADE", "RELEASED", "REASON"),
         [
             (
                 one.hold_id,
                 one.tenant,
+                one.key,
+                one.user,
                 shown(one.since),
                 shown(one.until),
                 shown(one.made),

@@ -54,7 +54,14 @@ class AuditLog(Protocol):
     def verify(self, keys: PublicKeys, outside: Sequence[Checkpoint] = ()) -> list[Verified]: ...
     def export(self, since: float, until: float, tenant: str | None, signer: Signer) -> Iterator[bytes]: ...
     def hold(
-        self, tenant: str, since: float | None, until: float | None, reason: str, now: float
+        self,
+        tenant: str,
+        since: float | None,
+        until: float | None,
+        reason: str,
+        now: float,
+        key: str = "*",
+        user: str = "*",
     ) -> Hold: ...
     def release(self, hold_id: str, now: float) -> Hold: ...
     def holds(self) -> list[Hold]: ...
@@ -129,9 +136,18 @@ class SqliteLog:
         acts.checkpoint(self.path, signer, _now())
         yield from proof.export(self.path, since, until, tenant)
 
-    def hold(self, tenant: str, since: float | None, until: float | None, reason: str, now: float) -> Hold:
+    def hold(
+        self,
+        tenant: str,
+        since: float | None,
+        until: float | None,
+        reason: str,
+        now: float,
+        key: str = "*",
+        user: str = "*",
+    ) -> Hold:
         """A new legal hold."""
-        return retention.hold(self.path, tenant, since, until, reason, now)
+        return retention.hold(self.path, tenant, since, until, reason, now, key, user)
 
     def release(self, hold_id: str, now: float) -> Hold:
         """End a legal hold."""

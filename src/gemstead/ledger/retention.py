@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -46,12 +47,16 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     made: float
     released: float | None = None
+    key: str = "*"  # a pattern of keys' public ids
+    user: str = "*"  # a pattern
 
-    def keeps(self, tenant: str, at: float) -> bool:
-        """Whether a record of that tenant and time may not be deleted."""
+    def keeps(self, tenant: str, at: float, key: str = "", user: str = "") -> bool:
+        """Whether a record of that tenant, key, user and time may not be deleted."""
         return (
             self.released is None
             and fnmatchcase(tenant, self.tenant)
+            and fnmatchcase(key, self.key)
+            and fnmatchcase(user, self.user)
             and (self.since is None or at >= self.since)
             and (self.until is None or at < self.until)
         )
@@ -74,7 +79,42 @@ def due(rules: Sequence[Rule], kind: str, tenant: str, at: float, now: float) ->
     return False
 
 
-def hold(path: Path, tenant: str, since: float | None, until: float | None, reason: str, now: float) -> Hold:
+def whose(kind: str, key_or_actor: str, user_or_target: str) -> tuple[str, str]:
+    """The key and the user that a row is about, from its `key_id` and `user`, or an act's `actor` and `target`."""
+    if kind == "calls":
+        return key_or_actor, user_or_target
+    actor, _, name = key_or_actor.partition(":")
+    key = name if actor == "key" else user_or_target if user_or_target.startswith("gms_") else ""
+    return key, name if actor == "user" else ""
+
+
+# What of a row says whose it is, by kind of record: see `whose`.
+WHOSE = {"calls": ("key_id", "user"), "acts": ("actor", "target")}
+HOLD_COLUMNS = "hold_id, tenant, since, until, reason, made, released, by_key, by_user"
+
+
+def hold_of(row: Sequence[Any]) -> Hold:
+    """A hold from its row."""
+    names = ("hold_id", "tenant", "since", "until", "reason", "made", "released", "key", "user")
+    return Hold(**dict(zip(names, row, strict=True)))
+
+
+def told(one: Hold) -> dict[str, object]:
+    """What the act of a new hold says of it."""
+    names = ("tenant", "key", "user", "since", "until", "reason")
+    return {name: getattr(one, name) for name in names}
+
+
+def hold(
+    path: Path,
+    tenant: str,
+    since: float | None,
+    until: float | None,
+    reason: str,
+    now: float,
+    key: str = "*",
+    user: str = "*",
+) -> Hold:
     """A new legal hold.
 
     Raises:
@@ -87,11 +127,15 @@ def hold(path: Path, tenant: str, since: float | None, until: float | None, reas
         until=until,
         reason=reason,
         made=now,
+        key=key,
+        user=user,
     )
     with changing(path) as connection:
-        connection.execute("INSERT INTO holds VALUES (?, ?, ?, ?, ?, ?, ?)", msgspec.structs.astuple(one))
-        detail = {"tenant": tenant, "since": since, "until": until, "reason": reason}
-        audittable.append_act(connection, new_act("audit.hold", one.hold_id, detail=detail))
+        connection.execute(
+            f"INSERT INTO holds ({HOLD_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            msgspec.structs.astuple(one),
+        )
+        audittable.append_act(connection, new_act("audit.hold", one.hold_id, detail=told(one)))
     return one
 
 
@@ -166,12 +210,20 @@ def _prune_kind(
 ) -> None:
     table, time = ("audit", "began") if kind == "calls" else ("acts", "at")
     oldest_s = min(rule.keep_days for rule in rules) * DAY_S
-    look = f"SELECT seq, tenant, {time} FROM {table} WHERE seq > ? AND seq <= ? AND {time} < ? ORDER BY seq LIMIT ?"  # noqa: S608
+    whom = ", ".join(WHOSE[kind])
+    look = (
+        f"SELECT seq, tenant, {time}, {whom} FROM {table} "  # noqa: S608
+        f"WHERE seq > ? AND seq <= ? AND {time} < ? ORDER BY seq LIMIT ?"
+    )
     after = 0
     while rows := connection.execute(look, (after, last, now - oldest_s, AT_ONCE)).fetchall():
         after = rows[-1][0]
-        gone = [(seq, tenant, at) for seq, tenant, at in rows if due(rules, kind, tenant, at, now)]
-        free = [seq for seq, tenant, at in gone if not any(one.keeps(tenant, at) for one in kept)]
+        gone = [row for row in rows if due(rules, kind, row[1], row[2], now)]
+        free = [
+            seq
+            for seq, tenant, at, *which in gone
+            if not any(one.keeps(tenant, at, *whose(kind, *which)) for one in kept)
+        ]
         done.held += len(gone) - len(free)
         if deletes and free:
             connection.execute("BEGIN IMMEDIATE")
@@ -220,18 +272,5 @@ def _finish(connection: sqlite3.Connection, signer: Signer, now: float, actor: s
 
 
 def _holds(connection: sqlite3.Connection) -> list[Hold]:
-    rows = connection.execute(
-        "SELECT hold_id, tenant, since, until, reason, made, released FROM holds ORDER BY made, hold_id"
-    )
-    return [
-        Hold(
-            hold_id=row[0],
-            tenant=row[1],
-            since=row[2],
-            until=row[3],
-            reason=row[4],
-            made=row[5],
-            released=row[6],
-        )
-        for row in rows
-    ]
+    rows = connection.execute(f"SELECT {HOLD_COLUMNS} FROM holds ORDER BY made, hold_id")  # noqa: S608
+    return [hold_of(row) for row in rows]

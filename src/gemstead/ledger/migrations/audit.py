@@ -224,4 +224,19 @@ STEPS: tuple[Step, ...] = (
             "ALTER TABLE gemstead_audit DROP COLUMN link",
         ),
     ),
+    Step(
+        sqlite=(
+            "ALTER TABLE holds ADD COLUMN by_key TEXT NOT NULL DEFAULT '*'",
+            "ALTER TABLE holds ADD COLUMN by_user TEXT NOT NULL DEFAULT '*'",
+        ),
+        sqlite_back=("ALTER TABLE holds DROP COLUMN by_key", "ALTER TABLE holds DROP COLUMN by_user"),
+        postgres=(
+            "ALTER TABLE gemstead_holds ADD COLUMN by_key text NOT NULL DEFAULT '*'",
+            "ALTER TABLE gemstead_holds ADD COLUMN by_user text NOT NULL DEFAULT '*'",
+        ),
+        postgres_back=(
+            "ALTER TABLE gemstead_holds DROP COLUMN by_key",
+            "ALTER TABLE gemstead_holds DROP COLUMN by_user",
+        ),
+    ),
 )

@@ -25,7 +25,8 @@ from gemstead.ledger.postgres.prune import holds, prune, write_checkpoint
 from gemstead.ledger.postgres.push import AUDIT_NAMES, Pusher
 from gemstead.ledger.proof import Verified, export_chain, verify_chain
 from gemstead.ledger.read import Dialect, Entry, Gap, Usage
-from gemstead.ledger.retention import Hold, Pruned, Rule
+from gemstead.ledger.retention import HOLD_COLUMNS, Hold, Pruned, Rule
+from gemstead.ledger.retention import told as told_of
 from gemstead.ledger.signing import PublicKeys, Signer
 
 _GROUPS = read.GROUPS | {
@@ -178,7 +179,16 @@ class PostgresLog:
 
     # -- shortened --------------------------------------------------------------------------------------
 
-    def hold(self, tenant: str, since: float | None, until: float | None, reason: str, now: float) -> Hold:
+    def hold(
+        self,
+        tenant: str,
+        since: float | None,
+        until: float | None,
+        reason: str,
+        now: float,
+        key: str = "*",
+        user: str = "*",
+    ) -> Hold:
         """A new legal hold, for all gateways."""
         one = Hold(
             hold_id=f"hold_{secrets.token_hex(4)}",
@@ -187,15 +197,16 @@ class PostgresLog:
             until=until,
             reason=reason,
             made=now,
+            key=key,
+            user=user,
         )
         with linked(self._place.url()) as link:
             link.do(
-                "INSERT INTO gemstead_holds (hold_id, tenant, since, until, reason, made, released) "
-                "VALUES ($1, $2, $3, $4, $5, $6, $7)",
+                f"INSERT INTO gemstead_holds ({HOLD_COLUMNS}) "  # noqa: S608
+                "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
                 *msgspec.structs.astuple(one),
             )
-        detail = {"tenant": tenant, "since": since, "until": until, "reason": reason}
-        self.remember(new_act("audit.hold", one.hold_id, detail=detail))
+        self.remember(new_act("audit.hold", one.hold_id, detail=told_of(one)))
         return one
 
     def release(self, hold_id: str, now: float) -> Hold:

@@ -12,7 +12,19 @@ from gemstead.ledger.acts import signed
 from gemstead.ledger.chain import Checkpoint
 from gemstead.ledger.postgres.link import Link, told
 from gemstead.ledger.postgres.push import AUDIT_NAMES
-from gemstead.ledger.retention import AT_ONCE, DAY_S, KINDS, Hold, Pruned, Rule, due
+from gemstead.ledger.retention import (
+    AT_ONCE,
+    DAY_S,
+    HOLD_COLUMNS,
+    KINDS,
+    WHOSE,
+    Hold,
+    Pruned,
+    Rule,
+    due,
+    hold_of,
+    whose,
+)
 from gemstead.ledger.signing import Signer
 
 LOCK = 0x67656D7072  # of pg_advisory_lock
@@ -20,25 +32,12 @@ _TABLES = {
     "calls": ("gemstead_audit", "began", AUDIT_NAMES),
     "acts": ("gemstead_acts", "at", audittable.ACT_COLUMNS),
 }
-HOLDS = (
-    "SELECT hold_id, tenant, since, until, reason, made, released FROM gemstead_holds ORDER BY made, hold_id"
-)
+HOLDS = f"SELECT {HOLD_COLUMNS} FROM gemstead_holds ORDER BY made, hold_id"  # noqa: S608
 
 
 def holds(link: Link) -> list[Hold]:
     """Every legal hold of the store, oldest first."""
-    return [
-        Hold(
-            hold_id=row[0],
-            tenant=row[1],
-            since=row[2],
-            until=row[3],
-            reason=row[4],
-            made=row[5],
-            released=row[6],
-        )
-        for row in link.rows(HOLDS)
-    ]
+    return [hold_of(row) for row in link.rows(HOLDS)]
 
 
 def prune(link: Link, rules: Sequence[Rule], now: float, signer: Signer | None) -> Pruned:
@@ -68,16 +67,21 @@ def _prune_kind(
     done: Pruned,
 ) -> None:
     table, time, _ = _TABLES[kind]
+    whom = ", ".join(f'"{name}"' for name in WHOSE[kind])
     oldest_s = min(rule.keep_days for rule in rules) * DAY_S
     look = (
-        f"SELECT seq, tenant, {time} FROM {table} WHERE chain = $1 AND seq > $2 AND {time} < $3 "  # noqa: S608
+        f"SELECT seq, tenant, {time}, {whom} FROM {table} WHERE chain = $1 AND seq > $2 AND {time} < $3 "  # noqa: S608
         f"ORDER BY seq LIMIT {AT_ONCE}"
     )
     after = -1
     while rows := link.rows(look, name, after, now - oldest_s):
         after = rows[-1][0]
         gone = [row for row in rows if due(rules, kind, told(row[1]), row[2], now)]
-        free = [seq for seq, tenant, at in gone if not any(one.keeps(told(tenant), at) for one in kept)]
+        free = [
+            seq
+            for seq, tenant, at, *which in gone
+            if not any(one.keeps(told(tenant), at, *whose(kind, *map(told, which))) for one in kept)
+        ]
         if deletes and free:
             with link.transaction():
                 if not link.value("SELECT pg_try_advisory_xact_lock($1)", LOCK):
