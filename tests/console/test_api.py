@@ -26,6 +26,7 @@ from gemstead.console.own import Own
 from gemstead.console.signin import Pages
 from gemstead.gateway.settings import GatewaySettings
 from gemstead.ledger.keys import Grant, KeyBook, open_keys
+from gemstead.ledger.log import SqliteLog
 from gemstead.spec.identity import IdentitySpec
 from gemstead.spec.model import Spec
 from gemstead.traffic.budget import Rule, RuleBook, terms
@@ -75,7 +76,10 @@ def app():
     password = PasswordFile(FOLDER / "admin.password")
     password.set("a long enough phrase", time.time())
     entrance = Entrance(
-        KeyBook(FOLDER / "keys.db", PEPPER), password, FOLDER / "audit.db", lambda reference, where: ""
+        KeyBook(FOLDER / "keys.db", PEPPER),
+        password,
+        SqliteLog(FOLDER / "audit.db"),
+        lambda reference, where: "",
     )
     login = {"client_id": "gemstead"}
     issuer = {"name": "corp", "issuer": "http://127.0.0.1:9", "audience": ("gemstead",), "login": login}
@@ -88,7 +92,7 @@ def app():
     store.apply(Batch("w", 1, [Ask(cap, 10, 1) for cap in caps], []))
     pages = [
         *Pages(door, entrance, time.time).routes(),
-        *Own(door, KEYS, FOLDER / "audit.db").routes(),
+        *Own(door, KEYS, SqliteLog(FOLDER / "audit.db")).routes(),
         *limit_routes(store),
     ]
     return console(Head(), "right", door, pages)
