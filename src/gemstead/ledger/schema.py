@@ -3,8 +3,8 @@
 A file is brought forward by whoever opens it to write, so nobody must do this. Before an upgrade of a large
 installation one may want to: `upgrade` first copies each file that needs it, with SQLite's own online backup, so the
 copy is whole even while others write. SQLite's write lock is the lock of migration: of two processes that begin at once
-one does the work, and the other finds it done. There is no way back but the copy, as an older Gemstead refuses a newer
-file rather than guess.
+one does the work, and the other finds it done. The way back is the copy, as an older Gemstead refuses a newer
+file rather than guess, or `downgrade_file`, which takes away what later steps have added.
 """
 
 from __future__ import annotations
@@ -75,6 +75,21 @@ def upgrade(files: Mapping[str, Path], *, copy: bool = True) -> list[tuple[FileS
             open_to_write(path, SCHEMAS[name], timeout_s=WAIT_S).close()
         done.append((was, kept))
     return done
+
+
+def downgrade_file(path: Path, branch: str, number: int, *, copy: bool = True) -> tuple[int, Path | None]:
+    """Bring a file back to an earlier step; at which it was, and where its copy lies.
+
+    Raises:
+        LedgerTrouble: there is none, it is not that far, or it cannot be read, copied or written.
+    """
+    from gemstead.ledger.migrations.road import move_file  # it loads Alembic
+
+    was = _state(path, len(BRANCHES[branch]))
+    if was.version <= number:
+        raise LedgerTrouble(f"{path} is at {branch}_{was.version}: {branch}_{number} is not behind it")
+    kept = _copied(path, was.version) if copy else None
+    return move_file(path, f"{branch}_{number}"), kept
 
 
 def _state(path: Path, newest: int) -> FileState:

@@ -248,13 +248,12 @@ class _File:
 
     def _check_room(self, connection: sqlite3.Connection) -> None:
         """Raises LedgerTrouble when the spool of a store is full. What was taken out of the file leaves free pages."""
-        if self._path.stat().st_size <= self._most_bytes:
-            return
-        pages, free, size = (
-            connection.execute(f"PRAGMA {what}").fetchone()[0]
-            for what in ("page_count", "freelist_count", "page_size")
+        size, pages = (
+            connection.execute(f"PRAGMA {what}").fetchone()[0] for what in ("page_size", "page_count")
         )
-        if (pages - free) * size > self._most_bytes:
+        if pages * size <= self._most_bytes:
+            return
+        if (pages - connection.execute("PRAGMA freelist_count").fetchone()[0]) * size > self._most_bytes:
             raise LedgerTrouble(
                 f"{self._path} holds {self._most_bytes >> 20} MiB of records that the store does not have, and "
                 "`ledger.spool_mib` allows no more: bring the store back"

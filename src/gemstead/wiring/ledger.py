@@ -62,19 +62,30 @@ def audit_log(folder: StateDir, *, beside: bool = False) -> AuditLog:
     """
     if folder.place is None:
         return SqliteLog(folder.audit)
-    from gemstead.ledger.postgres.link import StoreAway, linked
     from gemstead.ledger.postgres.log import PostgresLog
+
+    if not beside:
+        fetch_secrets(folder)
+    return PostgresLog(folder.audit, folder.place, bring=not beside)
+
+
+def fetch_secrets(folder: StateDir) -> None:
+    """With a store: have its secrets on this machine, the keys that sign and verify among them.
+
+    Raises:
+        LedgerTrouble: they cannot be had, and are not here yet.
+    """
+    if folder.place is None:
+        return
+    from gemstead.ledger.postgres.link import StoreAway, linked
     from gemstead.ledger.postgres.vault import Vault, hand_out
 
-    if beside:
-        return PostgresLog(folder.audit, folder.place, bring=False)
     try:
         with linked(folder.place.url()) as link:
             hand_out(Vault(link, folder.place.secret()), folder.ledger)
     except StoreAway:
         if not (folder.ledger / "audit.key").exists():
             raise
-    return PostgresLog(folder.audit, folder.place)
 
 
 def renew_signing_key(folder: StateDir) -> Signer:
@@ -154,6 +165,46 @@ def prepare(folder: StateDir) -> str:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(read_seen(folder.ledger).at))
         return f"{away}; this gateway begins with the keys as they were on {at} UTC"
     return ""
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """What came into a store from a gateway that had kept its ledger by itself."""
+
+    keys: int
+    denials: int
+    records: int
+
+
+def take_over(folder: StateDir) -> Taken:
+    """Bring the keys, secrets and audit records that this gateway had before there was a store into an empty one.
+
+    Raises:
+        LedgerTrouble: there is nothing to take, or the store is not empty, or away.
+    """
+    from gemstead.ledger.postgres.keys import put
+    from gemstead.ledger.postgres.link import linked
+    from gemstead.ledger.postgres.push import Pusher
+    from gemstead.ledger.postgres.schema import ready
+    from gemstead.ledger.postgres.vault import Vault
+
+    assert folder.place is not None and folder.own is not None, "there is a store"
+    own = StateDir(folder.path, folder.own)
+    if not own.keys.exists():
+        raise LedgerTrouble(f"{own.keys} does not exist: there is nothing to take over")
+    Signer(own.ledger / "audit.key")
+    ready(folder.place.url())
+    with linked(folder.place.url()) as link, link.transaction():
+        vault = Vault(link, folder.place.secret())
+        signing = (own.ledger / "audit.key").read_bytes()
+        vault.take_over(secret_at(own.pepper), hashkeys.hash_keys(own.hash_key), signing)
+        keys, denials = put(link, own.keys)
+    pusher = Pusher(own.audit, folder.place.node)
+    with linked(folder.place.url()) as link:
+        records = 0
+        while count := pusher.push(link):
+            records += count
+    pusher.close()
+    return Taken(keys, denials, records)
 
 
 class StoreProcess:

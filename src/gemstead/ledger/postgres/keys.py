@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 from gemstead.ledger import denials, keyform
-from gemstead.ledger.database import LedgerTrouble
+from gemstead.ledger.database import LedgerTrouble, reading
 from gemstead.ledger.denials import Denial
 from gemstead.ledger.key import Grant, Key, Minted, UnknownKey
-from gemstead.ledger.keytable import COLUMNS, hash_key, key_of, row_of
+from gemstead.ledger.keytable import COLUMNS, MIGRATIONS, hash_key, key_of, read_rows, row_of
 from gemstead.ledger.postgres.link import Link, linked
 from gemstead.ledger.postgres.place import Place
 from gemstead.ledger.postgres.vault import Vault
@@ -136,6 +137,26 @@ class PostgresKeys:
             yield link, number
             link.do("SELECT pg_notify('gemstead_keys', '')")
         self._settled(number)
+
+
+def put(link: Link, path: Path) -> tuple[int, int]:
+    """Bring the keys and denials of a file into the store; how many of each.
+
+    Raises:
+        LedgerTrouble: the file cannot be read, or the store has keys of its own.
+    """
+    if link.value("SELECT 1 FROM gemstead_keys LIMIT 1"):
+        raise LedgerTrouble("the store has keys already: only an empty store can take others over")
+    with reading(path, MIGRATIONS) as connection:
+        rows = read_rows(connection) if connection is not None else []
+        denied = list(denials.read_denials(connection).entries.values()) if connection is not None else []
+    number = link.value("UPDATE gemstead_changes SET n = n + 1 RETURNING n")
+    link.many(_INSERT, [(*row_of(key), key_hash, number) for key, key_hash in rows])
+    link.many(
+        f"INSERT INTO gemstead_denied ({denials.COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7)",  # noqa: S608
+        [(d.issuer, d.kind, d.value, d.at, int(d.forever), d.expires, d.note) for d in denied],
+    )
+    return len(rows), len(denied)
 
 
 def touch(link: Link, used: Mapping[str, float]) -> None:
