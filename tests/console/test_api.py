@@ -78,7 +78,7 @@ def app():
     entrance = Entrance(
         KeyBook(FOLDER / "keys.db", PEPPER),
         password,
-        SqliteLog(FOLDER / "audit.db"),
+        FOLDER / "audit.db",
         lambda reference, where: "",
     )
     login = {"client_id": "gemstead"}
