@@ -288,6 +288,21 @@ def test_google_gets_inference_pools_unless_they_are_switched_off() -> None:
         assert len(of(found, "Gateway")) == 1 + there
 
 
+def test_in_either_mesh_engines_accept_the_gateway_s_identity_only() -> None:
+    istio = next(one for one in of(objects(FILES["everything"]), "AuthorizationPolicy"))["spec"]
+    (rule,) = istio["rules"]
+    assert "cluster.local/ns/gemstead/sa/gemstead-gateway" in rule["from"][0]["source"]["principals"]
+    found = objects(FILES["linkerd, google's monitoring"])
+    (server,), (who,), (policy,) = (
+        of(found, kind) for kind in ("Server", "MeshTLSAuthentication", "AuthorizationPolicy")
+    )
+    assert server["spec"]["accessPolicy"] == "deny" and server["spec"]["port"] == 8000
+    assert policy["spec"]["targetRef"]["name"] == server["metadata"]["name"]
+    accounts = {one["name"] for one in who["spec"]["identityRefs"] if one["kind"] == "ServiceAccount"}
+    assert accounts == {"gemstead-gateway"}
+    assert accounts <= {one["metadata"]["name"] for one in of(found, "ServiceAccount")}
+
+
 def stateful(said: Object) -> Object:
     (found,) = of(objects(said), "StatefulSet")
     return found["spec"]
@@ -366,7 +381,7 @@ def test_the_number_of_gateways_follows_their_processors() -> None:
 
 def test_several_gateways_are_told_what_they_do_not_share() -> None:
     notes = " ".join(bundle(FILES["several gateways"]).notes)
-    assert "limits.store" in notes and "traffic.sharing" in notes and "batch" in notes
+    assert "traffic.sharing" in notes and "batch" in notes
     assert "ledger.store" in " ".join(bundle(file("H100", 8, gateways=2)).notes)
 
 

@@ -132,10 +132,6 @@ def notes(deployment: Deployment) -> list[str]:
         why = "one gateway is rendered: its keys and records are a file, which one process writes; for several name "
         return [why + "ledger.store, a PostgreSQL"] if wanted else []
     found = []
-    if spec.limits.store is None:
-        found.append(
-            "each gateway counts limits and budgets by itself: limits.store is where they count together"
-        )
     if spec.traffic.sharing is None:
         found.append(
             "each gateway picks engines by what it has sent them itself: traffic.sharing lets them tell each other"
