@@ -39,6 +39,8 @@ class Words:
     variables: tuple[Variable, ...] = ()
     afterwards: tuple[tuple[str, ...], ...] = ()  # each begins with the engine's program
     loads: tuple[tuple[str, dict[str, object]], ...] = ()
+    kv_events: str = ""  # ZeroMQ addresses of what it says of its prefix cache, and says again
+    kv_replay: str = ""
 
 
 def start(
@@ -101,6 +103,8 @@ def start(
         afterwards=tuple((*_program(command, installed), *words[1:]) for words in said.afterwards),
         loads=said.loads,
         kv_tokens=replica.kv_tokens,
+        kv_events=said.kv_events,
+        kv_replay=said.kv_replay,
         foreseen=replica.foreseen,
         draft_tokens=setup.draft_tokens if setup.drafter else 0,
         thinking=replica.thinking,

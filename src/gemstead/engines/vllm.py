@@ -8,7 +8,9 @@ v1/worker/gpu_worker.py, model_executor/model_loader) and the issues that are na
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gemstead.engines import faults, reading
@@ -146,6 +148,8 @@ def launch(replica: Replica, *, installed: Installed | None = None, api_key: str
     """
     from gemstead.engines.launching import start
 
+    if installed is not None and installed.runner == "container":  # its sockets would be in the container
+        replica = replace(replica, kv_events="")
     return start(replica, installed, api_key, lambda placement: _words(replica, placement))
 
 
@@ -177,7 +181,20 @@ def _words(replica: Replica, placement: Placement) -> Words:
         why = "it can be put to sleep and woken; the switch also opens other doors, on loopback alone"
         more.append(Flag("--enable-sleep-mode", None, why, "vLLM docs, sleep mode"))
         variables.append(Variable("VLLM_SERVER_DEV_MODE", "1", why, "vLLM docs, sleep mode"))
+    events = replay = ""
+    if replica.kv_events:
+        events, replay = (f"ipc://{replica.kv_events}/{replica.port}{end}" for end in ("", "r"))
+        said = {
+            "enable_kv_cache_events": True,
+            "publisher": "zmq",
+            "endpoint": events,
+            "replay_endpoint": replay,
+        }
+        why = "it says what its prefix cache stores and drops, so that the gateway need not guess"
+        more.append(Flag("--kv-events-config", json.dumps(said), why, "run with vLLM 0.32.0 on 2026-11-21"))
     return Words(
+        kv_events=events,
+        kv_replay=replay,
         key_variable="VLLM_API_KEY",
         served_model=placement.name or placement.setup.checkpoint.repo,
         more=tuple(more),

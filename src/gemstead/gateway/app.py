@@ -163,6 +163,8 @@ class Gateway:
             line.idle_s = self.settings.deadlines.upstream_idle_s
             if line.facts.engine != facts.engine:
                 line.dialect = dialect_of(facts.engine)
+            if endpoint.facts.ready and not (facts.ready or facts.draining):
+                self.picker.forget(facts.name)  # whatever it comes back from, its cache may be empty
             if not facts.region and self.settings.region:
                 facts = msgspec.structs.replace(facts, region=self.settings.region)
             endpoint.facts = facts

@@ -427,7 +427,9 @@ class Exchange(Reply):
                 self.record.call_id.encode(),
                 b"\r\n",
                 passed_on(self.headers) if self.head is None else self.head.passed,
-                b"\r\n",
+                b"\r\n"
+                if not facts.kv_events
+                else b"x-session-id: %s\r\n\r\n" % self.record.call_id.encode(),
             )
         )
         now = monotonic()
@@ -855,6 +857,10 @@ class Exchange(Reply):
         if self.call is not None and self.endpoint is not None:
             tokens = record.output_tokens if record.tokens_from else -1
             gate.picker.settle(self.endpoint, self.call, ok, now, tokens, found_tokens(self.call, record))
+            if self.endpoint.exact is not None:
+                self.endpoint.exact.ended(
+                    record.call_id, self.call, record.prompt_tokens, record.output_tokens
+                )
         if self.place is not None:
             gate.waitroom.leave(self, record.prompt_tokens + record.output_tokens)
         if gate.waitroom.waiting and self.call is not None:

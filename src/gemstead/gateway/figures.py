@@ -110,6 +110,13 @@ class Figures:
         """Show how many calls other workers have at an endpoint."""
         self.registry.values(names.ENDPOINT_OTHERS).labels(name).set(calls)
 
+    def kv_events(self, name: str, live: bool, prompts: int, counts: dict[str, int]) -> None:
+        """Show how an engine's own word on its cache is heard."""
+        self.registry.values(names.KV_EVENTS_LIVE).labels(name).set(float(live))
+        self.registry.values(names.KV_PROMPTS).labels(name).set(prompts)
+        for what, count in counts.items():
+            self.registry.values(names.KV_EVENTS).labels(name, what).set(count)
+
     def sharing(self, healthy: bool, others: int, taken: int, left_out: int) -> None:
         """Show how this worker hears of other gateways; said by those only that listen to any."""
         values = self.registry.values

@@ -48,6 +48,7 @@ from gemstead.gateway.counterlink import HeadLink, StoreLink
 from gemstead.gateway.figures import Figures as Measured
 from gemstead.gateway.issuers import Signing
 from gemstead.gateway.keyring import Keyring
+from gemstead.gateway.kvevents import Ears
 from gemstead.gateway.limitlist import held
 from gemstead.gateway.protocol import ClientConnection
 from gemstead.gateway.settings import GatewaySettings, Tls
@@ -103,6 +104,7 @@ class Worker:
         self.link: HeadLink | StoreLink | None = None
         if (writer := self.writer) is not None:
             self.gate.ledger_healthy = lambda: writer.healthy
+        self.ears = Ears(self.gate, self.trouble)
         self.server: asyncio.Server | None = None
         self.inner: asyncio.Server | None = None  # where the batch process calls
         self.context: ssl.SSLContext | None = None
@@ -156,6 +158,7 @@ class Worker:
         if talking is not None:
             talking.cancel()
             await asyncio.wait({talking}, timeout=1.0)
+        await self.ears.finish()
 
     async def stop(self) -> None:
         for server in (self.server, self.inner):
@@ -186,6 +189,7 @@ class Worker:
                 if now - reported >= REPORT_S:
                     reported = now
                     self.reload_certificate()
+                    self.ears.look()
                     self.say(self.figures(0))
             except Exception as error:  # the clock must go on, whatever one pass has met
                 self.trouble(f"the worker's clock met a fault: {error!r}")

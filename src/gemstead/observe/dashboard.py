@@ -175,6 +175,19 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "As the engines say.",
         ),
         Panel(
+            "Caches by the engines' own word",
+            "short",
+            (
+                ("min by (endpoint) (gemstead_kv_events_live)", "{{endpoint}} is heard"),
+                ("max by (endpoint) (gemstead_kv_prompts)", "{{endpoint}} prompts"),
+                (
+                    'sum by (endpoint, what) (increase(gemstead_kv_events_total{what=~"gaps|restarts|unplaced"}[5m]))',
+                    "{{endpoint}} {{what}}",
+                ),
+            ),
+            "Prefix caches as KV events tell them (traffic.kv_events).",
+        ),
+        Panel(
             "Cache in use",
             "percentunit",
             (("max by (endpoint) (gemstead_engine_kv_used_ratio)", "{{endpoint}}"),),

@@ -163,6 +163,17 @@ SHARING_HEADS = _counter(
     "Prompts that other gateways said they sent (`taken`), and own ones that there was no room to say (`left_out`).",
     "what",
 )
+KV_EVENTS = _counter(
+    "kv_events_total",
+    "What an engine said of its prefix cache: messages, those that were said again, gaps that stayed, new beginnings "
+    "(`restarts`), and calls whose prompts could (`placed`) or could not be found in them (`unplaced`).",
+    "endpoint",
+    "what",
+)
+KV_EVENTS_LIVE = _gauge(
+    "kv_events_live", "1 while this engine's own word on its cache is heard.", "endpoint", merge="min"
+)
+KV_PROMPTS = _gauge("kv_prompts", "Prompts that this engine has, by its own word.", "endpoint", merge="max")
 LOOP_LAG = _histogram("loop_lag_seconds", "How late the gateway's event loop ran a timer.", _LAG)
 BUILD_INFO = _gauge("build_info", "Always 1; the version is in the label.", "version", merge="max")
 
@@ -200,6 +211,9 @@ FAMILIES: dict[str, Family] = {
         SHARING_HEALTHY,
         SHARING_OTHERS,
         ENDPOINT_OTHERS,
+        KV_EVENTS,
+        KV_EVENTS_LIVE,
+        KV_PROMPTS,
         SHARING_HEADS,
         LOOP_LAG,
         BUILD_INFO,

@@ -110,6 +110,7 @@ class Replica:
     sleeps: bool = (
         False  # whether it can be put to sleep (vLLM), which opens further doors on its loopback port
     )
+    kv_events: str = ""  # folder of sockets at which it says what its prefix cache holds; empty: it does not
     kv_tokens: int = 0  # that the plan expects its cache to hold; 0: not worked out
     foreseen: Foreseen = field(default=NOTHING_FORESEEN, compare=False)  # another estimate is no other engine
 
@@ -144,6 +145,8 @@ class Launch:
     ] = ()  # commands to run once it listens (Ollama makes its model then)
     loads: tuple[tuple[str, dict[str, object]], ...] = ()  # requests to send once it is ready: path and body
     kv_tokens: int = 0  # that the plan expects its cache to hold; 0: not worked out
+    kv_events: str = ""  # ZeroMQ address of what it says of its prefix cache; empty: it says nothing
+    kv_replay: str = ""
     foreseen: Foreseen = NOTHING_FORESEEN
     thinking: bool = False  # whether the model thinks when a request does not say
     thinking_set: bool = True  # the engine is started so; Ollama has to be told in each request

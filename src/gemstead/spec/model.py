@@ -57,6 +57,15 @@ class ExternalEndpoint(Part):
         description="Which engine it is, so that its metrics are understood and its answers evened out",
     )
     speed: EngineSpeed | None = Field(None, description="How fast it is; default: learned from its calls")
+    kv_events_port: int | None = Field(
+        None,
+        ge=1,
+        le=65_535,
+        description="Port at which vLLM says what its prefix cache holds (`--kv-events-config`)",
+    )
+    kv_replay_port: int | None = Field(
+        None, ge=1, le=65_535, description="Port at which it says again what was missed (`replay_endpoint`)"
+    )
 
 
 class ModelSpec(EngineFields):

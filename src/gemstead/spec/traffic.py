@@ -71,6 +71,11 @@ class TrafficSpec(Part):
         description="A call that has waited so long is of no use to anybody, and is given up; default: `queue.wait_s`",
     )
     tenants: dict[Name, TenantTrafficSpec] = Field({}, description="What single tenants are given")
+    kv_events: bool = Field(
+        False,
+        description="Engines of ours that can (vLLM, not in a container) say what their prefix caches hold, so that it "
+        "need not be guessed; needs `gemstead[kv-events]`. For others see `models[].endpoints[].kv_events_port`",
+    )
     sharing: SharingSpec | None = Field(
         None, description="Several gateways tell each other what they have in flight; default: they do not"
     )

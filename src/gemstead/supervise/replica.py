@@ -119,6 +119,8 @@ class Replica:
             prefill_tokens_s=foreseen.prefill_tokens_s,
             decode_step_s=foreseen.step_s,
             decode_step_slot_s=foreseen.step_slot_s,
+            kv_events=self.launch.kv_events,
+            kv_replay=self.launch.kv_replay,
             api_key=self.launch.api_key,
             ready=self.state is not None and self.state.takes_calls,
             draining=self.phase is Phase.DRAINING,

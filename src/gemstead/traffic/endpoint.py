@@ -10,7 +10,7 @@ changes is worked out then (`weigh`): a look costs a few comparisons and product
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -71,6 +71,10 @@ class EndpointFacts(msgspec.Struct, frozen=True, kw_only=True):
     prefill_tokens_s: float = 0.0  # prompt tokens per second while prefilling
     decode_step_s: float = 0.0  # seconds from one token to the next when a request runs alone
     decode_step_slot_s: float = 0.0  # what each further running request adds to that
+    kv_events: str = (
+        ""  # ZeroMQ address at which it says what its prefix cache stores and drops; empty: it does not
+    )
+    kv_replay: str = ""  # address at which it says again what was missed
     api_key: str = ""  # what the engine wants as bearer token; never shown
     ready: bool = True
     draining: bool = False
@@ -80,6 +84,12 @@ class EndpointFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"EndpointFacts({self.name} {self.pool} {self.host}:{self.port} ready={self.ready})"
+
+
+class Exact(Protocol):
+    """What hears an engine's events about its cache, and is told of the calls that it has answered."""
+
+    def ended(self, call_id: str, call: Call, prompt_tokens: int, output_tokens: int) -> None: ...
 
 
 class Others(msgspec.Struct, frozen=True, array_like=True):
@@ -112,6 +122,7 @@ class Endpoint:
         "calls_elsewhere",
         "crowd_s",
         "easy",
+        "exact",
         "failed_share",
         "failures",
         "handicap",
@@ -165,6 +176,7 @@ class Endpoint:
         self.served = 0
         self.failures = 0
         self.failed_share = 0.0  # of its calls, lately
+        self.exact: Exact | None = None  # hears from the engine itself what its cache holds
         self.tells_cached = False  # with each answer, how much of the prompt it found in its cache
         self.read_tokens = 0  # prompt tokens that were not cached, since ever
         self.heard_at = -inf  # when it last said anything on any call; the gateway sets it with every piece

@@ -16,8 +16,7 @@ A prefix is usable as far as the full group reaches, if the sliding groups still
 that point; `match` looks at both.
 
 The gateway does not tokenize, so a call's own tokens are known only where it was sent as token ids or a
-tokenizer stands beside it. What any gateway can use is `tokens`: how much of the cache is filled, which
-corrects what the prefix index takes an endpoint's cache to hold.
+tokenizer stands beside it. What the gateway uses instead is in `kvprompts.py`.
 
 Subscribing, the replay socket and gaps are the caller's; a gap in the sequence is told by `take` (False), and
 means that the picture must be cleared or replayed.
@@ -51,6 +50,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     kind: str = ""
     window: int = 0
     medium: str = ""
+    session: str = ""  # what the call was named that wrote them
 
 
 class Removed(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +69,8 @@ Event = Stored | Removed | Cleared
 
 _STORED = (
     "block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id", "medium", "lora_name",
-    "extra_keys", "group_idx", "kv_cache_spec_kind", "kv_cache_spec_sliding_window",
+    "extra_keys", "group_idx", "kv_cache_spec_kind", "kv_cache_spec_sliding_window", "locality", "ownership",
+    "session_id",
 )  # fmt: skip
 _REMOVED = ("block_hashes", "medium", "group_idx")
 
@@ -131,6 +132,7 @@ def _event(raw: Any) -> Event | None:
         kind=fields.get("kv_cache_spec_kind") or "",
         window=fields.get("kv_cache_spec_sliding_window") or 0,
         medium=fields.get("medium") or "",
+        session=fields.get("session_id") or "",
     )
 
 

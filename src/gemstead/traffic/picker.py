@@ -371,7 +371,7 @@ class Picker:
             ahead += work_tokens(prompt, cached) - work_tokens(prompt, thought)
             slack = UNSURE_BLOCKS * call.block_tokens + thought // UNSURE_SHARE
             if cached + slack < thought:
-                if call.known_turn >= 0:
+                if call.known_turn >= 0 and endpoint.exact is None:
                     self.index.missed(endpoint.name, call.known_turn)
             elif cached > thought + slack:
                 self.index.found(endpoint.name)
@@ -428,7 +428,8 @@ def _add_adapter(call: Call, able: Sequence[Endpoint], costs: list[float]) -> No
 
 def _blocks(endpoint: Endpoint, call: Call) -> int:
     facts = endpoint.facts
-    return (facts.cache_tokens or facts.kv_tokens) // call.block_tokens
+    blocks = (facts.cache_tokens or facts.kv_tokens) // call.block_tokens
+    return 2 * blocks if endpoint.exact is not None else blocks  # it hears what is dropped: no need to guess
 
 
 def _listen(endpoint: Endpoint, call: Call, now: float) -> None:

@@ -157,6 +157,19 @@ class PrefixIndex:
         self._drop(seen, count)
         seen.holds = max(len(seen.blocks), before - before // SHRINKS, LEAST_HELD)
 
+    def drop(self, endpoint_name: str, blocks: Sequence[int]) -> None:
+        """The endpoint has these no more, and nothing that goes on behind them."""
+        if (seen := self._seen.get(endpoint_name)) is None:
+            return
+        table, other = self._table, ~seen.bit
+        for block in blocks:
+            if seen.blocks.pop(block, -1) >= 0:
+                self._held -= 1
+                if left := table[block] & other:
+                    table[block] = left
+                else:
+                    del table[block]
+
     def found(self, endpoint_name: str) -> None:
         """The endpoint still had what it was thought to have lost."""
         if (seen := self._seen.get(endpoint_name)) is not None and seen.holds:

@@ -51,6 +51,7 @@ from gemstead.wiring.limits import key_limit, rulebook, store_url
 from gemstead.wiring.routes import aims, queue_bounds, rules
 from gemstead.wiring.secrets import CannotRun, resolved, resolver
 from gemstead.wiring.sharing import sharing
+from gemstead.wiring.sockets import sockets
 from gemstead.wiring.wanted import Seat, Wanted
 
 Result = TypeVar("Result")
@@ -274,6 +275,8 @@ def _external_seat(
         decode_step_s=speed.step_s,
         decode_step_slot_s=speed.step_slot_s,
         region=endpoint.region,
+        kv_events=zmq_address(host or address.hostname or "", endpoint.kv_events_port),
+        kv_replay=zmq_address(host or address.hostname or "", endpoint.kv_replay_port),
         api_key=resolved(endpoint.api_key, around.environ, f"{where}.api_key", around.secrets),
         thinking=model.thinking,
         ready=False,
@@ -284,6 +287,13 @@ def _external_seat(
         return External(own, HttpProbe(own), changed=around.changed, in_flight=around.in_flight)
 
     return Seat(facts.name, facts, start, pool)
+
+
+def zmq_address(host: str, port: int | None) -> str:
+    """Where ZeroMQ connects to; "" for no port."""
+    if port is None:
+        return ""
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
 def _renamed(facts: EndpointFacts, name: str) -> EndpointFacts:
@@ -304,6 +314,8 @@ def _local_seat(planned: Replica, spec: Spec, around: Surroundings) -> Seat:
         check=watch.check != "off",
     )
     adapter = ENGINES[planned.engine]
+    if spec.traffic.kv_events and planned.engine == "vllm":
+        planned = replace(planned, kv_events=str(sockets(around.folder.path)))
     model = next(one for one in spec.models if not one.endpoints and pool_name(one) == planned.pool)
     made = launches(planned, model, around)
 

@@ -1,6 +1,6 @@
 """What gateways tell each other (`traffic/sharing.py`), over a stream on Redis or Valkey.
 
-One stream for all who share a secret. A round trip adds what we have to say and brings what was said since the last one;
+One stream for all who share a secret. A round trip adds what we have to say and brings what was said since the last;
 entries older than `KEPT_S` are dropped with each, by the server's clock, and the stream ends by itself when nobody
 speaks any more. Nothing of this is worth a disk, and nothing is lost that matters when the server is away.
 

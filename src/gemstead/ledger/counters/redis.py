@@ -124,8 +124,8 @@ _cap = msgspec.json.Decoder(Cap).decode
 
 
 def client(url: str, *, text: bool = True) -> Any:
-    """A client for the server that a `redis://`, `rediss://`, `unix://` or `valkey://` URL names; it answers in text, or
-    in bytes."""
+    """A client for the server that a `redis://`, `rediss://`, `unix://` or `valkey://` URL names; it answers in text
+    or in bytes."""
     url = url.replace("valkeys://", "rediss://", 1).replace("valkey://", "redis://", 1)
     # A lost answer is asked for again by its batch's number, so the client itself tries once.
     return redis.from_url(
