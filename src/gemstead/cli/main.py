@@ -28,6 +28,7 @@ VERBS = {
     "wake": ("rollout", "have a model that sleeps answer again"),
     "init": ("config", "write a commented gemstead.yaml fitted to this machine"),
     "validate": ("config", "check gemstead.yaml"),
+    "config": ("settings", "show every setting in force, and where it was said"),
     "schema": ("config", "print the JSON Schema of gemstead.yaml"),
     "keys": ("keys", "create, list, revoke, rotate and show API keys"),
     "secrets": ("secrets", "prove that every secret which the file refers to can be read"),

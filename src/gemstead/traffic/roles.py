@@ -127,6 +127,7 @@ VERB_RULES: dict[str, str] = {
     "catalog": OPEN,
     "check": "inference",
     "comply": "audit.read",
+    "config": "config.read",
     "db": "store.manage",
     "deny": "tokens.revoke",
     "deny list": "keys.list",
