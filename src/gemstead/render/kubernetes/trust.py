@@ -1,7 +1,7 @@
-"""Certificates, secrets and the mesh: cert-manager, External Secrets, Istio.
+"""Certificates, secrets and the mesh: cert-manager, External Secrets, Istio, Linkerd.
 
-Linkerd needs no object of its own: its proxies encrypt what goes between pods that carry its annotations, and
-`default-inbound-policy` turns away whoever has no identity (`objects.meshed`).
+Linkerd's proxies encrypt what goes between pods that carry its annotations, and `default-inbound-policy` turns away
+whoever has no identity (`objects.meshed`). Whose identity an engine accepts is said by either mesh's own objects.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ def objects(deployment: Deployment) -> list[Object]:
         found.append(_secrets(deployment, names))
     if kubernetes.mesh == "istio":
         found += _istio(deployment)
+    if kubernetes.mesh == "linkerd":
+        found += _linkerd(deployment)
     return found
 
 
@@ -134,6 +136,56 @@ def _istio(deployment: Deployment) -> list[Object]:
         why = "the picker speaks TLS itself, and its probes and metrics come from outside the mesh"
         found.append(_but(deployment, PICKER, {9002: "DISABLE", 9003: "PERMISSIVE", 9090: "PERMISSIVE"}, why))
     return found
+
+
+def _linkerd(deployment: Deployment) -> list[Object]:
+    """Engines are spoken to by the gateway (and the picker), and by who reads metrics."""
+    name, kubernetes = f"{deployment.name}-engines", deployment.deploy.kubernetes
+    accounts = [f"{deployment.name}-gateway"]
+    if kubernetes.routes and kubernetes.routes.inference:
+        accounts.append(f"{deployment.name}-picker")
+    callers: list[Object | Because] = [{"kind": "ServiceAccount", "name": account} for account in accounts]
+    watchers = {"kind": "Namespace", "name": kubernetes.monitoring_namespace}
+    callers.append(Because(watchers, "who reads metrics, if it is in the mesh"))
+    group = "policy.linkerd.io"
+    return [
+        made(
+            f"{group}/v1beta3",
+            "Server",
+            name,
+            deployment,
+            component=ENGINE,
+            spec={
+                "podSelector": {"matchLabels": selector(deployment, ENGINE)},
+                "port": ENGINE_PORT,
+                "proxyProtocol": Because("HTTP/1", "said, so that the first bytes need not be waited for"),
+                "accessPolicy": Because(
+                    "deny", "engines know no keys: who is not named below is turned away"
+                ),
+            },
+        ),
+        made(
+            f"{group}/v1alpha1",
+            "MeshTLSAuthentication",
+            name,
+            deployment,
+            component=ENGINE,
+            spec={"identityRefs": callers},
+        ),
+        made(
+            f"{group}/v1alpha1",
+            "AuthorizationPolicy",
+            name,
+            deployment,
+            component=ENGINE,
+            spec={
+                "targetRef": {"group": group, "kind": "Server", "name": name},
+                "requiredAuthenticationRefs": [
+                    {"group": group, "kind": "MeshTLSAuthentication", "name": name}
+                ],
+            },
+        ),
+    ]
 
 
 def _but(deployment: Deployment, component: str, ports: dict[int, str], why: str) -> Object:
