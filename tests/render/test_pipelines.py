@@ -74,6 +74,22 @@ def test_cloud_build_is_valid_and_scans_each_image_that_it_pushes() -> None:
     )
 
 
+def test_files_are_checked_linted_and_scanned_before_anything_is_built() -> None:
+    jobs = read("pipelines", ".github/workflows/gemstead.yaml")["jobs"]
+    check = " ".join(step.get("run", "") for step in jobs["check"]["steps"])
+    for word in (
+        "gemstead validate",
+        "gemstead diff docker",
+        "gemstead diff kubernetes",
+        "hadolint",
+        "trivy",
+    ):
+        assert word in check
+    assert jobs["images"]["needs"] == "check"
+    steps = [step["id"] for step in read("pipelines", "cloudbuild.yaml")["steps"]]
+    assert steps[:3] == ["check", "lint", "scan-config"]
+
+
 def test_nothing_in_a_pipeline_is_a_key() -> None:
     for path, text in bundle("pipelines").files.items():
         for line in text.splitlines():

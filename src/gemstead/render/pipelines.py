@@ -22,7 +22,8 @@ from gemstead.render.yamltext import document
 SUMMARY = "GitHub Actions and Cloud Build: check, render, scan, promote, watch for drift"
 HEAD = "Made by gemstead render pipelines from gemstead.yaml; change that file and render again."
 PYTHON = "3.11"
-TRIVY = "aquasec/trivy:0.56.2"
+TRIVY = "aquasec/trivy:0.65.0"
+HADOLINT = "hadolint/hadolint:v2.12.0-alpine"
 SEVERE = "--exit-code 1 --severity HIGH,CRITICAL"
 # Actions are pinned by major version here; pin them by commit with your own updater.
 CHECKOUT, SETUP, LOGIN, BUILDX = (
@@ -79,7 +80,7 @@ def _workflow(deployment: Deployment, target: str, environments: list[str]) -> d
         "check": {
             "runs-on": "ubuntu-24.04",
             "timeout-minutes": 15,
-            "steps": [*_checked(deployment, target), _scan_config(target)],
+            "steps": [*_checked(deployment, target), _lint(), _scan_config(target)],
         },
         "images": {
             "needs": "check",
@@ -233,6 +234,15 @@ def _cloud_build(deployment: Deployment, target: str) -> dict[str, Any]:
             ],
         },
         {
+            "id": "lint",
+            "name": HADOLINT,
+            "entrypoint": "sh",
+            "args": [
+                "-ceu",
+                "find deploy -name 'Dockerfile*' -exec hadolint --failure-threshold warning {} +",
+            ],
+        },
+        {
             "id": "scan-config",
             "name": TRIVY,
             "args": ["config", "--exit-code", "1", "--severity", "HIGH,CRITICAL", f"deploy/{target}"],
@@ -265,6 +275,14 @@ def _cloud_build(deployment: Deployment, target: str) -> dict[str, Any]:
             "logging": "CLOUD_LOGGING_ONLY",
         },
         "timeout": "7200s",
+    }
+
+
+def _lint() -> dict[str, Any]:
+    return {
+        "name": "Lint the images' Dockerfiles",
+        "run": "find deploy -name 'Dockerfile*' -print0 | xargs -0 -r docker run --rm "
+        f'-v "$PWD:/src:ro" -w /src {HADOLINT} hadolint --failure-threshold warning',
     }
 
 
@@ -301,7 +319,8 @@ def _readme(target: str, environments: list[str]) -> str:
 Made by `gemstead render pipelines`: copy `.github/` to the root of your repository, or give `cloudbuild.yaml` to a
 trigger.
 
-1. *check*: the file is valid, and `deploy/` is what would be rendered from it; the bundle is scanned.
+1. *check*: the file is valid, and `deploy/` is what would be rendered from it; Dockerfiles are linted, the bundle is
+   scanned.
 2. *images*: built with a list of what is in them and how they came about, scanned, pushed.
 3. *promote*: a pull request from main to {path}, one after the other; each is an environment whose rules say who
    approves.
