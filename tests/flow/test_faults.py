@@ -178,6 +178,38 @@ async def test_a_late_call_is_sent_a_second_time_and_the_slower_copy_is_aborted(
         await stack.quiet()
 
 
+async def test_a_call_whose_second_copy_fails_is_given_no_third(tmp_path):
+    """The count of second copies is that of copies that were sent, and a call has one at most."""
+    async with (
+        FakeEngine() as slow,
+        FakeEngine() as fast,
+        start_stack(slow, fast, folder=tmp_path, hedge=True, retries=0) as stack,
+        await stack.peer() as peer,
+    ):
+        for _ in range(150):
+            await peer.send(post(STREAM))
+            assert (await peer.answer()).status == 200
+        await asyncio.sleep(1.1)  # the worker counts calls each second
+        slow.then(Script(first_token_s=3.0))
+        fast.then(Script(first_token_s=3.0))
+        before = len(slow.seen) + len(fast.seen)
+        await peer.send(post(STREAM))
+        async with asyncio.timeout(10):
+            while len(slow.seen) + len(fast.seen) == before:
+                await asyncio.sleep(0.01)
+        other = fast if slow.running else slow
+        other._next.clear()
+        other.then(*[Script(status=500)] * 10)
+        assert (await peer.answer()).status == 200
+        copies = sum(
+            figure[0] for figure in (await stack.figures()).snapshot["gemstead_hedges_total"].values()
+        )
+        assert copies == 1
+        assert len(slow.seen) + len(fast.seen) == before + 1 + copies
+        assert (await stack.records(151))[-1].attempts == 2
+        await stack.quiet()
+
+
 async def test_without_hedging_nothing_is_sent_twice(tmp_path):
     async with (
         FakeEngine(Script(first_token_s=0.6)) as one,

@@ -204,7 +204,7 @@ class Second(Apart):
         first = self.first
         assert first.call is not None
         self.call = copy_of(first.call)
-        first.second = self
+        first.second, first.hedged = self, True
         first.record.attempts += 1
         self.gate.figures.hedges.add(1)
         self.record.call_id = first.record.call_id

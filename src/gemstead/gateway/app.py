@@ -219,7 +219,7 @@ class Gateway:
         call = exchange.call
         if call is None or not call.streams or exchange.first_at or exchange.status or exchange.apart:
             return
-        if exchange.second is not None or exchange.endpoint is None or not call.booked:
+        if exchange.hedged or exchange.endpoint is None or not call.booked:
             return
         hedge = self.hedges.get(call.model)
         if hedge is None or now < hedge.when(call):
@@ -277,8 +277,10 @@ class Gateway:
             allowed = b"*" if "*" in self.cors else origin
             return (
                 b"\r\naccess-control-allow-origin: %s\r\nvary: origin"
-                b"\r\naccess-control-expose-headers: x-request-id, retry-after, x-gemstead-model, x-gemstead-fallback"
-                % allowed
+                b"\r\naccess-control-expose-headers: x-request-id, retry-after, retry-after-ms, x-gemstead-model, "
+                b"x-gemstead-fallback, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
+                b"x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, "
+                b"x-ratelimit-reset-tokens" % allowed
             )
         return b""
 

@@ -96,6 +96,7 @@ class Exchange(Reply):
     done = False
     apart = False  # no client waits for it (apart.py)
     second: Second | None = None  # a copy of it on another endpoint
+    hedged = False  # it has or had one: there is no further one, however that ended
     fallbacks: tuple[str, ...] = ()  # pools that may still be tried
     rerouted = False  # another model answers than the one that the caller named
     mirror = ""  # the pool that gets a copy
