@@ -402,6 +402,8 @@ async def test_browsers_of_named_origins_may_call(stack: tuple[Stack, FakeEngine
             await peer.send(post(ASK, headers=(f"Origin: {origin}",)))
             answer = await peer.answer()
             assert answer.headers.get("access-control-allow-origin") == allowed
+            exposed = answer.headers.get("access-control-expose-headers", "").split(", ")
+            assert ("x-ratelimit-remaining-tokens" in exposed) is (allowed is not None)
 
 
 async def test_only_known_headers_reach_the_engine(stack: tuple[Stack, FakeEngine]):

@@ -115,6 +115,10 @@ class EppSpec(Part):
         1, ge=0, le=8, description="Further addresses behind the picked one; 0 where a gateway reads one only"
     )
     body_mib: int = Field(32, ge=1, le=1024, description="Largest request body (then 413)")
+    media: Literal["refuse", "engine"] = Field(
+        "refuse",
+        description="Addresses of images, audio and video in requests: refused, or passed on for the engine to fetch",
+    )
     queue: EppQueue = Field(EppQueue(), description="Where calls wait while the pool is full")
     objectives: dict[str, int | Literal["critical", "standard", "sheddable"]] = Field(
         {}, description="Priority by objective: a whole number, or `critical`, `standard`, `sheddable`"

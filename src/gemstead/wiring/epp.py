@@ -405,7 +405,11 @@ def settings_of(spec: EppSpec) -> DeskSettings:
         starting_wait_s=queue.starting_wait_s,
     )
     return DeskSettings(
-        pool=spec.pool or "pool", fallbacks=spec.fallbacks, body_bytes=spec.body_mib << 20, queue=bounds
+        pool=spec.pool or "pool",
+        fallbacks=spec.fallbacks,
+        body_bytes=spec.body_mib << 20,
+        media=spec.media,
+        queue=bounds,
     )
 
 

@@ -253,6 +253,22 @@ def test_what_no_engine_could_serve_is_refused_in_the_clients_words(body, status
     assert empty(desk)
 
 
+@pytest.mark.parametrize(("media", "refused"), [("refuse", True), ("engine", False)])
+def test_an_address_of_a_medium_reaches_an_engine_only_when_the_file_says_so(media, refused):
+    picture = {"type": "image_url", "image_url": {"url": "http://169.254.169.254/latest/"}}
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": [picture]}]}).encode()
+    desk = desk_of(media=media)
+    talk = Conversation(desk)
+    talk.take(request_head())
+    first = said(talk.take(request_body(body)))[0]
+    assert first.HasField("immediate_response") is refused
+    if refused:
+        assert first.immediate_response.status.code == 400
+        assert json.loads(first.immediate_response.body)["error"]["code"] == "media_address"
+    talk.left()
+    assert empty(desk)
+
+
 @pytest.mark.parametrize(
     "names",
     [

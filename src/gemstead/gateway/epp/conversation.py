@@ -28,7 +28,7 @@ from gemstead.gateway.epp import names, wire
 from gemstead.gateway.epp.desk import Desk
 from gemstead.gateway.reply import found_tokens
 from gemstead.ledger.audit import AuditRecord
-from gemstead.openai import errors
+from gemstead.openai import errors, media
 from gemstead.openai.meter import Meter, usage_of
 from gemstead.openai.requests import ROUTES, Request, parse
 from gemstead.openai.rewrite import with_model
@@ -174,6 +174,8 @@ class Conversation:
         if body and route and "content-encoding" not in headers:
             record.route, self._dialect = route, ROUTES[route]
             request = parse(route, body)
+            if desk.settings.media == "refuse":
+                media.check(body, self._dialect == "anthropic")
             self._body = body = self._as_rewritten(request, body)
             record.model, record.stream = request.model[:128], request.stream
         prompt = request.prompt if request is not None else body

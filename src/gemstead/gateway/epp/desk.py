@@ -37,6 +37,7 @@ class DeskSettings(msgspec.Struct, frozen=True, kw_only=True):
     pool: str = "pool"
     fallbacks: int = 1  # further addresses behind the picked one; 0 for gateways that read only one
     body_bytes: int = 32 << 20  # of a request
+    media: str = "refuse"  # addresses of media in requests; or "engine": the engine may fetch them
     queue: QueueBounds = QueueBounds(starting_wait_s=0.0)
 
 
