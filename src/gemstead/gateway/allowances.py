@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from time import monotonic, time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gemstead.openai.rewrite import with_most_output
 from gemstead.refused import Reason, Refused
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 Answer = Callable[[list[Grant] | None], None]
 Link = Callable[[Batch, Answer], None]
 
-FLUSH_S = 0.02  # what is no hurry is collected for so long
-AGAIN_S = 0.06  # a call that found no slot is asked for once more after this
-SWEEP_S = 0.5
-LAST_S = 1.0  # for what is at hand to go back when the worker ends
-TRIES = 20
-SHARE_ALONE = 0.25  # of a limit that is taken ahead where nobody else counts
-SHARE = 0.01
+FLUSH_S: Final = 0.02  # what is no hurry is collected for so long
+AGAIN_S: Final = 0.06  # a call that found no slot is asked for once more after this
+SWEEP_S: Final = 0.5
+LAST_S: Final = 1.0  # for what is at hand to go back when the worker ends
+TRIES: Final = 20
+SHARE_ALONE: Final = 0.25  # of a limit that is taken ahead where nobody else counts
+SHARE: Final = 0.01
 STORE_AWAY = (
     "How much you may use cannot be looked up at the moment, and this service lets no call through unlooked. "
     "Try again soon."
 )
-STORE_BUSY = "Too many calls draw on the same limit at the moment. Try again soon."
+STORE_BUSY: Final = "Too many calls draw on the same limit at the moment. Try again soon."
 
 
 class Waiting:

@@ -16,7 +16,7 @@ from email.utils import formatdate
 from math import ceil
 from random import Random
 from time import monotonic, time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 import msgspec
@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from gemstead.traffic.caller import Caller
 
 SWEEP_S = 0.1
-DRAIN_LOOK_S = 0.02
-STOPPING = "The gateway is stopping; please try again."
+DRAIN_LOOK_S: Final = 0.02
+STOPPING: Final = "The gateway is stopping; please try again."
 SAID_WITH = {
     Reason.UNAUTHENTICATED: b'\r\nwww-authenticate: Bearer realm="gemstead"',
     Reason.WRONG_METHOD: b"\r\nallow: GET, HEAD, POST",
@@ -117,6 +117,13 @@ class Gateway:
     def configure(self, settings: GatewaySettings) -> None:
         """Take new settings. Calls that run go on as they began."""
         self.settings = settings
+        # What every call asks of the settings, where it costs nothing to ask.
+        deadlines = settings.deadlines
+        self.first_token_s, self.between_tokens_s = deadlines.first_token_s, deadlines.between_tokens_s
+        self.total_s = deadlines.total_s
+        self.body_most = settings.bounds.body_bytes
+        self.must_record = settings.ledger_on_error == "refuse"
+        self.refuses_media = settings.media == "refuse"
         self.hashers = PromptHashers(settings.hash_keys or (HashKey(id="1", secret=settings.hash_key),))
         self.limits.set_default(settings.limit, 1.0 / settings.workers)
         if not (settings.rulebook.rules or settings.limit_store or settings.workers > 1):

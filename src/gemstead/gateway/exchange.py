@@ -23,7 +23,7 @@ import re
 from collections.abc import Sequence
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gemstead.gateway.heads import passed_on
 from gemstead.gateway.reply import CHUNKED, UNSENT, Reply, found_tokens
@@ -51,10 +51,10 @@ if TYPE_CHECKING:
 
 TRY_ANOTHER = frozenset({500, 502, 503, 504})
 OUR_KEY_REFUSED = frozenset({401, 403, 407})  # the engine's word to us, not to the caller
-STALE_WITHIN_S = 1.0  # a connection that the engine had closed shows it within a round trip
-WHOLE_MOST = 4 << 20  # of a whole answer, kept to read its usage
+STALE_WITHIN_S: Final = 1.0  # a connection that the engine had closed shows it within a round trip
+WHOLE_MOST: Final = 4 << 20  # of a whole answer, kept to read its usage
 REPEATED = re.compile(rb"(?:\s|\\[nrt]){2,}|(.)\1{3,}", re.DOTALL)
-ERROR_BODY_MOST = 65_536
+ERROR_BODY_MOST: Final = 65_536
 LEDGER_AWAY = (
     "Calls cannot be recorded at the moment, and this service serves none unrecorded. Try again soon."
 )
@@ -67,12 +67,12 @@ FALLS_BACK = frozenset(
         Reason.REGION,
     }
 )
-COMMENT = b": keep-alive\n\n"
-TO_END = -2  # of upstream.framing
-REASON_MOST = 500  # characters
-WHOLE = -4  # an answer that is put right in one piece
-REFRAMED = -3  # beside upstream.framing: chunked, but not as the engine cut it
-LAST_CHUNK = b"0\r\n\r\n"
+COMMENT: Final = b": keep-alive\n\n"
+TO_END: Final = -2  # of upstream.framing
+REASON_MOST: Final = 500  # characters
+WHOLE: Final = -4  # an answer that is put right in one piece
+REFRAMED: Final = -3  # beside upstream.framing: chunked, but not as the engine cut it
+LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 class Exchange(Reply):
@@ -157,11 +157,11 @@ class Exchange(Reply):
                 self.gate.check_right(caller, self.path)
                 if head is not None:
                     head.right = self.gate.roles
-            if self.gate.settings.ledger_on_error == "refuse" and not self.gate.ledger_healthy():
+            if self.gate.must_record and not self.gate.ledger_healthy():
                 raise Refused(Reason.LEDGER_UNAVAILABLE, LEDGER_AWAY, retry_after_s=2.0)
             length = headers.get(b"content-length")
-            if length is not None and int(length) > self.gate.settings.bounds.body_bytes and not self.passing:
-                limit = self.gate.settings.bounds.body_bytes
+            if length is not None and int(length) > self.gate.body_most and not self.passing:
+                limit = self.gate.body_most
                 raise Refused(Reason.BODY_TOO_LARGE, f"The request's body is larger than {limit} bytes.")
         except Refused as refusal:
             self.refusal = refusal
@@ -183,7 +183,7 @@ class Exchange(Reply):
             self.request = request = parse(self.path, body)
             record.model, record.stream = request.model[:128], request.stream
             record.bytes_in = len(body)
-            if gate.settings.media == "refuse":
+            if gate.refuses_media:
                 media.check(body, self.dialect == "anthropic")
             record.prompt_hash = gate.hashers.hash(request.prompt, record.tenant)
             pool = gate.routes.pool(request.model or gate.only_model(), self.caller)
@@ -265,7 +265,7 @@ class Exchange(Reply):
         """Nothing forbids the call: from now on its time runs."""
         gate = self.gate
         gate.running.add(self)
-        self.overdue_at = self.total_at = self.began_at + min(self.most_s, gate.settings.deadlines.total_s)
+        self.overdue_at = self.total_at = self.began_at + min(self.most_s, gate.total_s)
         self.last_at = self.began_at
 
     def allowed_in(self) -> None:
@@ -434,7 +434,7 @@ class Exchange(Reply):
             )
         )
         now = monotonic()
-        patience_s = min(gate.settings.deadlines.first_token_s, self.most_first_s)
+        patience_s = min(gate.first_token_s, self.most_first_s)
         self.overdue_at = min(now + patience_s, self.total_at)
         self.last_at = now
         up.send(self, head, body)
@@ -535,7 +535,7 @@ class Exchange(Reply):
                     self.up.drop()
                     self.answer_engine_error()
                 return
-        self.overdue_at = min(now + self.gate.settings.deadlines.between_tokens_s, self.total_at)
+        self.overdue_at = min(now + self.gate.between_tokens_s, self.total_at)
         if self.answer[2] == WHOLE and not self.end_of_patience():
             return
         out = data if self.raw else self.framed(payload)

@@ -6,11 +6,13 @@ leads to is remembered, so a call costs one dictionary look-up and some addition
 
 from __future__ import annotations
 
+from typing import Final
+
 from gemstead.ledger.audit import AuditRecord
 from gemstead.observe import names
 from gemstead.observe.metrics import Histogram, Registry, Value
 
-_REMEMBERED = 4096  # sets of labels whose children are kept at hand
+_REMEMBERED: Final = 4096  # sets of labels whose children are kept at hand
 
 
 class _Children:

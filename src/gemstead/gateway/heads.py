@@ -14,16 +14,16 @@ Memory is bounded: `MOST` heads of at most `HEAD_MOST` bytes, 4 MiB in all; the 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from gemstead.traffic.caller import Caller
     from gemstead.traffic.roles import Roles
 
-HEAD_MOST = 4096
-MOST = 1024
+HEAD_MOST: Final = 4096
+MOST: Final = 1024
 
-DIGITS_MOST = 9
+DIGITS_MOST: Final = 9
 PASSED_ON = (
     b"traceparent",
     b"tracestate",
@@ -39,9 +39,23 @@ Key = tuple[bytes, bytes]  # a head's bytes before the digits of its length and 
 
 
 class Head:
-    """What a remembered head says. `before` and `after` are its bytes around the digits of its length."""
+    """What a remembered head says. `before` and `after` are its bytes around the digits of its length.
 
-    __slots__ = ("after", "before", "caller", "headers", "keep_alive", "passed", "path", "right", "url")
+    `heads` are those that it belongs to: other settings begin with others, because they may need other headers.
+    """
+
+    __slots__ = (
+        "after",
+        "before",
+        "caller",
+        "headers",
+        "heads",
+        "keep_alive",
+        "passed",
+        "path",
+        "right",
+        "url",
+    )
 
     def __init__(
         self, key: Key, url: bytes, path: str, headers: dict[bytes, bytes], keep_alive: bool
@@ -52,6 +66,7 @@ class Head:
         self.headers = headers
         self.passed = passed_on(headers)
         self.keep_alive = keep_alive
+        self.heads: Heads | None = None
         self.caller: Caller | None = None  # who called with it last
         self.right: Roles | None = None  # by which roles he may ask for this path
 
@@ -82,6 +97,7 @@ class Heads:
         if len(self._known) >= MOST:
             del self._known[next(iter(self._known))]
         self._known[key] = head
+        head.heads = self
 
 
 def split(data: bytes) -> tuple[Key, int] | None:

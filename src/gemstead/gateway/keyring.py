@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hmac
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -20,8 +20,8 @@ from gemstead.traffic.caller import ANYONE, Caller
 if TYPE_CHECKING:
     from gemstead.gateway.tokens import TokenBook
 
-_SCHEME = b"bearer "
-_INWARD = b"Gemstead "  # of our own batch process, which says who it calls for
+_SCHEME: Final = b"bearer "
+_INWARD: Final = b"Gemstead "  # of our own batch process, which says who it calls for
 
 _caller = msgspec.json.Decoder(Caller).decode
 

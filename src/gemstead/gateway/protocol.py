@@ -26,7 +26,7 @@ from collections import deque
 from hashlib import sha256
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 
@@ -62,17 +62,21 @@ KEPT = frozenset(
     }
 )
 ONCE = frozenset({b"authorization", b"content-length", b"expect", b"host", b"origin", b"x-api-key"})
-PIPELINED = 16  # complete requests that may wait behind a running one
-LINGER_BYTES = 4 << 20  # read and thrown away after an early refusal, so that the client sees it
-LINGER_UPLOAD = 1 << 30  # of a file that a known caller uploads
-LINGER_S = 2.0  # for an upload: without a byte
-SMALL_BODY = 1 << 20  # a refused call's body is read to its end up to this size, and the connection kept
-HEAD_SLACK = 4096  # request line and spaces, which are not counted in an unfinished head
-PARTS = 256  # pieces of a body kept apart; see `keep`
-FRAMING_MOST = 16  # bytes of chunk framing for each byte of body; beyond that framing is all that comes
-BODY_PAUSES = 20  # a body must be whole within this many times the longest pause in it
-TCP_CLOSE = 7  # Linux tcp_states.h
-WRITE_LOW = 65_536
+PIPELINED: Final = 16  # complete requests that may wait behind a running one
+LINGER_BYTES: Final = 4 << 20  # read and thrown away after an early refusal, so that the client sees it
+LINGER_UPLOAD: Final = 1 << 30  # of a file that a known caller uploads
+LINGER_S: Final = 2.0  # for an upload: without a byte
+SMALL_BODY: Final = (
+    1 << 20
+)  # a refused call's body is read to its end up to this size, and the connection kept
+HEAD_SLACK: Final = 4096  # request line and spaces, which are not counted in an unfinished head
+PARTS: Final = 256  # pieces of a body kept apart; see `keep`
+FRAMING_MOST: Final = (
+    16  # bytes of chunk framing for each byte of body; beyond that framing is all that comes
+)
+BODY_PAUSES: Final = 20  # a body must be whole within this many times the longest pause in it
+TCP_CLOSE: Final = 7  # Linux tcp_states.h
+WRITE_LOW: Final = 65_536
 
 
 class ClientConnection:  # an asyncio.Protocol in all but name: a plain class can be compiled
@@ -171,7 +175,7 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
             self.reading_head or self.blocked_at or self.waiting or self.arriving is not None
         ):
             last = self.last_head
-            if last is not None and (body := last.body_at(data)):
+            if last is not None and last.heads is self.gate.heads and (body := last.body_at(data)):
                 self.seen_before(last, data[body:])
                 return
             found = split(data)
@@ -214,8 +218,8 @@ class ClientConnection:  # an asyncio.Protocol in all but name: a plain class ca
         exchange.head = head
         exchange.opened()
         exchange.body_bytes = len(body)
-        if exchange.body_bytes > self.gate.settings.bounds.body_bytes:
-            exchange.refusal = too_large_body(self.gate.settings.bounds.body_bytes)
+        if exchange.body_bytes > self.gate.body_most:
+            exchange.refusal = too_large_body(self.gate.body_most)
         else:
             exchange.parts.append(body)
         self.until = inf

@@ -18,7 +18,7 @@ import ssl
 from collections import deque
 from functools import lru_cache
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from gemstead.engines import ENGINES
 from gemstead.openai.dialect import Dialect
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?\r\n").match
 CHUNK_HEAD = re.compile(rb"([0-9a-fA-F]{1,8})(?:[ \t]*;[^\r\n]{0,256})?\r\n").match
-HEAD_MOST = 65_536
-CHUNK_HEAD_MOST = 300
-HELD_MOST = 65_536
-READ_HIGH = 262_144
+HEAD_MOST: Final = 65_536
+CHUNK_HEAD_MOST: Final = 300
+HELD_MOST: Final = 65_536
+READ_HIGH: Final = 262_144
 
 HEAD, LENGTH, CHUNKED, TRAILERS, TO_END, IDLE = range(6)
 

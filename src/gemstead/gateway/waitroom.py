@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gemstead.refused import Reason, Refused
 from gemstead.traffic.admission import endpoint_room, has_room, next_one
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gemstead.gateway.exchange import Exchange
     from gemstead.traffic.endpoint import Endpoint
 
-TELL_S = 1.0  # between two words to the head about the same model
+TELL_S: Final = 1.0  # between two words to the head about the same model
 
 
 class WaitRoom:

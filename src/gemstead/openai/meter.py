@@ -16,13 +16,16 @@ is a lower bound: an engine that decodes several tokens per step (speculation) m
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from gemstead.openai.told import Usage
 from gemstead.openai.usage import decoded, of_timings, of_usage, usage_of
 
 __all__ = ["Meter", "usage_of"]
 
-_CARRY_MOST = 8 << 20  # an event longer than this is not measured, so that a broken engine cannot fill memory
+_CARRY_MOST: Final = (
+    8 << 20
+)  # an event longer than this is not measured, so that a broken engine cannot fill memory
 
 
 class Meter:

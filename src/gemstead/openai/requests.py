@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 from msgspec import Raw
@@ -34,7 +35,7 @@ ROUTES: dict[str, str] = {
     "/detokenize": "openai",
 }
 
-_MOST = 2**31 - 1  # what a 32-bit engine field holds
+_MOST: Final = 2**31 - 1  # what a 32-bit engine field holds
 
 
 class Request:

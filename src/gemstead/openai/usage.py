@@ -7,13 +7,14 @@ llama.cpp's `timings` stand in where there is no usage.
 from __future__ import annotations
 
 import re
+from typing import Final
 
 import msgspec
 
 from gemstead.openai import told
 from gemstead.openai.told import Timings, Told, Usage
 
-_SMALL = 4096  # bytes; an answer up to this is decoded whole
+_SMALL: Final = 4096  # bytes; an answer up to this is decoded whole
 
 
 def usage_of(body: bytes, dialect: str) -> tuple[int, int, int] | None:

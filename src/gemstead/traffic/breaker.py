@@ -19,12 +19,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from math import inf
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-FAILURES_TO_OPEN = 5  # Envoy's outlier detection: consecutive_5xx 5
-FIRST_BACKOFF_S = 1.0  # a supervised engine that crashed is back within seconds, so the first look is early
-MOST_BACKOFF_S = 60.0
-PROBE_S = 60.0  # after this, another call may probe although the first has not been heard of
+FAILURES_TO_OPEN: Final = 5  # Envoy's outlier detection: consecutive_5xx 5
+FIRST_BACKOFF_S: Final = (
+    1.0  # a supervised engine that crashed is back within seconds, so the first look is early
+)
+MOST_BACKOFF_S: Final = 60.0
+PROBE_S: Final = 60.0  # after this, another call may probe although the first has not been heard of
 
 
 class State(StrEnum):

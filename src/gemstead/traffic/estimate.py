@@ -7,12 +7,14 @@ more than everything else it does for a small request, and the engine does it an
 
 from __future__ import annotations
 
+from typing import Final
+
 # Bytes of UTF-8 text in one token, rounded to the figure that llm-d's router uses too (its approximate prefix
 # producer, 2026-08: about 4 bytes per token) and that OpenAI gives for English ("1 token ~= 4 chars",
 # help.openai.com/en/articles/4936856).
-BYTES_PER_TOKEN = 4
+BYTES_PER_TOKEN: Final = 4
 # Set aside for an answer when nobody said how long it may get, in tokens. The rest is settled at the end.
-ANSWER_TOKENS = 1024
+ANSWER_TOKENS: Final = 1024
 
 
 def prompt_tokens(prompt: bytes | bytearray | memoryview) -> int:

@@ -23,12 +23,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from math import inf
 from types import TracebackType
+from typing import Final
 
 from gemstead.refused import Reason, Refused
 from gemstead.traffic.caller import Caller, RateLimit
 
-WINDOW_S = 60.0
-SLACK_S = 1e-6  # so that rounding errors of added floats never refuse a call that is due
+WINDOW_S: Final = 60.0
+SLACK_S: Final = 1e-6  # so that rounding errors of added floats never refuse a call that is due
 
 Headers = tuple[tuple[bytes, bytes], ...] | list[tuple[bytes, bytes]]
 
@@ -83,7 +84,7 @@ class Hold:
 
 
 _said: dict[tuple[bytes, int], tuple[bytes, bytes]] = {}  # of these lines, what is the same every time
-_SAID_MOST = 4096
+_SAID_MOST: Final = 4096
 UNLIMITED = Hold(None, None, RateLimit(), 0)
 
 

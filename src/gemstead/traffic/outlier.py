@@ -17,12 +17,13 @@ ejection: the picker's cost learns each endpoint's rate, and a slow one gets as 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from gemstead.traffic.breaker import State
 from gemstead.traffic.endpoint import Endpoint
 
-FAILED_FORGET = 1 / 16
-FAILED_MOST = 0.3  # reached by 6 failures of 6, 8 of 12, or lastingly every third
+FAILED_FORGET: Final = 1 / 16
+FAILED_MOST: Final = 0.3  # reached by 6 failures of 6, 8 of 12, or lastingly every third
 
 
 def is_outlier(endpoint: Endpoint, pool: Iterable[Endpoint]) -> bool:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from types import MappingProxyType
+from typing import Final
 
 from gemstead.refused import Reason, Refused
 from gemstead.traffic.caller import Caller
 from gemstead.traffic.endpoint import Endpoint
 
-MOST_NAMED = 10  # models listed in a refusal
+MOST_NAMED: Final = 10  # models listed in a refusal
 
 
 class Routes:

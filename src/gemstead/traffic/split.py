@@ -14,6 +14,7 @@ bad release costs its callers a detour and not an answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 from zlib import crc32
 
 from gemstead.refused import Refused
@@ -21,7 +22,7 @@ from gemstead.traffic.call import Call
 from gemstead.traffic.endpoint import Endpoint
 from gemstead.traffic.policy import Policy
 
-FINE = 1 << 20  # chance is drawn in parts of a millionth
+FINE: Final = 1 << 20  # chance is drawn in parts of a millionth
 
 
 class Split:
