@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from gemstead.catalog.engine_versions import engine_facts
 from gemstead.render.deployment import ENGINE_PORT, Deployment, Pool
-from gemstead.render.docker_gateway import PYTHON_IMAGE
+from gemstead.render.docker_gateway import PYTHON_IMAGE, locked
 from gemstead.render.dockerfile import (
     USER,
     Step,
@@ -150,14 +150,14 @@ def _weights_stage(deployment: Deployment, pool: Pool) -> Iterator[Step]:
         f"FROM {deployment.image(PYTHON_IMAGE)} AS weights",
         "Fetched while the image is built; the token is mounted for this step and lies in no layer.",
     )
-    yield Step(run("pip install --no-cache-dir 'huggingface-hub>=1.0'"))
+    yield Step(run(f"pip install --no-cache-dir 'huggingface-hub=={locked('huggingface-hub')}'"))
     wanted = [(checkpoint.repo, checkpoint.file)]
     if setup.drafter and setup.engine in ("vllm", "sglang"):
         wanted.append((checkpoint.drafter or setup.model.assistant.repo, ""))
     for repo, file in wanted:
         to = "/weights" if file else f"/weights/{repo}"
         yield Step(
-            "RUN --mount=type=secret,id=hf_token,env=HF_TOKEN \\\n    "
+            "RUN --mount=type=secret,id=hf_token HF_TOKEN_PATH=/run/secrets/hf_token \\\n    "
             + f"hf download {repo} {file + ' ' if file else ''}--local-dir {to}"
         )
 

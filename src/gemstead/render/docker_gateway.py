@@ -195,6 +195,12 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
+def locked(package: str) -> str:
+    """The version of a package that the gateway's image holds."""
+    lines = (line.partition(" ")[0] for line in _lock("serve").splitlines())
+    return next(line for line in lines if line.startswith(f"{package}==")).partition("==")[2]
+
+
 def _lock(name: str) -> str:
     return resources.files("gemstead.render").joinpath(f"locks/{name}.txt").read_text("utf-8")
 
