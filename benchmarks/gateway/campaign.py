@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import sysconfig
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -186,6 +186,16 @@ def _commit() -> str:
     return done.stdout.strip()
 
 
+def python_of(program: Path) -> str:
+    """The version of an interpreter, and whose it is; "" if it is not there."""
+    if not program.exists():
+        return ""
+    code = "import platform, sys; print(platform.python_version(), sys.base_prefix)"
+    done = subprocess.run([str(program), "-c", code], capture_output=True, text=True, check=False)
+    version, _, prefix = done.stdout.strip().partition(" ")
+    return f"{version} (the distribution's)" if prefix == "/usr" else version
+
+
 def _machine(cpus: Cpus) -> dict[str, object]:
     return {
         "began": time.time(),
@@ -193,8 +203,7 @@ def _machine(cpus: Cpus) -> dict[str, object]:
         "cpus": os.cpu_count(),
         "cpu": platform.machine(),
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
-        "python": platform.python_version(),
-        "python_optimized": "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS")),
+        "python": python_of(peers.compiled_python()) or python_of(Path(sys.executable)),
         "pinned": bool(cpus.gateway),
         "realtime": may_be_realtime(),
         "load_average_before": os.getloadavg(),

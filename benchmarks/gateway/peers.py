@@ -12,12 +12,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 VENVS = Path(__file__).parent / "peers"
+DISTRIBUTION = Path("/usr/bin/python3")
+_FIT = (
+    "import sys, sysconfig, os, ensurepip, venv;"
+    "sys.exit(sys.version_info < (3, 11) or not os.path.exists(sysconfig.get_path('include') + '/Python.h'))"
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,19 @@ PEERS = {
 }
 
 
+def interpreter() -> str:
+    """The Python of gateways that are written in it: the distribution's where it will do, or else this one.
+
+    Distributions and the official container images, ours among them, build Python with profile-guided and link-time
+    optimization; `pyenv install` does not, and that makes such gateways 10 to 15 % dearer than they are where they run.
+    """
+    if DISTRIBUTION.exists():
+        done = subprocess.run([str(DISTRIBUTION), "-c", _FIT], capture_output=True, check=False)
+        if done.returncode == 0:
+            return str(DISTRIBUTION)
+    return sys.executable
+
+
 def install_gemstead() -> None:
     """Builds this checkout with the request path compiled, as its wheels are, into an environment of its own.
 
@@ -51,7 +68,7 @@ def install_gemstead() -> None:
         subprocess.CalledProcessError: no C compiler, or the build failed.
     """
     home, root = VENVS / "gemstead", VENVS.parents[2]
-    venv.create(home, with_pip=True, clear=True)
+    _run([interpreter(), "-m", "venv", "--clear", str(home)])
     with tempfile.TemporaryDirectory() as copy:
         shutil.copytree(
             root / "src", Path(copy) / "src", ignore=shutil.ignore_patterns("*.so", "__pycache__")
@@ -78,7 +95,7 @@ def install(name: str) -> None:
         install_gemstead()
         return
     peer, home = PEERS[name], VENVS / name
-    venv.create(home, with_pip=True)
+    _run([interpreter(), "-m", "venv", str(home)])
     python = str(home / "bin" / "python")
     if not peer.overrides:
         _run([python, "-m", "pip", "install", "--quiet", *peer.packages])

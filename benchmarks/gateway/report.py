@@ -60,7 +60,7 @@ def _heading(results: Results) -> str:
     facts = (
         f"{machine['cpus']} CPUs ({machine['cpu']})",
         str(machine["system"]),
-        f"Python {machine['python']} (built with optimizations: {_yes(machine['python_optimized'])})",
+        f"Gemstead on Python {machine['python']}",
         f"gateway on a CPU of its own: {_yes(machine['pinned'])}",
         f"real-time scheduling: {_yes(machine['realtime'])}",
         f"load average {_first(machine.get('load_average_before'))} before,"
