@@ -97,3 +97,30 @@ def test_what_is_wanted_stays_within_its_bounds_and_steps(steps, least, more):
         assert wanted <= max(2 * replicas, replicas + 1)
         assert len(state.asked) <= 256
         replicas = wanted
+
+
+def test_slow_further_tokens_ask_for_more_and_keep_what_is_there():
+    scaling = Scaling(least=1, most=10, replica_tokens=1e9, tpot_s=0.05)
+    assert follow(scaling, [10.0] * 2, replicas=2, tpot_s=0.075)[0] == 3
+    slow = follow(scaling, [10.0] * 60, replicas=3, tpot_s=0.0525)
+    assert min(slow) >= 3, "nothing goes while tokens are late"
+
+
+def test_calls_that_are_foreseen_count_like_calls_that_are_there():
+    scaling = Scaling(least=1, most=10, replica_calls=10)
+    assert follow(scaling, [0.0] * 3, forecast_calls=32.0)[-1] == 4
+    idle = Scaling(least=0, most=4, replica_calls=10, idle_s=60.0)
+    assert follow(idle, [0.0] * 40, replicas=1, forecast_calls=0.1)[-1] == 0, "next to nothing wakes nobody"
+    assert follow(idle, [0.0] * 40, replicas=0, forecast_calls=5.0)[-1] == 1
+
+
+@given(st.floats(0, 1e3), st.floats(0, 1e3), st.integers(0, 100), st.integers(1, 8))
+def test_more_foreseen_never_wants_fewer(less, more, running, replicas):
+    scaling = Scaling(least=0, most=50, replica_calls=10)
+
+    def wanted(calls: float) -> int:
+        return step(
+            scaling, State(), Seen(replicas=replicas, running_calls=running, forecast_calls=calls), 0.0
+        )[1]
+
+    assert wanted(min(less, more)) <= wanted(max(less, more))

@@ -3,8 +3,9 @@ so where the file says `autoscale`.
 
 What is decided is decided in `traffic/autoscale.py`; here what workers and engines report becomes a `Seen`. Calls are
 counted by whoever knows of more, the gateway or the engine (others may call it too), and tokens by the engine's own
-share of its cache. What a replica can carry is what admission takes it to be (`traffic/endpoint.py: knee`); but when
-calls wait in the gateway, what runs now is what the engines take, whatever the plan says.
+share of its cache; latencies and what is to come are `foresight.py`'s. What a replica can carry is what admission takes
+it to be (`traffic/endpoint.py: knee`); but when calls wait in the gateway, what runs now is what the engines take,
+whatever the plan says.
 
 A model that sleeps or is being changed is left alone. What cannot be had (no memory, no card) is said once and not
 asked for again for a minute, because each time costs a plan.
@@ -22,6 +23,7 @@ from gemstead.spec.autoscale import AutoscaleSpec
 from gemstead.traffic.autoscale import Scaling, Seen, State, step
 from gemstead.traffic.endpoint import STALE_S, EndpointFacts, Load, knee
 from gemstead.traffic.saturation import MOST_IN_FLIGHT
+from gemstead.wiring.foresight import Foresight
 from gemstead.wiring.scale import MOST
 
 LOOK_S = 2.0
@@ -94,6 +96,8 @@ def scaling(demand: Demand, now: float) -> Scaling:
         most=spec.most,
         replica_tokens=float(tokens) or float("inf"),
         replica_calls=calls,
+        ttft_s=spec.first_token_s or 0.0,
+        tpot_s=spec.token_s or 0.0,
         up_window_s=spec.up_after_s,
         down_window_s=spec.down_after_s,
         idle_s=spec.idle_s,
@@ -102,7 +106,14 @@ def scaling(demand: Demand, now: float) -> Scaling:
 
 def why(seen: Seen) -> str:
     """What a person is told who sees the number change."""
-    return f"{seen.running_calls} calls run and {seen.waiting_calls} wait"
+    said = f"{seen.running_calls} calls run and {seen.waiting_calls} wait"
+    if seen.forecast_replicas:
+        said += f", the hours of the file want {seen.forecast_replicas}"
+    if seen.forecast_calls > seen.running_calls + seen.waiting_calls:
+        said += f", about {seen.forecast_calls:.0f} are expected soon"
+    if seen.ttft_s or seen.tpot_s:
+        said += f", nine of ten have a first token within {seen.ttft_s:g} s and each further within {seen.tpot_s:g} s"
+    return said
 
 
 @dataclass(slots=True)
@@ -113,6 +124,7 @@ class Autoscaler:
     act: Callable[[str, int, str], Awaitable[str]]
     trouble: Callable[[str], None]
     desired: dict[str, int] = field(default_factory=dict)  # by model; of those that are awake
+    foresight: Foresight | None = None  # what is told beside the load of the moment
     _states: dict[str, State] = field(default_factory=dict)
     _refused: dict[str, tuple[int, float, str]] = field(default_factory=dict)  # how many, until when, why
 
@@ -132,6 +144,9 @@ class Autoscaler:
             self._forget(gone)
         for demand in demands:
             what = seen(demand, now)
+            if self.foresight is not None:
+                facts = [engine.facts for engine in demand.engines]
+                what = await self.foresight.see(demand.pool, demand.spec, facts, what, now)
             state = self._states.get(demand.pool, State())
             self._states[demand.pool], count = step(scaling(demand, now), state, what, now)
             self.desired[demand.pool] = count

@@ -43,6 +43,7 @@ from gemstead.traffic.endpoint import EndpointFacts
 from gemstead.wiring.addresses import gateway_address
 from gemstead.wiring.discover import Names, hosts
 from gemstead.wiring.files import StateDir
+from gemstead.wiring.foresight import zone_of
 from gemstead.wiring.hosted import launches
 from gemstead.wiring.hosted import planned as planned_here
 from gemstead.wiring.identity import identity, providers
@@ -81,6 +82,9 @@ async def desired(spec: Spec, around: Surroundings) -> Wanted:
         CannotRun: a model or secret cannot be had; the sentence says what to do.
     """
     around.folder.make()
+    for place, model in enumerate(spec.models):
+        if model.autoscale is not None:
+            zone_of(model.autoscale.timezone, f"models[{place}].autoscale.timezone")
     local = [model for model in spec.models if not model.endpoints]
     planned = await aside(lambda: planned_here(spec, around)) if local else Plan(())
     await around.names.look(hosts(spec))

@@ -46,6 +46,7 @@ from gemstead.wiring.discover import Names
 from gemstead.wiring.drafts import Advice, redrafted
 from gemstead.wiring.entrance import Entrance, door_of, entrance, reopen
 from gemstead.wiring.files import Card, StateDir, hold, place_of, running, state_dir, write_card
+from gemstead.wiring.foresight import Foresight
 from gemstead.wiring.gateway import GatewayWorkers
 from gemstead.wiring.head import Head
 from gemstead.wiring.journal import keep_log, log_file
@@ -228,7 +229,11 @@ class Service:
         self.door = door = door_of(self.spec, token, self.entrance)
         door.acted = self.auditor.asked
         self.auditor.start(self.spec, self.auditor.sinks(self.spec, self._secret))
-        own = Own(door, ledger.key_store(self.folder), ledger.audit_log(self.folder, beside=True))
+        calls = ledger.audit_log(self.folder, beside=True)
+        own = Own(door, ledger.key_store(self.folder), calls)
+        head.autoscaler.foresight = Foresight(
+            gateway.figures, time.time, lambda since, until: calls.usage(since, until, by=("hour", "model"))
+        )
         self.store = ledger.StoreProcess(self.folder, self._log_of, self._trouble, head.reload)
         if self.folder.place is not None:
             self.store.start(self.folder.place, sink_names(self.spec))
