@@ -3,9 +3,9 @@
     python -m benchmarks.traffic.overload
 
 Four tenants send six tenths of what the fleet can do; a fifth sends the rest of one time, then of three times capacity.
-The gateway lets calls wait by production's rules and in its queue, and gives up calls that have waited `BEGIN_S` (an aim
-of 2 s for the first token leaves that). The load is made up. Its conversations go on even where a turn was refused, so
-what is served at three times is dearer than at one: less of it is in caches.
+The gateway lets calls wait by production's rules and in its queue, and gives up calls that have waited `BEGIN_S` (an
+aim of 2 s for the first token leaves that). The load is made up. Its conversations go on even where a turn was refused,
+so what is served at three times is dearer than at one: less of it is in caches.
 """
 
 from __future__ import annotations

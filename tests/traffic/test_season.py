@@ -78,7 +78,9 @@ def test_hours_that_nobody_watched_teach_nothing():
     outlook.look(1.0, 50.0)
     for at in (7.4, 7.7, 7.95, 8.1):
         outlook.look(at, 50.0)
-    assert [outlook.season.expect(hour) for hour in range(24)] == pytest.approx([0.0] * 7 + [50.0] + [0.0] * 16)
+    assert [outlook.season.expect(hour) for hour in range(24)] == pytest.approx(
+        [0.0] * 7 + [50.0] + [0.0] * 16
+    )
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 3.0), st.floats(0, 1e4)), max_size=80), st.floats(0, 24))
