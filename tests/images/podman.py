@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,9 +101,8 @@ def stand_in(
 
 def _own(folder: Path) -> list[str]:
     """Hooks that lay this machine's certificates and pip settings into a stand-in."""
-    said = subprocess.run(
-        ["pip", "config", "get", "global.index-url"], capture_output=True, text=True, check=False
-    )
+    asked = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+    said = subprocess.run(asked, capture_output=True, text=True, check=False)
     settings = folder / "pip.conf"
     lines = ["[global]", f"cert = {CERTIFICATES}"]
     lines += [f"index-url = {said.stdout.strip()}"] if said.returncode == 0 and said.stdout.strip() else []
