@@ -24,6 +24,7 @@ part of the places, and only engines that have next to nothing to read. So the c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from gemstead.traffic.call import Call
 from gemstead.traffic.endpoint import UNBOUNDED, Endpoint
@@ -33,7 +34,7 @@ from gemstead.traffic.saturation import MOST_IN_FLIGHT
 BACKLOG_S = (
     0.3  # at 3 times what 8 engines can do, others' p99 moved by a tenth (benchmarks/traffic/overload.py)
 )
-SHEDDABLE_SHARE = 0.8  # of an endpoint's room that calls with a priority below zero may fill
+SHEDDABLE_SHARE: Final = 0.8  # of an endpoint's room that calls with a priority below zero may fill
 # The same of tenants with too much. With less of it others feel them less, and less gets done: at three times what can
 # be done, others' p99 was 1.8 s without this, 1.1 s at 0.8 and 0.24 s, 1.0 s at 0.8 and 0.1 s, 0.9 s at 0.7 and 0.
 HEAVY_SHARE, HEAVY_BACKLOG_S = 0.8, 0.1

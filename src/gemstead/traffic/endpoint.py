@@ -10,7 +10,7 @@ changes is worked out then (`weigh`): a look costs a few comparisons and product
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -24,27 +24,29 @@ if TYPE_CHECKING:
     from gemstead.traffic.roster import Roster
 
 Load = load.Load  # defined where it is not compiled
-STALE_S = 5.0  # a load older than this says nothing; five missed scrapes at one per second
-KV_FULL = 0.8  # KV share at which GIE's and llm-d's saturation detector call a server full
-KV_VETO = 0.97  # above this an engine preempts: no further call while another endpoint has room
+STALE_S: Final = 5.0  # a load older than this says nothing; five missed scrapes at one per second
+KV_FULL: Final = 0.8  # KV share at which GIE's and llm-d's saturation detector call a server full
+KV_VETO: Final = 0.97  # above this an engine preempts: no further call while another endpoint has room
 KV_MOST = (
     0.95  # of what is above `KV_FULL`; there `kv_pressure_s` stops growing, so as not to drown all others
 )
-KV_PRESSURE_S = 0.15  # SMG 1.13's least_load: 0.15 * u / (1 - u) seconds, there from an empty cache on
+KV_PRESSURE_S: Final = 0.15  # SMG 1.13's least_load: 0.15 * u / (1 - u) seconds, there from an empty cache on
 # Before anything is known or foreseen. A prefill of 15 928 tokens per second is llm-d's default for a 32B model
 # on two H100; half of that is between a card and a CPU. One step of a large model is 10 to 30 ms.
-FIRST_PREFILL_TOKENS_S = 8000.0
-FIRST_STEP_S = 0.02
-FIRST_STEP_SLOT_S = 0.0002
-PREFILL_SPAN = 4096.0  # tokens up to which a guess of the prefill rate is taken for good
-DECODE_SPAN = 64.0  # requests up to which a guess of the decode rate is
-FIRST_LIFE_S = 5.0
-LIFE_FORGET = 0.05
-FIRST_PROMPT_TOKENS = 1024.0  # SMG's mean prompt, until it is learned
-NO_ROOM_LIMIT = 1e18
-KNEE = 1.15  # plan/throughput.py: the least that doubling what runs must bring to be worth its longer wait
-UNBOUNDED = 1 << 20
-MOST_WAITING = 5  # queue depth at which GIE's and llm-d's saturation detector call a server full
+FIRST_PREFILL_TOKENS_S: Final = 8000.0
+FIRST_STEP_S: Final = 0.02
+FIRST_STEP_SLOT_S: Final = 0.0002
+PREFILL_SPAN: Final = 4096.0  # tokens up to which a guess of the prefill rate is taken for good
+DECODE_SPAN: Final = 64.0  # requests up to which a guess of the decode rate is
+FIRST_LIFE_S: Final = 5.0
+LIFE_FORGET: Final = 0.05
+FIRST_PROMPT_TOKENS: Final = 1024.0  # SMG's mean prompt, until it is learned
+NO_ROOM_LIMIT: Final = 1e18
+KNEE: Final = (
+    1.15  # plan/throughput.py: the least that doubling what runs must bring to be worth its longer wait
+)
+UNBOUNDED: Final = 1 << 20
+MOST_WAITING: Final = 5  # queue depth at which GIE's and llm-d's saturation detector call a server full
 
 
 class EndpointFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,6 +39,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from math import inf
+from typing import Final
 
 from gemstead.refused import Reason, Refused
 from gemstead.traffic.breaker import CLOSED, Event, State, step
@@ -52,27 +53,33 @@ from gemstead.traffic.rates import SETTLED, Lengths
 from gemstead.traffic.roster import WEDGED_MOST_S, WEDGED_S, Roster, well
 
 # Chosen in simulation on the traces of benchmarks/traffic/compare.py (docs/traffic.md); half or double changes little.
-WORK = 0.5
-BEHIND = 3.0  # added to `WORK` for each call that waits, per endpoint
-STAY = 1.5  # of a prompt's reading: what a conversation whose prompt says nothing to us gains where it was
-ANSWER = 0.3
-CROWD = 16  # calls more than twice those of the idlest: AIBrix's prefix router gives up at 8 or 16 more
-ADAPTER_S = 0.5  # to load a LoRA adapter; assumed, not measured
-NEAR_S = 0.002  # costs so close to the best count as equal
+WORK: Final = 0.5
+BEHIND: Final = 3.0  # added to `WORK` for each call that waits, per endpoint
+STAY: Final = (
+    1.5  # of a prompt's reading: what a conversation whose prompt says nothing to us gains where it was
+)
+ANSWER: Final = 0.3
+CROWD: Final = (
+    16  # calls more than twice those of the idlest: AIBrix's prefix router gives up at 8 or 16 more
+)
+ADAPTER_S: Final = 0.5  # to load a LoRA adapter; assumed, not measured
+NEAR_S: Final = 0.002  # costs so close to the best count as equal
 # A token is read with all before it: so much dearer with each of those. Gemma 4 31B on two H100 by the planner's
 # model of a step: 7.06e-5 s for a token, 1.5e-9 s more for each before it, so twice as much after 47 000.
-DEEPER = 1 / 47_000
-LEAST_TOKENS = 16  # an engine reads at least the last block of a prompt again (vLLM: block_size 16)
-MOST_CANDIDATES = 64  # of a larger pool, so many are looked at, and whoever has the prefix
-MOST_SESSIONS = 16_384
-PATIENCE = 4.0  # times the expected time to the first token
-QUIET_DUE = 1.5  # a prompt whose answer does not stream has been read after so many times what was foreseen
-LEARNED = 8  # calls after which the expected time to a first token can be relied on
+DEEPER: Final = 1 / 47_000
+LEAST_TOKENS: Final = 16  # an engine reads at least the last block of a prompt again (vLLM: block_size 16)
+MOST_CANDIDATES: Final = 64  # of a larger pool, so many are looked at, and whoever has the prefix
+MOST_SESSIONS: Final = 16_384
+PATIENCE: Final = 4.0  # times the expected time to the first token
+QUIET_DUE: Final = (
+    1.5  # a prompt whose answer does not stream has been read after so many times what was foreseen
+)
+LEARNED: Final = 8  # calls after which the expected time to a first token can be relied on
 # An engine's word on what it found is about tokens, and ours about bytes: so much it may differ and mean the same.
-UNSURE_BLOCKS = 2
-UNSURE_SHARE = 4  # and one in so many
-FEW_OUTPUT_TOKENS = 8  # too few for a rate
-RETRY_AFTER_S = 2.0  # an engine that restarts is asked for again soon; long starts are seen in /readyz
+UNSURE_BLOCKS: Final = 2
+UNSURE_SHARE: Final = 4  # and one in so many
+FEW_OUTPUT_TOKENS: Final = 8  # too few for a rate
+RETRY_AFTER_S: Final = 2.0  # an engine that restarts is asked for again soon; long starts are seen in /readyz
 
 
 class Picker:
@@ -202,35 +209,36 @@ class Picker:
 
     # -- choosing -----------------------------------------------------------------------------------------
 
-    def _cheapest(self, call: Call, able: Sequence[Endpoint], names: Sequence[str], now: float) -> Endpoint:
+    def _cheapest(self, call: Call, able: list[Endpoint], names: list[str], now: float) -> Endpoint:
         hits = self.index.match(call.prefix, names) if call.prefix else None
         if len(able) > MOST_CANDIDATES:
             able, names, hits = self._sample(able, names, hits)
         output = self._expect(call)
         prompt_tokens = call.prompt_tokens
         output_tokens, kv_tokens = output * ANSWER, prompt_tokens + output
-        costs: list[float] = []
         fewest, behind, pool_s = able[0].in_flight, 0, 0.0
         for endpoint in able:
-            cost = endpoint.standing_s + output_tokens * endpoint.crowd_s
-            if endpoint.head_s:
-                cost -= min(now - endpoint.progress_at, endpoint.head_s)
-                behind += len(endpoint.waiting)
-            if kv_tokens > endpoint.kv_room:
-                cost += _overflow_s(endpoint, kv_tokens)
-            costs.append(cost)
             pool_s += endpoint.token_s
             if endpoint.in_flight < fewest:
                 fewest = endpoint.in_flight
+            if endpoint.head_s:
+                behind += len(endpoint.waiting)
         others_s = (WORK + BEHIND * behind / len(able)) * pool_s / len(able)
         crowded = 2 * fewest + CROWD
         whole_tokens = work_tokens(max(prompt_tokens, LEAST_TOKENS), 0)
+        costs: list[float] = []
         for place, endpoint in enumerate(able):
+            cost = endpoint.standing_s + output_tokens * endpoint.crowd_s
+            if endpoint.head_s:
+                cost -= min(now - endpoint.progress_at, endpoint.head_s)
+            if kv_tokens > endpoint.kv_room:
+                cost += _overflow_s(endpoint, kv_tokens)
             if hits is None or not (blocks := hits[place]) or endpoint.in_flight > crowded:
-                costs[place] += whole_tokens * (endpoint.token_s + others_s)
+                cost += whole_tokens * (endpoint.token_s + others_s)
             else:
                 cached = max(min(blocks * call.block_tokens, prompt_tokens - LEAST_TOKENS), 0)
-                costs[place] += work_tokens(prompt_tokens, cached) * (endpoint.token_s + others_s)
+                cost += work_tokens(prompt_tokens, cached) * (endpoint.token_s + others_s)
+            costs.append(cost)
         if call.adapter:
             _add_adapter(call, able, costs)
         if call.session and (hits is None or not any(hits)):
@@ -254,7 +262,7 @@ class Picker:
         call.hit_tokens = min(blocks * call.block_tokens, max(call.prompt_tokens - LEAST_TOKENS, 0))
 
     def _sample(
-        self, able: Sequence[Endpoint], names: Sequence[str], hits: list[int] | None
+        self, able: list[Endpoint], names: list[str], hits: list[int] | None
     ) -> tuple[list[Endpoint], list[str], list[int] | None]:
         """Some of a large pool, evenly drawn, and those that have most of the prompt."""
         count = len(able)

@@ -29,24 +29,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gemstead.traffic.estimate import BYTES_PER_TOKEN
 
 if TYPE_CHECKING:
     from gemstead.traffic.sharing import Outbox
 
-BLOCK_BYTES = 1024
+BLOCK_BYTES: Final = 1024
 BLOCK_TOKENS = BLOCK_BYTES // BYTES_PER_TOKEN
 # Beyond this the prompt is not looked at: 512 KiB, or 131 072 tokens (the bound of llm-d's router).
-MOST_BLOCKS = 512
+MOST_BLOCKS: Final = 512
 # Upper bound of one entry, a block at an endpoint: an entry in two dictionaries at their emptiest (60 and 100),
 # the hash (36), the set of endpoints (36), and the copy that a growing dictionary makes. Measured in the tests.
-BYTES_PER_ENTRY = 384
-LEAST_HELD = 64  # blocks; whatever an engine seems to have lost
-SHRINKS = 10  # at most by one in so many, each time that an engine has less than it was thought to hold
-GROWS = 8  # by one in so many, each time that it has more
-FORGOTTEN_SHARE = 16  # one in so many is forgotten at a time
+BYTES_PER_ENTRY: Final = 384
+LEAST_HELD: Final = 64  # blocks; whatever an engine seems to have lost
+SHRINKS: Final = (
+    10  # at most by one in so many, each time that an engine has less than it was thought to hold
+)
+GROWS: Final = 8  # by one in so many, each time that it has more
+FORGOTTEN_SHARE: Final = 16  # one in so many is forgotten at a time
 
 
 def chain(
@@ -99,6 +101,8 @@ class PrefixIndex:
         self._table: dict[int, int] = {}
         self._seen: dict[str, Seen] = {}
         self._every = 0  # all bits in use
+        self._asked: Sequence[str] | None = None  # the names that `match` was asked for last, and their bits
+        self._asked_bits: list[int] = []
         self.turn = 0  # even numbers, one for each time that something is inserted
         self.outbox: Outbox | None = None  # told what is new, for other gateways (sharing.py)
 
@@ -197,11 +201,14 @@ class PrefixIndex:
         self.outbox = outbox
 
     def match(self, prefix: Sequence[int], names: Sequence[str]) -> list[int]:
-        """How many leading blocks each of `names` is thought to have, in their order."""
+        """How many leading blocks each of `names` is thought to have, in their order.
+
+        A list of names that was asked with is not changed afterwards.
+        """
         if not prefix or not (holders := self._table.get(prefix[0], 0)):
             return [0] * len(names)
         every = self._every
-        bits = [0 if (seen := self._seen.get(name)) is None else seen.bit for name in names]
+        bits = self._asked_bits if names is self._asked else self._bits_of(names)
         if holders == every and 0 not in bits and self._table.get(prefix[-1], 0) == every:
             return [len(prefix)] * len(bits)  # a prompt that everybody has seen
         if len(prefix) == 1:
@@ -213,6 +220,12 @@ class PrefixIndex:
             ]
         return lengths
 
+    def _bits_of(self, names: Sequence[str]) -> list[int]:
+        """Their bits. Remembered: while nothing changes, a roster asks with the same list every time."""
+        bits = [0 if (seen := self._seen.get(name)) is None else seen.bit for name in names]
+        self._asked, self._asked_bits = names, bits
+        return bits
+
     def knows(self, prefix: Sequence[int]) -> bool:
         """Whether any endpoint is thought to have this prompt's first block."""
         return bool(prefix) and prefix[0] in self._table
@@ -222,6 +235,7 @@ class PrefixIndex:
         if (seen := self._seen.pop(endpoint_name, None)) is not None:
             self._drop(seen, len(seen.blocks))
             self._every &= ~seen.bit
+            self._asked = None
 
     def _ends(self, prefix: Sequence[int], holders: int) -> Iterator[tuple[int, int]]:
         """(length, endpoints that hold at least so many blocks), shortest first, one for each change."""
@@ -268,6 +282,7 @@ class PrefixIndex:
         bit = ~self._every & (self._every + 1)  # the lowest that is free
         self._seen[endpoint_name] = seen = Seen(bit)
         self._every |= bit
+        self._asked = None
         return seen
 
 

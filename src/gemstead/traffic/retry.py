@@ -20,20 +20,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
+from typing import Final
 
 from gemstead.traffic.call import Call
 from gemstead.traffic.endpoint import Endpoint
 
-RETRY_SHARE = 0.2
-RETRY_FLOOR_PER_S = 10.0
-MEMORY_S = 10.0
-HEDGE_SHARE = 0.02
-HEDGE_FLOOR_PER_S = 0.0
-LATE_SHARE = 0.01  # calls that are later than `Patience.times`
-FIRST_TIMES = 4.0
+RETRY_SHARE: Final = 0.2
+RETRY_FLOOR_PER_S: Final = 10.0
+MEMORY_S: Final = 10.0
+HEDGE_SHARE: Final = 0.02
+HEDGE_FLOOR_PER_S: Final = 0.0
+LATE_SHARE: Final = 0.01  # calls that are later than `Patience.times`
+FIRST_TIMES: Final = 4.0
 LEAST_TIMES, MOST_TIMES = 1.5, 100.0
-STEP_UP = 1.05  # for a late call; the step down is so small that 99 of them undo it
-LEAST_HEDGE_S = 0.25  # no hedge before this: a first token is rarely worth less
+STEP_UP: Final = 1.05  # for a late call; the step down is so small that 99 of them undo it
+LEAST_HEDGE_S: Final = 0.25  # no hedge before this: a first token is rarely worth less
 
 
 class Budget:
