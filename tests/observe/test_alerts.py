@@ -71,6 +71,7 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {"gemstead_ledger_healthy": "0x400"},
         {"gemstead_ledger_healthy": "1x400"},
     ),
+    "GemsteadStoreAway": ({"gemstead_store_up": "0x400"}, {"gemstead_store_up": "1x400"}),
     "GemsteadLoopLagging": (
         histogram("gemstead_loop_lag_seconds", 0.25),
         histogram("gemstead_loop_lag_seconds", 0.05),

@@ -187,8 +187,22 @@ def _table(status: dict[str, Any]) -> None:
             )
         if release["held"]:
             print(f"\n{release['model']}: release {release['held']} waits: {release['held_why']}")
+    if (store := status.get("store")) is not None:
+        print(f"\nstore: {_store(store)}")
     for sentence in status["troubles"][-5:]:
         print(f"! {sentence}")
+
+
+def _store(said: dict[str, Any]) -> str:
+    """How the store that several gateways share stands."""
+    from gemstead.cli.spans import shown
+
+    if "up" not in said:
+        return f"starting; this gateway is {said['node']} there"
+    waiting = f"{said['waiting']} records wait" if said["waiting"] else "no record waits"
+    if said["up"]:
+        return f"in step since {shown(said['since'])} UTC as {said['node']}; {waiting}"
+    return f"away since {shown(said['since'])} UTC; keys as of {shown(said['keys_at'])} UTC, {waiting}"
 
 
 def _release(one: dict[str, Any]) -> str:

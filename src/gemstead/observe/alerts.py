@@ -159,6 +159,17 @@ ALERTS: tuple[Alert, ...] = (
         "Make room on the disk of `state_dir`; what is held is written then, in order.",
     ),
     Alert(
+        "GemsteadStoreAway",
+        "min(gemstead_store_up) == 0",
+        "2m",
+        "critical",
+        "A gateway cannot reach the store that it shares with others",
+        "It serves with the keys that it knew last, so nobody new is let in and nobody is shut out; audit records wait on "
+        "its disk, up to `ledger.spool_mib`.",
+        "Bring PostgreSQL back, or mend the way to it; `gemstead ps` says why it does not answer. What waits is written "
+        "then.",
+    ),
+    Alert(
         "GemsteadLoopLagging",
         "histogram_quantile(0.99, sum by (le) (rate(gemstead_loop_lag_seconds_bucket[5m]))) > 0.1",
         "10m",

@@ -125,6 +125,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (
                 ("sum(gemstead_ledger_held_records)", "held"),
                 ("min(gemstead_ledger_healthy)", "can be written"),
+                ("sum(gemstead_store_waiting_records)", "wait for the store"),
+                ("min(gemstead_store_up)", "the store answers"),
             ),
             "Audit records in memory; a few are normal.",
         ),

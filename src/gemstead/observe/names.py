@@ -139,6 +139,8 @@ WORKER_RESTARTS = _counter("worker_restarts_total", "Gateway workers that died a
 WORKER_UP = _gauge("worker_up", "1 while this gateway worker answers.", "worker", merge="max")
 LEDGER_HELD = _gauge("ledger_held_records", "Audit records that are not on disk yet.")
 LEDGER_HEALTHY = _gauge("ledger_healthy", "1 while audit records can be written.", merge="min")
+STORE_UP = _gauge("store_up", "1 while the store that several gateways share answers.", merge="min")
+STORE_WAITING = _gauge("store_waiting_records", "Audit records that the shared store does not have yet.")
 BUDGET_WARNINGS = _counter(
     "budget_warnings_total",
     "Budgets that came to 80 or 100 percent of their limit, as seen by workers.",
@@ -206,6 +208,8 @@ FAMILIES: dict[str, Family] = {
         WORKER_UP,
         LEDGER_HELD,
         LEDGER_HEALTHY,
+        STORE_UP,
+        STORE_WAITING,
         BUDGET_WARNINGS,
         LIMIT_STORE_HEALTHY,
         SHARING_HEALTHY,

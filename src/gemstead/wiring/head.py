@@ -18,7 +18,9 @@ from typing import Any
 import msgspec
 
 from gemstead import __version__
+from gemstead.supervise.replica import Replica
 from gemstead.traffic.endpoint import Load
+from gemstead.wiring.adapters import AdapterLoader
 from gemstead.wiring.autoscale import Autoscaler, Demand, Engine
 from gemstead.wiring.batch import BatchProcess
 from gemstead.wiring.discover import NAMES_S
@@ -63,6 +65,14 @@ class Head:
         self.began = time.time()
         self.fleet = Fleet(self.changed, self.trouble, gateway.figures)
         gateway.on_needed = self.fleet.needed
+        self.adapters = AdapterLoader(
+            lambda: [live.watched for live in self.fleet.lives if isinstance(live.watched, Replica)],
+            gateway.in_flight,
+            self.changed,
+            gateway.adapter_failed,
+            self.trouble,
+        )
+        gateway.on_adapter_needed, gateway.on_adapters_used = self.adapters.needed, self.adapters.used
         self.keeper = Keeper(gateway.tell_signing, self.trouble)
         gateway.on_unknown_key = self.keeper.unknown_key
         self.autoscaler = Autoscaler(self._demands, self._autoscale, self.trouble)
@@ -109,7 +119,8 @@ class Head:
         snapshot = await self.gateway.figures()
         running = {name: seat.listening is not None for name, seat in self.gateway.seats.items()}
         watched = (live.watched for live in self.fleet.lives)
-        return exposed(snapshot, watched, running, self.gateway.restarts, self.autoscaler.desired)
+        desired = self.autoscaler.desired
+        return exposed(snapshot, watched, running, self.gateway.restarts, desired, self.store())
 
     def stop(self, *, now: bool) -> None:
         """Drain and end; `now`: without waiting for running calls."""

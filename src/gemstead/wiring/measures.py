@@ -23,8 +23,10 @@ def exposed(
     running: dict[str, bool],
     worker_restarts: int,
     desired: Mapping[str, int],
+    store: Mapping[str, object] | None = None,
 ) -> str:
-    """The Prometheus text of the whole service. `running`: gateway workers by name; `desired`: replicas by model."""
+    """The Prometheus text of the whole service. `running`: gateway workers by name; `desired`: replicas by model;
+    `store`: how the store stands that several gateways share."""
     registry = Registry()
     registry.values(names.BUILD_INFO).labels(__version__).set(1)
     up = registry.values(names.WORKER_UP)
@@ -33,6 +35,9 @@ def exposed(
     registry.values(names.WORKER_RESTARTS).labels().add(worker_restarts)
     for model, count in desired.items():
         registry.values(names.DESIRED_REPLICAS).labels(model).set(count)
+    if store is not None and "up" in store:
+        registry.values(names.STORE_UP).labels().set(bool(store["up"]))
+        registry.values(names.STORE_WAITING).labels().set(float(str(store["waiting"])))
     for one in watched:
         _engine(registry, one)
     return exposition(merge([workers, registry.snapshot()], names.FAMILIES), names.FAMILIES)

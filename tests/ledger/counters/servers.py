@@ -107,6 +107,7 @@ def postgres_server() -> Iterator[Server]:
         "127.0.0.1",
         "-k",
         str(folder),
+        *("-c", "fsync=off"),  # a killed server loses nothing by it, only a machine would
     ]
     server = Server(argv, port, f"postgresql://gemstead@127.0.0.1:{port}/postgres", user)
     server.start()

@@ -106,7 +106,7 @@ def server():
         yield made
 
 
-@pytest.mark.parametrize("rounds", [4, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_kill_9_of_writer_process_and_server_loses_and_doubles_nothing(tmp_path, server, rounds):
     """What a killed writer owes is what `ledger/writer.py` says: all but what was put in the last moment. From its file
     to the store nothing at all may be lost, though both ends are killed in the middle, again and again."""

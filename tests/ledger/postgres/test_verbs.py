@@ -10,6 +10,7 @@ import pytest
 from gemstead.cli.main import main
 from gemstead.cli.options import read
 from gemstead.ledger.keys import KeyBook
+from gemstead.ledger.migrations import BRANCHES
 from gemstead.ledger.secrets import secret_at
 from gemstead.refused import Refused
 from gemstead.wiring.files import state_dir
@@ -47,7 +48,7 @@ def test_a_store_is_made_shown_and_moved(said):
     assert "schema 3 to 4" in said("db", "upgrade")
     rows = json.loads(said("db", "status", "--json"))
     assert [row["state"] for row in rows[-3:]] == ["current"] * 3
-    assert "there is no step" in said("db", "downgrade", "audit_9", code=1)
+    assert "there is no step" in said("db", "downgrade", "audit_99", code=1)
 
 
 def test_a_file_is_moved_back_after_a_copy(said, tmp_path):

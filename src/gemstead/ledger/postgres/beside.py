@@ -28,6 +28,7 @@ CARRY_S = 30.0  # between reports of when keys were used
 TRIM_S = 10.0
 PAUSE_S, PAUSE_MOST_S = 0.1, 1.0
 MEANWHILE = "until then this gateway goes on with the keys it knows, and audit records wait on its disk"
+AWAY_S = 1.0
 QUIET_S = 3.0  # an answer that takes longer is none: another connection is tried
 
 
@@ -57,7 +58,9 @@ class Beside:
         self.settings = settings
 
     def finish(self, within_s: float) -> bool:
-        """Bring the rest into the store and end; whether it all is there."""
+        """Bring the rest into the store and end; whether it all is there. One that is away is not waited for long."""
+        with self._lock:
+            within_s = min(within_s, AWAY_S) if self._away else within_s
         self._until = time.monotonic() + within_s
         self._ending.set()
         self._wake.set()
