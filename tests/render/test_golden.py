@@ -50,7 +50,10 @@ CLUSTER = {
             "issuer": "letsencrypt",
             "secret_store": "vault",
             "routes": {"flavour": "istio", "inference": {}, "canary": "gemstead-next"},
-            "regions": [{"name": "us-east", "replicas": 2}],
+            "regions": [
+                {"name": "us-east", "replicas": 2},
+                {"name": "burst", "burst": True, "url": "https://burst.acme.com", "api_key": "env:BURST_KEY"},
+            ],
         },
     },
 }

@@ -120,7 +120,8 @@ FILES: dict[str, Object] = {
     "regions": file(
         "H100", 8, cache={"kind": "image"},
         kubernetes={"regions": [{"name": "us-east", "replicas": 2, "registry": "registry.us.acme.com"},
-                                {"name": "burst", "burst": True},
+                                {"name": "burst", "burst": True, "url": "https://burst.acme.com",
+                                 "api_key": "env:BURST_KEY"},
                                 {"name": "eu", "sovereign": True, "registry": "registry.eu.acme.com"}]},
     ),
 }  # fmt: skip
@@ -251,17 +252,16 @@ def test_the_gateway_reads_its_file_and_knows_every_engine(name: str) -> None:
     found = objects(FILES[name])
     text = next(one for one in of(found, "ConfigMap") if one["metadata"]["name"].endswith("-gateway"))
     spec = parse(text["data"]["gemstead.yaml"])
-    hosts = {one.url.split("//")[1].partition(":")[0] for model in spec.models for one in model.endpoints}
+    found_here = [one for model in spec.models for one in model.endpoints if "https://" not in one.url]
+    hosts = {one.url.split("//")[1].partition(":")[0] for one in found_here}
     engines = {
         one["metadata"]["name"]
         for one in of(found, "Service")
         if one["metadata"]["labels"]["app.kubernetes.io/component"] == "engine"
         and not one["metadata"]["name"].endswith("-preview")
     }
-    assert hosts - {"10.0.0.5"} == engines
-    assert all(
-        one.discover == "dns" for model in spec.models for one in model.endpoints if "10.0" not in one.url
-    )
+    assert hosts == engines
+    assert all(one.discover == "dns" for one in found_here)
 
 
 def test_secrets_are_files_that_the_gateway_reads_and_no_environment() -> None:
@@ -301,6 +301,34 @@ def test_in_either_mesh_engines_accept_the_gateway_s_identity_only() -> None:
     accounts = {one["name"] for one in who["spec"]["identityRefs"] if one["kind"] == "ServiceAccount"}
     assert accounts == {"gemstead-gateway"}
     assert accounts <= {one["metadata"]["name"] for one in of(found, "ServiceAccount")}
+
+
+def gateway_spec(folder: str) -> Spec:
+    found = objects(FILES["regions"], folder)
+    text = next(one for one in of(found, "ConfigMap"))["data"]["gemstead.yaml"]
+    return parse(text, "gemstead.yaml")
+
+
+def test_what_has_no_room_goes_to_the_burst_cluster_and_comes_to_no_ring() -> None:
+    here = gateway_spec("overlays/us-east")
+    assert {one.name for one in here.models} == {"gemma-4-31b", "gemma-4-31b-burst"}
+    (route,) = here.routes
+    assert route.when.models == ("gemma-4-31b",) and route.fallback == ("gemma-4-31b-burst",)
+    (there,) = next(one for one in here.models if one.name == "gemma-4-31b-burst").endpoints
+    assert (there.url, there.region, there.served_model) == ("https://burst.acme.com", "burst", "gemma-4-31b")
+    for folder in (
+        "overlays/burst",
+        "overlays/eu",
+    ):  # the one is the other cluster, the other must not send anything out
+        alone = gateway_spec(folder)
+        assert {one.name for one in alone.models} == {"gemma-4-31b"} and not alone.routes
+    marks = {
+        folder: of(objects(FILES["regions"], folder), "StatefulSet")[0]["spec"]["template"]["metadata"][
+            "annotations"
+        ]
+        for folder in ("overlays/us-east", "overlays/burst")
+    }
+    assert marks["overlays/us-east"] != marks["overlays/burst"]
 
 
 def stateful(said: Object) -> Object:

@@ -14,6 +14,7 @@ from gemstead.render.because import Because
 from gemstead.render.bundle import HEAD
 from gemstead.render.deployment import ADMIN_PORT, GATEWAY_PORT, Deployment, Pool
 from gemstead.render.yamltext import document
+from gemstead.spec.kubernetes import RegionSpec
 
 DIALECTS = ("vllm", "sglang", "llamacpp", "ollama", "tgi", "tensorrt_llm", "transformers")
 NAME = "[A-Za-z_][A-Za-z0-9_]*"  # of an environment variable
@@ -28,11 +29,12 @@ def gateway_file(
     discover: bool = False,
     port: int = GATEWAY_PORT,
     otherwise: Mapping[str, Any] | None = None,
+    beyond: Sequence[RegionSpec] = (),
 ) -> str:
     """The file of a gateway whose engines answer at `urls`, by pool name. Listens on every interface.
 
     With `discover` each URL's host stands for all replicas (a headless Service). What `otherwise` says of a section
-    goes before what the file says.
+    goes before what the file says. `beyond` are clusters that take what has no room here.
     """
     said = deployment.spec.model_dump(mode="json", exclude_defaults=True, exclude=LEFT_OUT)
     gateway = said.pop("gateway", {})
@@ -45,10 +47,13 @@ def gateway_file(
     )
     for section, more in (otherwise or {}).items():
         said[section] = {**said.get(section, {}), **more}
+    if beyond and deployment.pools:
+        said["routes"] = [*said.get("routes", []), *(_spills(pool, beyond) for pool in deployment.pools)]
     content: dict[str, Any] = {
         "version": 1,
         "models": [_model(pool, urls[pool.name], discover) for pool in deployment.pools]
-        + _external(deployment),
+        + _external(deployment)
+        + [_there(pool, region) for region in beyond for pool in deployment.pools],
         "gateway": gateway,
         "admin": admin,
         **said,
@@ -61,7 +66,34 @@ def gateway_file(
 def secret_names(deployment: Deployment) -> list[str]:
     """Environment variables that the file refers to as `env:NAME`, in order."""
     said = deployment.spec.model_dump(mode="json", exclude={"deploy"})
-    return sorted(set(_referred(said)))
+    keys = [region.api_key or "" for region in deployment.deploy.kubernetes.regions]
+    return sorted(set(_referred([said, keys])))
+
+
+def _there(pool: Pool, region: RegionSpec) -> dict[str, Any]:
+    """The pool's model as another cluster's gateway has it."""
+    endpoint: dict[str, Any] = {"url": region.url, "region": region.name, "served_model": pool.model.name}
+    if region.api_key:
+        endpoint["api_key"] = region.api_key
+    return {
+        "name": Because(
+            f"{pool.model.name}-{region.name}", "called by the route below, when there is no room here"
+        ),
+        "engine": "external",
+        "endpoints": [endpoint],
+    }
+
+
+def _spills(pool: Pool, beyond: Sequence[RegionSpec]) -> dict[str, Any]:
+    """The route by which calls go there that have no room here."""
+    return {
+        "name": f"burst-{pool.name}",
+        "when": {"models": [pool.model.name]},
+        "fallback": Because(
+            [f"{pool.model.name}-{region.name}" for region in beyond],
+            "when no engine is ready here, the queue is full, or a call has waited for traffic.queue.wait_s",
+        ),
+    }
 
 
 def from_files(text: str, folder: str) -> str:

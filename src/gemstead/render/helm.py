@@ -17,10 +17,10 @@ from typing import Any
 from gemstead.render.because import Because, plain
 from gemstead.render.bundle import Bundle
 from gemstead.render.deployment import Deployment, Pool
-from gemstead.render.kubernetes import notes, readme
+from gemstead.render.kubernetes import gateway, notes, readme
 from gemstead.render.kubernetes.cluster import objects, settled
 from gemstead.render.kubernetes.objects import Object, engine_name
-from gemstead.render.kubernetes.regions import checked, inside, mirrored, pods
+from gemstead.render.kubernetes.regions import alone, checked, inside, mirrored, pods
 from gemstead.render.yamltext import document, stream
 
 SUMMARY = "a cluster, as a Helm chart that gives the same objects as `kubernetes`"
@@ -47,7 +47,7 @@ def render(deployment: Deployment) -> Bundle:
         "README.md": _readme(deployment),
     }
     for region in deployment.deploy.kubernetes.regions:
-        files[f"values-{region.name}.yaml"] = document(_region(deployment, chart.values, region), head=HEAD)
+        files[f"values-{region.name}.yaml"] = document(_region(elsewhere, chart.values, region), head=HEAD)
     return Bundle("helm", files, (*deployment.notes, *notes(deployment)))
 
 
@@ -125,6 +125,8 @@ class _Chart:
         labels = one["metadata"]["labels"]
         component = labels["app.kubernetes.io/component"]
         pool = labels.get("gemstead/pool")
+        if component == "gateway" and gateway.beyond(self.deployment):
+            self._file(one)
         if one["kind"] == "NetworkPolicy" and self._closing:
             self._ways_out(one)
         if component == "engine" and pool:
@@ -148,6 +150,16 @@ class _Chart:
     def _out(self, holder: Object, key: str, values: Object, expression: str) -> None:
         values.setdefault(key, holder[key])
         holder[key] = self._mark(expression)
+
+    def _file(self, one: Object) -> None:
+        """The gateway's file, where a region has another one: it sends no calls to other clusters."""
+        if one["kind"] == "ConfigMap":
+            why = "of gateways that send what has no room to other clusters"
+            self.values["gateway"]["file"] = Because(one["data"]["gemstead.yaml"], why)
+            one["data"]["gemstead.yaml"] = self._mark(".Values.gateway.file | toJson")
+        if one["kind"] == "StatefulSet":
+            digest = self._mark(".Values.gateway.file | sha256sum | trunc 16 | quote")
+            one["spec"]["template"]["metadata"]["annotations"]["gemstead/config"] = digest
 
     def _ways_out(self, one: Object) -> None:
         """Rules that lead out of the namespace, where a region closes them."""
@@ -218,7 +230,9 @@ def _schema(values: Object) -> Object:
                 "additionalProperties": False,
                 "properties": {name: {"type": "boolean"} for name in said["parts"]},
             },
-            "gateway": {"type": "object", "additionalProperties": False, "properties": common},
+            "gateway": _closed(
+                {**common, **({"file": {"type": "string"}} if "file" in said["gateway"] else {})}
+            ),
             "engines": {
                 "type": "object",
                 "additionalProperties": False,
@@ -263,6 +277,8 @@ def _region(deployment: Deployment, values: Object, region: Any) -> Object:
         "gateway": moved(values["gateway"]),
         "engines": {pool.name: engine(pool) for pool in deployment.pools},
     }
+    if alone(deployment, region):
+        found["gateway"]["file"] = gateway.file_alone(deployment)
     if others := values.get("others"):
         images = {name: here(plain(image)) for name, image in others.value["images"].items()}
         found["others"] = {"nodeSelector": {**others.value["nodeSelector"], **where}, "images": images}

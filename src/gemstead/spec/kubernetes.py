@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gemstead.spec.part import Part
+from gemstead.spec.part import Part, SecretRef
 
 DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
@@ -53,6 +53,21 @@ class RegionSpec(Part):
     burst: bool = Field(
         False, description="Takes what the other clusters cannot: starts at no replicas and follows the queue"
     )
+    url: str = Field(
+        "",
+        pattern=r"^(https?://[^\s/?#]+(/[^\s?#]*)?)?$",
+        description="With `burst`: address of its gateway, which other clusters' gateways call when they have no room",
+        examples=["https://burst.acme.com"],
+    )
+    api_key: SecretRef | None = Field(
+        None, description="Key that they call it with", examples=["env:BURST_KEY"]
+    )
+
+    @model_validator(mode="after")
+    def _called(self) -> RegionSpec:
+        if (self.url or self.api_key) and not self.burst:
+            raise ValueError("`url` and `api_key` are of a region with `burst: true`")
+        return self
 
 
 class ArmorSpec(Part):

@@ -29,6 +29,7 @@ from gemstead.render.kubernetes.objects import (
     restricted,
     selector,
 )
+from gemstead.spec.kubernetes import RegionSpec
 from gemstead.spec.model import TlsSpec
 
 TLS = "/etc/gemstead-tls"  # not below /etc/gemstead, which is mounted read-only
@@ -54,8 +55,23 @@ def has_tls(deployment: Deployment) -> bool:
     return deployment.spec.gateway.tls is not None or (bool(kubernetes.issuer) and kubernetes.mesh == "off")
 
 
-def file(deployment: Deployment) -> str:
-    """The gateway's `gemstead.yaml`."""
+def beyond(deployment: Deployment) -> list[RegionSpec]:
+    """Clusters that take what has no room in this one."""
+    return [region for region in deployment.deploy.kubernetes.regions if region.burst and region.url]
+
+
+def digest(text: str) -> str:
+    """What a pod carries of its file, so that another file makes another pod."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_alone(deployment: Deployment) -> str:
+    """The file of a cluster that sends no calls to others; no line feed at its end, which Kustomize's patches lose."""
+    return file(deployment, alone=True).rstrip("\n")
+
+
+def file(deployment: Deployment, *, alone: bool = False) -> str:
+    """The gateway's `gemstead.yaml`; `alone`: of a cluster that sends no calls to others."""
     spec = deployment.spec
     if has_tls(deployment):
         old = spec.gateway.tls
@@ -73,6 +89,7 @@ def file(deployment: Deployment) -> str:
         state_dir=STATE,
         discover=True,
         otherwise=several.of_each(deployment),
+        beyond=[] if alone else beyond(deployment),
     )
     return from_files(text, SECRETS)
 
@@ -138,9 +155,8 @@ def _budget(deployment: Deployment) -> Object:
 
 def _workload(deployment: Deployment, text: str) -> Object:
     longest = longest_s(deployment)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     notes: Object = {
-        "gemstead/config": Because(digest, "another file makes another pod: it is read at the start"),
+        "gemstead/config": Because(digest(text), "another file makes another pod: it is read at the start"),
         "kubectl.kubernetes.io/default-container": "gateway",
     }
     notes |= meshed(deployment)

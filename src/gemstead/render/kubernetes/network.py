@@ -218,7 +218,8 @@ def _google_token(why: str) -> Because:
 
 
 def _external(deployment: Deployment) -> list[str]:
-    return [one.url for model in deployment.spec.models for one in model.endpoints]
+    own = [one.url for model in deployment.spec.models for one in model.endpoints]
+    return own + [region.url for region in deployment.deploy.kubernetes.regions if region.url]
 
 
 def _port_of(url: str) -> int:

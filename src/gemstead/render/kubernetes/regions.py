@@ -11,7 +11,8 @@ from typing import Any
 from gemstead.refused import Reason, Refused
 from gemstead.render.because import Because
 from gemstead.render.deployment import Deployment
-from gemstead.render.kubernetes.objects import Object
+from gemstead.render.kubernetes import gateway
+from gemstead.render.kubernetes.objects import ENGINE, GATEWAY, Object
 from gemstead.spec.kubernetes import RegionSpec
 
 REGION = "topology.kubernetes.io/region"
@@ -69,7 +70,10 @@ def _operations(deployment: Deployment, region: RegionSpec, one: Object) -> list
             else:
                 found.append({"op": "add", "path": key, "value": {REGION: where}})
             found += _images(region, path, pod)
-    engines = one["metadata"]["labels"]["app.kubernetes.io/component"] == "engine"
+    component = one["metadata"]["labels"]["app.kubernetes.io/component"]
+    if component == GATEWAY and alone(deployment, region):
+        found += _alone(deployment, one)
+    engines = component == ENGINE
     count = 0 if region.burst and region.replicas is None else region.replicas
     if engines and kind in WORKLOADS and "replicas" in one["spec"] and count is not None:
         found.append({"op": "replace", "path": "/spec/replicas", "value": count})
@@ -82,6 +86,21 @@ def _operations(deployment: Deployment, region: RegionSpec, one: Object) -> list
         if len(kept := inside(rules)) != len(rules):
             found.append({"op": "replace", "path": "/spec/egress", "value": kept})
     return found
+
+
+def alone(deployment: Deployment, region: RegionSpec) -> bool:
+    """Whether this region's gateways send no calls to others, unlike the base's: they are the others, or may not."""
+    return bool(gateway.beyond(deployment)) and (region.burst or region.sovereign)
+
+
+def _alone(deployment: Deployment, one: Object) -> list[Object]:
+    text = gateway.file_alone(deployment)
+    if one["kind"] == "ConfigMap":
+        return [{"op": "replace", "path": "/data/gemstead.yaml", "value": text}]
+    if one["kind"] == "StatefulSet":
+        path = "/spec/template/metadata/annotations/gemstead~1config"
+        return [{"op": "replace", "path": path, "value": gateway.digest(text)}]
+    return []
 
 
 def pods(one: Object) -> list[tuple[str, Object]]:
