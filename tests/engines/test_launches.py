@@ -102,7 +102,10 @@ def test_adapters_are_loaded_at_the_start_or_by_request():
     assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in at_start.env
     later = launch(replace(replica(), adapters=ADAPTERS, adapters_on_demand=True))
     assert later.env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True" and "--lora-modules" not in later.argv
-    assert later.loads[1] == ("/v1/load_lora_adapter", {"lora_name": "legal", "lora_path": "/l/legal"})
+    assert later.adapters == {"support": "/l/support", "legal": "/l/legal"} and not later.loads
+    assert value(later.argv, "--max-loras") == "2" and later.adapters_most == 0
+    one = launch(replace(replica(), adapters=ADAPTERS, adapters_on_demand=True, adapters_most=1))
+    assert value(one.argv, "--max-loras") == "1" and one.adapters_most == 1
     with pytest.raises(Refused, match="LoRA"):
         launch(replace(replica("sglang"), adapters=ADAPTERS))
 

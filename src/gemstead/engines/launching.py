@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from gemstead.engines.flag import Command, Flag, Variable
 from gemstead.engines.installed import Installed
@@ -39,6 +39,7 @@ class Words:
     variables: tuple[Variable, ...] = ()
     afterwards: tuple[tuple[str, ...], ...] = ()  # each begins with the engine's program
     loads: tuple[tuple[str, dict[str, object]], ...] = ()
+    adapters: dict[str, str] = field(default_factory=dict)  # loaded when calls name them: paths by name
     kv_events: str = ""  # ZeroMQ addresses of what it says of its prefix cache, and says again
     kv_replay: str = ""
 
@@ -103,6 +104,8 @@ def start(
         afterwards=tuple((*_program(command, installed), *words[1:]) for words in said.afterwards),
         loads=said.loads,
         kv_tokens=replica.kv_tokens,
+        adapters=said.adapters,
+        adapters_most=replica.adapters_most,
         kv_events=said.kv_events,
         kv_replay=said.kv_replay,
         foreseen=replica.foreseen,

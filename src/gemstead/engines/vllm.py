@@ -158,22 +158,22 @@ def _words(replica: Replica, placement: Placement) -> Words:
     from gemstead.engines.launching import Words
 
     more, variables = [], []
-    loads: list[tuple[str, dict[str, object]]] = []
+    on_demand: dict[str, str] = {}
     if replica.adapters:
         rank = next((one for one in RANKS if one >= max(a.rank for a in replica.adapters)), RANKS[-1])
         source = "vLLM docs, LoRA adapters"
+        at_once = len(replica.adapters)
+        if replica.adapters_on_demand and replica.adapters_most:
+            at_once = min(at_once, replica.adapters_most)
         more += [
             Flag("--enable-lora", None, "adapters that callers can name", source),
             Flag("--max-lora-rank", str(rank), "the largest rank of an adapter", source),
-            Flag("--max-loras", str(len(replica.adapters)), "adapters in one step", source),
+            Flag("--max-loras", str(at_once), "adapters in one step", source),
         ]
         if replica.adapters_on_demand:
             why = "asked for: adapters are loaded while it runs"
             variables.append(Variable("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "True", why, source))
-            loads = [
-                ("/v1/load_lora_adapter", {"lora_name": one.name, "lora_path": one.path})
-                for one in replica.adapters
-            ]
+            on_demand = {one.name: one.path for one in replica.adapters}
         else:
             named = tuple(f"{one.name}={one.path}" for one in replica.adapters)
             more.append(Flag("--lora-modules", named, "loaded as it starts", source))
@@ -199,7 +199,7 @@ def _words(replica: Replica, placement: Placement) -> Words:
         served_model=placement.name or placement.setup.checkpoint.repo,
         more=tuple(more),
         variables=tuple(variables),
-        loads=tuple(loads),
+        adapters=on_demand,
     )
 
 

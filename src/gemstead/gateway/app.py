@@ -21,6 +21,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from gemstead.gateway.adapters import AdapterRoom
 from gemstead.gateway.allowances import Allowances, Link, local_link
 from gemstead.gateway.apart import Second, mirror
 from gemstead.gateway.exchange import Exchange
@@ -100,6 +101,8 @@ class Gateway:
         self.mirrored = 0  # copies on their way
         self.draining = False
         self.waitroom = WaitRoom(self)
+        self.adapter_room = AdapterRoom(self)
+        self.on_demand = False  # adapters are loaded when calls name them
         self.known = frozenset([*ROUTES, "/v1/models"])  # routes that are recorded by name
         self.date, self.date_at = date_line(time()), 0
         self._nonce = os.urandom(8).hex()
@@ -196,6 +199,8 @@ class Gateway:
         self.routes = Routes((pool.name, (*pool.aliases, *pool.adapters)) for pool in self.settings.pools)
         # Adapters by any spelling of theirs: engines know them by the one in the file.
         self.adapters = {name.casefold(): name for pool in self.settings.pools for name in pool.adapters}
+        self.on_demand = any(facts.adapters is not None for facts in fleet)
+        self.adapter_room.look()
         self.waitroom.look()
 
     def set_loads(self, loads: dict[str, Load]) -> None:
@@ -427,6 +432,7 @@ class Gateway:
         for line in self.lines.values():
             line.sweep(now)
         self.waitroom.sweep(now)
+        self.adapter_room.sweep(now)
         if self.allowances is not None:
             self.allowances.sweep(now)
             self.figures.limit_store.set(float(not self.allowances.accounts.away))

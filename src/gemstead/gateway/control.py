@@ -65,6 +65,9 @@ class Figures(msgspec.Struct, tag="figures"):
     in_flight: dict[str, int]  # by endpoint name
     waiting: dict[str, int] = {}  # calls that wait, by model; none: not there
     limits: list[Held] = []  # only when asked for
+    adapters: dict[
+        str, list[str]
+    ] = {}  # used since the last time, by endpoint, where they are loaded on demand
 
 
 class Drained(msgspec.Struct, tag="drained"):
@@ -81,6 +84,21 @@ class Needed(msgspec.Struct, tag="needed"):
     """A call has come for a model that sleeps."""
 
     pool: str
+
+
+class NeedAdapter(msgspec.Struct, tag="need_adapter"):
+    """Calls wait for an adapter, or would be answered sooner if one more engine had it."""
+
+    pool: str
+    adapter: str
+
+
+class AdapterFailed(msgspec.Struct, tag="adapter_failed"):
+    """An adapter that calls wait for cannot be loaded."""
+
+    pool: str
+    adapter: str
+    why: str
 
 
 class UnknownKey(msgspec.Struct, tag="unknown_key"):
@@ -109,5 +127,5 @@ class BudgetCrossed(msgspec.Struct, tag="budget_crossed"):
     crossed: Crossed
 
 
-ToWorker = Given | Configure | Fleet | Loads | SigningKeys | Report | Drain
-ToHead = Take | BudgetCrossed | Listening | Figures | Drained | Trouble | Needed | UnknownKey
+ToWorker = AdapterFailed | Given | Configure | Fleet | Loads | SigningKeys | Report | Drain
+ToHead = NeedAdapter | Take | BudgetCrossed | Listening | Figures | Drained | Trouble | Needed | UnknownKey

@@ -276,6 +276,13 @@ class Exchange(Reply):
         except Refused as refusal:
             self.turned_away(refusal)
 
+    def allowed_on(self) -> None:
+        """What it waited for before it could be picked for is there."""
+        try:
+            self.another(fresh=True)
+        except Refused as refusal:
+            self.turned_away(refusal)
+
     def go_on(self) -> None:
         """It has waited, and now it is its turn."""
         self.last_at = monotonic()
@@ -317,10 +324,10 @@ class Exchange(Reply):
         several = len(self.gate.pools.get(pool, ())) > 1
         assert self.caller is not None
         adapter = session = ""
+        if self.gate.adapters and not self.rerouted:
+            adapter = self.gate.adapters.get(request.model.casefold(), "")
         if several:
             session = self.headers.get(b"x-session-id", b"").decode("latin-1")
-            if self.gate.adapters and not self.rerouted:
-                adapter = self.gate.adapters.get(request.model.casefold(), "")
         return Call(
             model=pool,
             tenant=self.caller.tenant,
@@ -371,8 +378,10 @@ class Exchange(Reply):
         endpoints: Sequence[Endpoint] = gate.pools.get(call.model, ())  # it may have gone, by a reload
         if gate.regions and (region := gate.regions.get(call.tenant)):
             endpoints = within(region, endpoints, call.model)
-        elif (divided := gate.splits.get(call.model)) is not None:
+        elif not (call.adapter and gate.on_demand) and (divided := gate.splits.get(call.model)) is not None:
             return divided.pick(gate.picker, call, self.record.key_id or self.record.client, monotonic())
+        if call.adapter and gate.on_demand:
+            endpoints = gate.adapter_room.having(call, endpoints)
         return gate.picker.pick(call, endpoints, monotonic())
 
     async def connect(self, line: Line) -> None:

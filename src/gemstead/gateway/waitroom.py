@@ -81,6 +81,8 @@ class WaitRoom:
         call = exchange.call
         if refusal.reason is not Reason.NO_ENDPOINT or call is None or call.tried:
             return False
+        if call.adapter and self._gate.on_demand and self._gate.adapter_room.holds(exchange):
+            return True
         if not any(endpoint.facts.asleep for endpoint in self._gate.pools.get(call.model, ())):
             return False
         now = monotonic()

@@ -26,6 +26,7 @@ import msgspec
 
 from gemstead.gateway.app import STOPPING, SWEEP_S, Gateway
 from gemstead.gateway.control import (
+    AdapterFailed,
     BudgetCrossed,
     Configure,
     Drain,
@@ -35,6 +36,7 @@ from gemstead.gateway.control import (
     Given,
     Listening,
     Loads,
+    NeedAdapter,
     Needed,
     Report,
     SigningKeys,
@@ -101,6 +103,7 @@ class Worker:
             policy(settings.policy, Random().randrange),  # noqa: S311
         )
         self.gate.waitroom.needed = lambda pool: self.say(Needed(pool=pool))
+        self.gate.adapter_room.needed = lambda pool, name: self.say(NeedAdapter(pool=pool, adapter=name))
         self.link: HeadLink | StoreLink | None = None
         if (writer := self.writer) is not None:
             self.gate.ledger_healthy = lambda: writer.healthy
@@ -224,7 +227,7 @@ class Worker:
         if self.writer is not None:
             self.measured.ledger(self.writer.held, self.writer.healthy)
         self.measured.in_flight.set(len(self.gate.running))
-        self.measured.queue_waiting.set(self.gate.waitroom.waiting)
+        self.measured.queue_waiting.set(self.gate.waitroom.waiting + self.gate.adapter_room.waiting)
         for name, endpoint in self.gate.endpoints.items():
             shut = endpoint.breaker.state is not State.CLOSED
             self.measured.breaker_open.labels(name).set(float(shut))
@@ -235,6 +238,7 @@ class Worker:
             snapshot=self.registry.snapshot(),
             in_flight=busy,
             waiting=self.gate.waitroom.by_pool(),
+            adapters=self.gate.adapter_room.uses(),
             limits=held(self.gate) if limits else [],
         )
 
@@ -280,6 +284,8 @@ class Worker:
                     self.tokens.learn(signing)
             case Report(number=number, limits=limits):
                 self.say(self.figures(number, limits))
+            case AdapterFailed(pool=pool, adapter=adapter, why=why):
+                self.gate.adapter_room.failed(pool, adapter, why)
             case Given(number=number, grants=grants):
                 if isinstance(self.link, HeadLink):
                     self.link.given(number, grants)

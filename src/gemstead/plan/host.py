@@ -351,6 +351,7 @@ def _replica(
         cpus=tuple(sorted({cpu for card in cards for cpu in card.cpus})),
         adapters=tuple(LoraAdapter(each.name, each.path, each.rank) for each in model.adapters),
         adapters_on_demand=model.adapters_load == "on_demand",
+        adapters_most=model.adapters_most or 0,
         flags=(*_fixed_pool(one, layout), *model.flags),
         kv_tokens=max(0, layout.memory.kv_tokens_reported) if setup.engine == "vllm" else 0,
         foreseen=foreseen(setup),

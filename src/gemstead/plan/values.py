@@ -106,6 +106,7 @@ class Replica:
     cpus: tuple[int, ...] = ()  # processors to stay on; empty: any
     adapters: tuple[LoraAdapter, ...] = ()
     adapters_on_demand: bool = False
+    adapters_most: int = 0  # loaded at once then; 0: all of them
     flags: tuple[str, ...] = ()  # the user's own, each as on a command line
     sleeps: bool = (
         False  # whether it can be put to sleep (vLLM), which opens further doors on its loopback port
@@ -145,6 +146,8 @@ class Launch:
     ] = ()  # commands to run once it listens (Ollama makes its model then)
     loads: tuple[tuple[str, dict[str, object]], ...] = ()  # requests to send once it is ready: path and body
     kv_tokens: int = 0  # that the plan expects its cache to hold; 0: not worked out
+    adapters: dict[str, str] = field(default_factory=dict)  # loaded when calls name them: paths by name
+    adapters_most: int = 0  # of these at once; 0: all of them
     kv_events: str = ""  # ZeroMQ address of what it says of its prefix cache; empty: it says nothing
     kv_replay: str = ""
     foreseen: Foreseen = NOTHING_FORESEEN

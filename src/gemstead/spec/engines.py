@@ -83,8 +83,15 @@ class EngineFields(Part):
     adapters: tuple[LoraSpec, ...] = Field((), description="LoRA adapters that callers can name")
     adapters_load: Literal["start", "on_demand"] = Field(
         "start",
-        description="When adapters are loaded: as the engine starts, or by its own endpoint while it runs (vLLM), "
-        "which lets whoever reaches the engine load others",
+        description="When adapters are loaded: as the engine starts, or when a call first names one (vLLM), which lets "
+        "whoever reaches the engine load others",
+    )
+    adapters_most: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="With `on_demand`: so many at once in an engine; one more takes the place of the longest unused. "
+        "Default: all",
     )
     draft: Literal["auto", "off"] = Field(
         "auto", description="Whether a small drafter (MTP) writes ahead; `auto`: where it helps, and watched"

@@ -151,6 +151,14 @@ class HttpProbe:
         except (httpx2.HTTPError, ValueError):
             return None
 
+    async def ask(self, path: str, content: dict[str, object], within_s: float) -> str:
+        """Ask it for something: "" when it is done, else what it said."""
+        try:
+            response = await self._post(path, content, within_s)
+        except httpx2.HTTPError as error:
+            return _why(error)
+        return "" if response.status_code < 400 else f"{response.status_code}: {response.text[:300]}"
+
     async def can_sleep(self) -> bool:
         """Whether the engine itself can sleep: it offers the endpoints of vLLM's sleep mode."""
         try:

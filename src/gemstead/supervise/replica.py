@@ -35,8 +35,13 @@ from gemstead.supervise.watched import (
     Standing,
     Watched,
 )
+from gemstead.traffic.adapters import Shelf
 from gemstead.traffic.endpoint import EndpointFacts
 
+LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"  # vLLM's, and what else speaks like it
+ALREADY = "has already been"  # vLLM 0.32: "The lora adapter 'x' has already been loaded."
+LOAD_S = 120.0
+UNLOAD_S = 0.2  # until all workers have heard of it
 __all__ = ["PROBE_READY_S", "Care", "Probe", "Replica", "Sight", "Standing", "Watched"]
 
 TICK_S = 0.2
@@ -95,6 +100,9 @@ class Replica:
         self._nudged = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._was_ready = self._ever_ready = self._prepared = self._planned = False
+        more = self.launch.adapters
+        self.shelf = Shelf(more, self.launch.adapters_most) if more else None
+        self._shelving = asyncio.Lock()
 
     @property
     def phase(self) -> Phase:
@@ -119,6 +127,7 @@ class Replica:
             prefill_tokens_s=foreseen.prefill_tokens_s,
             decode_step_s=foreseen.step_s,
             decode_step_slot_s=foreseen.step_slot_s,
+            adapters=tuple(sorted(self.shelf.loaded)) if self.shelf is not None else None,
             kv_events=self.launch.kv_events,
             kv_replay=self.launch.kv_replay,
             api_key=self.launch.api_key,
@@ -274,6 +283,28 @@ class Replica:
                 log.exception("the start-up log of %s could not be learnt from", self.launch.name)
             self._startup = []
 
+    async def load_adapter(self, name: str) -> str:
+        """Load a LoRA adapter, in the place of the longest unused where it has to be; "" or why it could not be."""
+        async with self._shelving:
+            if (shelf := self.shelf) is None or name in shelf.loaded:
+                return ""
+            probe = self._probe
+            for old in shelf.surplus():
+                shelf.take(old)  # first nobody is sent there for it any more
+                self._changed()
+                await asyncio.sleep(UNLOAD_S)
+                why = await probe.ask(UNLOAD, {"lora_name": old}, LOAD_S)
+                self.log.say(f"{self.launch.name} adapter {old} unloaded{': ' + why if why else ''}")
+            began = time.monotonic()
+            why = await probe.ask(LOAD, {"lora_name": name, "lora_path": shelf.paths[name]}, LOAD_S)
+            if why and ALREADY not in why:
+                return why
+            if probe is self._probe:  # else it has died meanwhile
+                shelf.put(name, time.monotonic())
+                self.log.say(f"{self.launch.name} adapter {name} loaded in {time.monotonic() - began:.2f} s")
+                self._changed()
+            return ""
+
     def _entered_failure(self, state: State) -> None:
         suggested = next((e.remedy for e in self.told if e.fatal and e.remedy), "")
         spec, cause = self.launch, state.cause or Cause.CRASH
@@ -288,6 +319,8 @@ class Replica:
             self.launch = self._plan(not self._was_ready)
         self._planned = True
         self._was_ready = self._prepared = False
+        if self.shelf is not None:
+            self.shelf.empty()
         self.stage, self.progress, self.warning, self.told, self._startup = "", None, "", [], []
         self._probe = self._probe_of(self.launch)
         self.drafts = drafting_watch.begin(self.launch.draft_tokens)

@@ -55,6 +55,9 @@ class Care:
 class Probe(Protocol):
     """How an engine is asked. Each question answers within a bound of its own, and never raises."""
 
+    async def ask(self, path: str, content: dict[str, object], within_s: float) -> str:
+        """Ask it for something: "" when it is done, else what it said."""
+
     async def listening(self) -> bool: ...
     async def answers(self, within_s: float) -> str:
         """A real answer from the model: "" when it came, else what went wrong."""

@@ -16,6 +16,7 @@ import msgspec
 
 from gemstead.traffic import load
 from gemstead.traffic.breaker import CLOSED, Breaker
+from gemstead.traffic.interference import Writing
 from gemstead.traffic.prefix import BLOCK_TOKENS
 from gemstead.traffic.rates import Line, Pace, Rates
 
@@ -73,6 +74,7 @@ class EndpointFacts(msgspec.Struct, frozen=True, kw_only=True):
     prefill_tokens_s: float = 0.0  # prompt tokens per second while prefilling
     decode_step_s: float = 0.0  # seconds from one token to the next when a request runs alone
     decode_step_slot_s: float = 0.0  # what each further running request adds to that
+    adapters: tuple[str, ...] | None = None  # it has now, where loaded on demand; None: all of its model's
     kv_events: str = (
         ""  # ZeroMQ address at which it says what its prefix cache stores and drops; empty: it does not
     )
@@ -162,6 +164,7 @@ class Endpoint:
         "waiting",
         "wedged",
         "well_until",
+        "writing",
     )
 
     def __init__(self, facts: EndpointFacts, load: Load | None = None) -> None:
@@ -174,6 +177,7 @@ class Endpoint:
         self.kv_booked = 0  # tokens of KV cache that the calls in flight are expected to take
         self.waiting: dict[Call, None] = {}  # calls without a first token, the oldest first
         self.speaking = 0  # calls in flight that stream: a word may be expected of them
+        self.writing = Writing()  # the answers that more reading there would disturb
         # What it did.
         self.served = 0
         self.failures = 0

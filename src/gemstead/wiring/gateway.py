@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from gemstead.gateway.control import (
+    AdapterFailed,
     BudgetCrossed,
     Configure,
     Drain,
@@ -25,6 +26,7 @@ from gemstead.gateway.control import (
     Held,
     Listening,
     Loads,
+    NeedAdapter,
     Needed,
     Report,
     SigningKeys,
@@ -91,6 +93,8 @@ class GatewayWorkers:
         self.listening = asyncio.Event()
         self.limits = LimitStore(settings, trouble)
         self.on_listening: Callable[[], None] = lambda: None
+        self.on_adapter_needed: Callable[[str, str], None] = lambda pool, adapter: None
+        self.on_adapters_used: Callable[[dict[str, list[str]]], None] = lambda uses: None
         self.on_needed: Callable[[str], None] = lambda pool: None  # a call came for a model that sleeps
         self.on_unknown_key: Callable[[str], None] = lambda issuer: None
         self._logs, self._trouble = logs, trouble
@@ -117,6 +121,10 @@ class GatewayWorkers:
     def fleet(self, endpoints: tuple[EndpointFacts, ...]) -> None:
         self.endpoints = endpoints
         self._tell_all(Fleet(endpoints))
+
+    def adapter_failed(self, pool: str, adapter: str, why: str) -> None:
+        """Calls that wait for this adapter wait in vain."""
+        self._tell_all(AdapterFailed(pool=pool, adapter=adapter, why=why))
 
     def tell_loads(self, loads: dict[str, Load]) -> None:
         self.loads = loads
@@ -243,6 +251,8 @@ class GatewayWorkers:
             self.on_listening()
         elif isinstance(word, Figures):
             seat.figures = word
+            if word.adapters:
+                self.on_adapters_used(word.adapters)
             self._answered(worker.name, word)
         elif isinstance(word, Take):
             seat.owner = word.batch.owner
@@ -250,6 +260,8 @@ class GatewayWorkers:
             worker.tell(msgspec.json.encode(Given(number=word.batch.number, grants=grants)))
         elif isinstance(word, BudgetCrossed):
             self.limits.crossed(word.crossed)
+        elif isinstance(word, NeedAdapter):
+            self.on_adapter_needed(word.pool, word.adapter)
         elif isinstance(word, Needed):
             self.on_needed(word.pool)
         elif isinstance(word, UnknownKey):
