@@ -351,3 +351,35 @@ def test_a_full_spool_holds_records_back_and_says_so(tmp_path):
     trim(tmp_path / "audit.db", write_count)  # the store has come back
     until(lambda: writer.written > write_count)
     writer.close(within_s=0.1)
+
+
+def test_a_trimmed_spool_is_signed_on_and_the_store_verifies(tmp_path, store_url):
+    with linked(store_url) as link:
+        hand_out(Vault(link, SECRET), tmp_path)
+    path, signer, log = (
+        tmp_path / "audit.db",
+        Signer(tmp_path / "audit.key"),
+        PostgresLog(tmp_path / "audit.db", place(store_url)),
+    )
+    write(path, *range(20))
+    log.checkpoint(signer, time.time())
+    said: list[object] = []
+    beside = Beside(settings(tmp_path, store_url, kept_s=0.0), said.append)
+    until(lambda: beside.pusher.sent == 21)
+    beside._trim()
+    assert waiting(path, 0) == 0
+    write(path, *range(20, 30))
+    log.checkpoint(signer, time.time())
+    until(lambda: beside.pusher.sent == 32)
+    assert beside.finish(5.0)
+    assert beside.state().up
+    kept = signer.sign(log.last_checkpoint())
+    (found,) = log.verify(known_keys(tmp_path / "audit.key"), [kept])
+    assert (found.fault, found.records, found.vouched) == (None, 32, 31)
+    # A whole chain that was taken away is named by a checkpoint that lay elsewhere.
+    with linked(store_url) as link:
+        for table in ("audit", "acts", "checkpoints"):
+            link.do(f"DELETE FROM gemstead_{table}")
+        link.do("DELETE FROM gemstead_chains")
+    (gone,) = log.verify(known_keys(tmp_path / "audit.key"), [kept])
+    assert (gone.fault.kind, gone.chain) == ("removed", kept.chain)

@@ -10,7 +10,6 @@ import pytest
 from gemstead.cli.main import main
 from gemstead.cli.options import read
 from gemstead.ledger.keys import KeyBook
-from gemstead.ledger.migrations import BRANCHES
 from gemstead.ledger.secrets import secret_at
 from gemstead.refused import Refused
 from gemstead.wiring.files import state_dir
