@@ -31,7 +31,7 @@ def said(error: Exception) -> int:
         return _print(str(error), error.code)
     if name == "SpecError":
         return _print(str(error), USAGE)
-    if getattr(error, "for_user", False) or name in EXPECTED:
+    if getattr(error, "for_user", False) or any(kind.__name__ in EXPECTED for kind in type(error).__mro__):
         return _print(str(error), FAILED)
     if isinstance(error, OSError):
         return _print(_os_error(error), FAILED)
@@ -40,7 +40,8 @@ def said(error: Exception) -> int:
     )
 
 
-# Raised on purpose, with a sentence that says what to do. By name, so that none of their modules is imported here.
+# Raised on purpose, with a sentence that says what to do, these and kinds of them. By name, so that none of their
+# modules is imported here.
 EXPECTED = {
     "Refused",
     "LedgerTrouble",

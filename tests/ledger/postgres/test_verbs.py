@@ -80,3 +80,13 @@ def test_what_a_gateway_had_is_taken_into_an_empty_store(said, tmp_path):
     with pytest.raises(Refused, match="revoked"):
         book.find(made[1]["key"].encode(), now)
     book.close()
+
+
+def test_a_store_that_is_away_or_refuses_is_told_in_one_sentence(said, tmp_path):
+    (tmp_path / "url").write_text("postgresql://u:hush@127.0.0.1:1/db")
+    for words in (("keys", "list"), ("audit", "verify"), ("db", "status"), ("usage",), ("serve",)):
+        told = said(*words, code=1)
+        assert "cannot be reached (Connection refused): see that it runs" in told
+        assert "mistake in Gemstead" not in told and "hush" not in told
+    told = said("db", "downgrade", "audit_99", code=1)
+    assert "there is no step" in told and "mistake" not in told

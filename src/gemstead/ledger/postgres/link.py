@@ -11,6 +11,7 @@ the escape is a private character (U+F8FF), which is itself escaped.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -164,7 +165,8 @@ def reason(error: Exception) -> str:
     if isinstance(error, asyncpg.PostgresError):
         return f"says: {error}"
     if isinstance(error, OSError):
-        return f"cannot be reached: {error.strerror or error}"
+        said = os.strerror(error.errno) if error.errno else str(error)
+        return f"cannot be reached ({said}): see that it runs, and that `ledger.store` leads to it"
     return f"cannot be used: {error}"
 
 
