@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help serve test test-compiled test-images lint types contracts check-all bench test-engines clean
+.PHONY: help serve test test-compiled test-images test-checkov lint types contracts check-all bench test-engines clean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make check-all  all of these"
 	@echo "make test-compiled  the same for the compiled request path (needs a C compiler)"
 	@echo "make test-images    builds and runs the rendered images (root, podman, mmdebstrap; some 3 minutes)"
+	@echo "make test-checkov   checkov over the rendered files (installs it once)"
 	@echo "make test-engines   real engines on processors (installs 4 GB once; some 10 minutes)"
 	@echo "make bench      compare the gateway with others (docs/benchmarks.md)"
 	@echo "make clean      remove $(VENV) and what the tools left; keys, records and models stay where they are"
@@ -55,6 +56,15 @@ test-compiled: $(VENV)/.dev
 # The gateway's and an engine's image from the files that are rendered, over bases made of Debian's packages.
 test-images: $(VENV)/.dev
 	$(BIN)/python -m pytest -rs tests/images $(ARGS)
+
+# checkov over what is rendered; in an environment of its own, because it pins old libraries.
+test-checkov: $(VENV)/.dev build/checkov/.done
+	PATH="$(CURDIR)/build/checkov/bin:$$PATH" $(BIN)/python -m pytest -rs tests/render/test_checkov.py $(ARGS)
+
+build/checkov/.done:
+	$(BIN)/python -m venv build/checkov
+	build/checkov/bin/pip install --quiet --disable-pip-version-check 'checkov>=3.3,<4'
+	@touch $@
 
 # Real engines (vLLM, Transformers) on processors: installed once, 4 GB in ~/.cache/gemstead; docs/engine-install.md.
 test-engines: $(VENV)/.dev

@@ -74,7 +74,7 @@ def render(deployment: Deployment) -> Bundle:
 
 def _secrets(deployment: Deployment) -> dict[str, Any]:
     """What .env holds and containers get as files: in no environment, so in no `docker inspect`."""
-    found = {name: {"environment": name} for name in secret_names(deployment)}
+    found = {name: {"environment": name} for name in (*secret_names(deployment), "GRAFANA_PASSWORD")}
     return found | ({"hf_token": {"environment": "HF_TOKEN"}} if deployment.deploy.hub_token else {})
 
 
@@ -270,9 +270,11 @@ def _watchers(deployment: Deployment, engines: list[str]) -> dict[str, Any]:
             "image": "${GRAFANA_IMAGE:-" + deployment.image(WATCHERS["grafana"]) + "}",
             **common,
             "environment": {
-                "GF_SECURITY_ADMIN_PASSWORD": "${GRAFANA_PASSWORD:?set GRAFANA_PASSWORD in .env}",
+                # Not `${NAME:?}`, which Compose asks for even while the profile is off.
+                "GF_SECURITY_ADMIN_PASSWORD__FILE": f"{SECRETS}/GRAFANA_PASSWORD",
                 "GF_ANALYTICS_REPORTING_ENABLED": "false",
             },
+            "secrets": ["GRAFANA_PASSWORD"],
             "volumes": [
                 "grafana:/var/lib/grafana",
                 "./grafana/provisioning:/etc/grafana/provisioning:ro",
@@ -324,7 +326,7 @@ def _env(deployment: Deployment) -> str:
     token += f"# What gemstead.yaml refers to; the gateway gets each as a file:\n{own}" if own else ""
     return f"""# Copy to .env and fill in. To start, only the profile `monitoring` needs something: GRAFANA_PASSWORD.
 {token}# Password of Grafana's user `admin`:
-GRAFANA_PASSWORD=
+# GRAFANA_PASSWORD=
 # Where callers connect, `address:port` of this host:
 # GEMSTEAD_LISTEN=127.0.0.1:4367
 """
