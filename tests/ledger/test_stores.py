@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -305,3 +307,14 @@ def test_a_legal_hold_keeps_acts_by_whom_they_were_done_or_to_which_key(ledger):
     assert held == 2
     ledger.log.hold("*", None, None, "case 9", later, user="ben")
     assert ledger.log.prune(rules, later, None).held == 3
+
+
+def test_a_service_on_files_loads_nothing_of_a_store():
+    code = (
+        "import sys, gemstead.wiring.serve, gemstead.gateway.worker, gemstead.cli.db;"
+        "print([name for name in ('asyncpg', 'sqlalchemy', 'alembic') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "[]\n"
