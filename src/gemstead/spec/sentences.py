@@ -102,7 +102,7 @@ def _unknown(path: Path) -> Fault:
     name, section = str(path[-1]), names_at(path[:-1])
     meant = KNOWN_ELSEWHERE.get(name)
     guess = meant if meant in section else nearest(name, section)
-    if guess is None and (place := elsewhere(name) or elsewhere(meant or "")):
+    if guess is None and (place := elsewhere(meant or "") or elsewhere(name)):
         return Fault(path, "is not a field here", f"did you mean {place}?")
     known = f"known here: {', '.join(section)}"
     return Fault(path, "is not a field here", f"did you mean `{guess}`?" if guess else known)
