@@ -164,10 +164,10 @@ ALERTS: tuple[Alert, ...] = (
         "2m",
         "critical",
         "A gateway cannot reach the store that it shares with others",
-        "It serves with the keys that it knew last, so nobody new is let in and nobody is shut out; audit records wait on "
-        "its disk, up to `ledger.spool_mib`.",
-        "Bring PostgreSQL back, or mend the way to it; `gemstead ps` says why it does not answer. What waits is written "
-        "then.",
+        "It serves with the keys that it knew last, so nobody new is let in and nobody is shut out; audit records wait "
+        "on its disk, up to `ledger.spool_mib`.",
+        "Bring PostgreSQL back, or mend the way to it; `gemstead ps` says why it does not answer. What waits is "
+        "written then.",
     ),
     Alert(
         "GemsteadLoopLagging",
