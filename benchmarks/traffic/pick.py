@@ -1,6 +1,6 @@
 """What a pick costs: microseconds of CPU for pick, charge, first token and settle, by the size of the pool.
 
-    python -m benchmarks.traffic.pick [--calls 2000]
+    python -m benchmarks.traffic.pick [--calls 2000] [--in-flight 6]
 
 The prompt has 4,000 tokens (16 KB); half of the calls belong to conversations that come back, so their prefix is held
 somewhere, and all share the first block. `hash` is cutting the prompt into blocks (`prefix.chain`), once for each
@@ -35,7 +35,7 @@ def pool(size: int) -> Roster:
     )
 
 
-def measure(size: int, calls: int) -> tuple[float, float, float]:
+def measure(size: int, calls: int, in_flight: int = IN_FLIGHT) -> tuple[float, float, float]:
     """Microseconds of CPU for one pick; for charge, first token and settle together; for hashing the prompt."""
     random, endpoints = Random(1), pool(size)
     picker = Picker(PrefixIndex(), random.randrange)
@@ -46,7 +46,7 @@ def measure(size: int, calls: int) -> tuple[float, float, float]:
     hashing = (process_time() - began) / len(prompts)
     running: list[Call] = []
     picking = keeping = 0.0
-    for number in range(calls + IN_FLIGHT * size):
+    for number in range(calls + in_flight * size):
         now = number * 0.01
         place = random.randrange(200) if number % 2 else 0
         prefix = (
@@ -58,13 +58,15 @@ def measure(size: int, calls: int) -> tuple[float, float, float]:
         picked = process_time()
         picker.charge(chosen, call)
         running.append(call)
-        if len(running) > IN_FLIGHT * size:
-            done = running.pop(random.randrange(len(running)))
+        if len(running) > in_flight * size:
+            begun = running[-1 - size]  # as many are being read as there are engines, all others are answered
+            assert begun.charged_to is not None
+            picker.first_token(begun.charged_to, begun, now)
+            done = running.pop(random.randrange(len(running) - 1 - size))
             at = done.charged_to
             assert at is not None
-            picker.first_token(at, done, now)
             picker.settle(at, done, True, now + 0.001, 200)
-        if number >= IN_FLIGHT * size:
+        if number >= in_flight * size:
             picking += picked - start
             keeping += process_time() - picked
     return picking / calls * 1e6, keeping / calls * 1e6, hashing * 1e6
@@ -75,12 +77,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--calls", type=int, default=2000)
-    calls = parser.parse_args().calls
+    parser.add_argument("--in-flight", type=int, default=IN_FLIGHT, help="calls for each endpoint")
+    asked = parser.parse_args()
     how = "compiled" if (module.__file__ or "").endswith(".so") else "interpreted"
     sys.stdout.write(f"{how}, Python {sys.version.split()[0]}; microseconds of CPU\n")
     sys.stdout.write(f"{'endpoints':>9} {'pick':>8} {'books':>8} {'hash':>8}\n")
     for size in SIZES:
-        picking, keeping, hashing = measure(size, calls)
+        picking, keeping, hashing = measure(size, asked.calls, asked.in_flight)
         sys.stdout.write(f"{size:>9} {picking:>8.1f} {keeping:>8.1f} {hashing:>8.1f}\n")
 
 

@@ -16,6 +16,7 @@ import msgspec
 
 from gemstead.traffic import load
 from gemstead.traffic.breaker import CLOSED, Breaker
+from gemstead.traffic.interference import Writing
 from gemstead.traffic.prefix import BLOCK_TOKENS
 from gemstead.traffic.rates import Line, Pace, Rates
 
@@ -163,6 +164,7 @@ class Endpoint:
         "waiting",
         "wedged",
         "well_until",
+        "writing",
     )
 
     def __init__(self, facts: EndpointFacts, load: Load | None = None) -> None:
@@ -175,6 +177,7 @@ class Endpoint:
         self.kv_booked = 0  # tokens of KV cache that the calls in flight are expected to take
         self.waiting: dict[Call, None] = {}  # calls without a first token, the oldest first
         self.speaking = 0  # calls in flight that stream: a word may be expected of them
+        self.writing = Writing()  # the answers that more reading there would disturb
         # What it did.
         self.served = 0
         self.failures = 0

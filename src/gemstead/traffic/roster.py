@@ -29,6 +29,7 @@ WEDGED_S = 3.0  # SMG 1.13 takes a worker for wedged after 3 s, stretched with e
 WEDGED_MOST_S = 120.0
 WARM_S = 30.0
 WARM_SHARE = 0.25  # SMG gives a warming worker a quarter of the misses
+FIRST_LATE_S = 0.1
 LOOK_AGAIN_S = 1.0  # while anything is warming or wedged
 
 
@@ -40,6 +41,7 @@ class Roster(list[Endpoint]):
         self.good_until = -inf  # of `able`
         self.able: list[Endpoint] = []
         self.names: list[str] = []
+        self.late_s = FIRST_LATE_S  # few of its calls had to wait longer than that, as foreseen
         share_rates(self)
         for endpoint in self:
             endpoint.roster = self
