@@ -64,6 +64,8 @@ def test_an_engine_that_has_lost_a_prompt_has_lost_what_is_older_and_not_what_is
     for start in (100, 200, 300):
         house.call(range(start, start + 20))
     house.call(range(200, 220), cached=0)  # thought: all of it
+    assert house.known(range(100, 120)) == 20, "once may be a beginning that it cannot take up"
+    house.call(range(200, 220), cached=0)
     assert house.known(range(900, 910)) == 0
     assert house.known(range(100, 120)) == 0
     assert house.known(range(200, 220)) == 20  # just read
@@ -78,6 +80,7 @@ def test_a_prompt_that_leaves_an_older_one_midway_may_find_nothing_though_nothin
     house.call([*range(200, 220), 3, 4], cached=0)
     assert house.known(range(100, 120)) == 20
     house.call([*range(200, 220), 3, 4, 5, 6], cached=0)  # and this one goes on where the last one ended
+    house.call([*range(200, 220), 3, 4, 5, 6, 7], cached=0)
     assert house.known(range(100, 120)) == 0
 
 
