@@ -9,6 +9,8 @@ Each candidate gets a cost in seconds, and the cheapest wins:
                                (`BEHIND`)
     + its answer               expected tokens times what one more request costs each step, for this call and
                                for all that run there, times `ANSWER`
+    + others' answers          those that would miss their aim for each token while this prompt is read, on average
+                               (`interference.py`), times `LOST_S`
     + room                     of a KV cache that is nearly full; and where the call does not fit, or every slot is
                                taken, the wait until enough others have ended
     + the adapter              the time to load it where it is not there
@@ -22,6 +24,10 @@ later, which a cost that looks at this call alone would not see: the fuller the 
 be. Affinity still cannot pile everything on one replica: what waits there costs seconds like everything else, and
 an endpoint with more than twice the calls of the idlest (and `CROWD` more) gets no credit at all. Among the
 near-equal, chance decides; it is handed in.
+
+A prompt may wait a little where that leaves others' answers in peace, but not for long: where it would wait longer than
+nearly all calls of its pool (all but `FEW`) and longer than it has to, each second more costs `LATE` more. So the
+longest waits stay as they are.
 
 Before that, endpoints are passed over in three steps. Not ready, draining or already tried by this call:
 never. Breaker open: unless nothing else is left, because a pool whose every endpoint is shut out serves
@@ -58,7 +64,12 @@ BEHIND: Final = 3.0  # added to `WORK` for each call that waits, per endpoint
 STAY: Final = (
     1.5  # of a prompt's reading: what a conversation whose prompt says nothing to us gains where it was
 )
-ANSWER: Final = 0.3
+ANSWER: Final = 0.1
+LOST_S: Final = 0.3  # seconds of waiting that are worth an answer that keeps to its aim
+LATE: Final = 5.0
+FEW: Final = 0.1
+LATE_STEP: Final = 0.05  # of what is known of the longest waits, by each call
+LEAST_READ_S: Final = 0.02  # what takes less to read disturbs nobody
 CROWD: Final = (
     16  # calls more than twice those of the idlest: AIBrix's prefix router gives up at 8 or 16 more
 )
@@ -244,11 +255,16 @@ class Picker:
             _add_adapter(call, able, costs)
         if call.session and (hits is None or not any(hits)):
             self._stay(call, able, costs)
+        roster, waits = able[0].roster, None
+        if roster is not None and whole_tokens * pool_s > LEAST_READ_S * len(able):
+            waits = _disturb(call, able, hits, costs, roster.late_s, now)
         best = min(costs) + NEAR_S
         near = [place for place, cost in enumerate(costs) if cost <= best]
         place = near[0] if len(near) == 1 else near[self._choose(len(near))]
         if hits is not None:
             self._hit(call, hits[place])
+        if waits is not None and roster is not None:
+            roster.late_s *= 1.0 + LATE_STEP * (1.0 - FEW if waits[place] > roster.late_s else -FEW)
         return able[place]
 
     def _expect(self, call: Call) -> float:
@@ -315,6 +331,7 @@ class Picker:
             self._quiet_count += 1
             heappush(self._quiet, (now + QUIET_DUE * call.due_s, self._quiet_count, call))
         endpoint.weigh()
+        endpoint.writing.fresh_until = -inf
         call.known_turn = -1
         if call.prefix:
             known = self.index.insert(endpoint.name, call.prefix, _blocks(endpoint, call))
@@ -335,6 +352,8 @@ class Picker:
             endpoint.read_tokens += call.charged_tokens
             call.first_at, call.first_calls = now, endpoint.in_flight
             call.first_read = endpoint.read_tokens
+            if call.streams:
+                endpoint.writing.calls[call] = None
             if call.ahead_tokens >= 0.0 and now > call.charged_at:
                 if endpoint.tells_cached and endpoint.rates.prefill.count >= SETTLED:
                     call.unlearned_s = now - call.charged_at
@@ -348,6 +367,7 @@ class Picker:
             endpoint.progress_at = now
         endpoint.kv_booked -= call.charged_kv
         call.charged_kv = 0
+        endpoint.writing.calls.pop(call, None)
         if call.streams:
             endpoint.speaking -= 1
         _heard(endpoint, now)
@@ -429,6 +449,43 @@ def work_tokens(prompt_tokens: int, cached_tokens: int) -> int:
     """What reading a prompt costs behind its cached part, in tokens at the beginning of a prompt."""
     rest = max(prompt_tokens - cached_tokens, 0)
     return rest + int(rest * (cached_tokens + 0.5 * rest) * DEEPER)
+
+
+def _disturb(
+    call: Call, able: list[Endpoint], hits: list[int] | None, costs: list[float], late_s: float, now: float
+) -> list[float]:
+    """Add what others' answers lose by this prompt; returns the seconds to its first token that each would take."""
+    waits: list[float] = []
+    prompt_tokens = call.prompt_tokens
+    whole_tokens = work_tokens(prompt_tokens, 0)
+    for place, endpoint in enumerate(able):
+        tokens = whole_tokens
+        if hits is not None and (blocks := hits[place]):
+            cached = max(min(blocks * call.block_tokens, prompt_tokens - LEAST_TOKENS), 0)
+            tokens = work_tokens(prompt_tokens, cached)
+        read_s = tokens * endpoint.token_s
+        wait_s = endpoint.standing_s + read_s
+        if endpoint.head_s:
+            wait_s -= min(now - endpoint.progress_at, endpoint.head_s)
+        waits.append(wait_s)
+        writing = endpoint.writing
+        if writing.calls:
+            if now >= writing.fresh_until:
+                _look(endpoint, now)
+            if writing.at_risk:
+                costs[place] += LOST_S * writing.lost(read_s)
+    late_s = max(late_s, min(waits))
+    for place, wait_s in enumerate(waits):
+        if wait_s > late_s:
+            costs[place] += LATE * (wait_s - late_s)
+    return waits
+
+
+def _look(endpoint: Endpoint, now: float) -> None:
+    calls = endpoint.in_flight + endpoint.calls_elsewhere
+    step_s = endpoint.rates.decode.at(calls) * endpoint.pace.times
+    coming_tokens = endpoint.prefill_tokens + endpoint.prefill_elsewhere
+    endpoint.writing.look(now, endpoint.token_s, step_s, endpoint.read_tokens, coming_tokens)
 
 
 def _overflow_s(endpoint: Endpoint, kv_tokens: float) -> float:
