@@ -23,7 +23,8 @@ def said(tmp_path, empty_url, capsys):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o600)
     file = tmp_path / "gemstead.yaml"
-    alone = f"state_dir: {tmp_path}/state\n"
+    ports = "{listen: '127.0.0.1:0'}"
+    alone = f"state_dir: {tmp_path}/state\ngateway: {ports}\nadmin: {ports}\n"
     store = f"{alone}ledger: {{store: 'file:{tmp_path}/url', secret: 'file:{tmp_path}/secret', node: n1}}\n"
 
     def run(*words: str, shared: bool = True, code: int = 0) -> str:
