@@ -47,6 +47,21 @@ def composed(file: dict[str, Any]) -> dict[str, Any]:
     return read
 
 
+def test_what_the_file_refers_to_reaches_the_gateway_as_files_and_nobody_else() -> None:
+    file = {"ledger": {"store": "env:GEMSTEAD_STORE_URL", "secret": "env:GEMSTEAD_STORE_SECRET"}}
+    made, names = composed(file), ["GEMSTEAD_STORE_SECRET", "GEMSTEAD_STORE_URL"]
+    assert {name: made["secrets"][name] for name in names} == {name: {"environment": name} for name in names}
+    holders = {
+        service
+        for service, one in made["services"].items()
+        if set(names) & {str(key) for key in one.get("secrets", [])}
+    }
+    assert holders == {"gateway"} and made["services"]["gateway"]["secrets"] == names
+    assert all(f"{name}=\n" in bundle(file).files[".env.example"] for name in names)
+    said = yaml.safe_load(bundle(file).files["gateway/gemstead.yaml"])["ledger"]
+    assert said["store"] == "file:/run/secrets/GEMSTEAD_STORE_URL"
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_it_is_valid_by_the_schema_of_compose(name: str) -> None:
     schema = json.loads((SCHEMAS / "compose-spec.json").read_text("utf-8"))

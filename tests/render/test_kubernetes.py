@@ -585,6 +585,7 @@ def test_a_region_that_bursts_starts_at_nothing() -> None:
         (file("H100", 8, kubernetes={"routes": {}}), "deploy.host"),
         (file("H100", 8, kubernetes={"routes": {"flavour": "gke"}}, **HOST), "proxy-only"),
         (STORE | file("H100", 8), "deploy.kubernetes.stores"),
+        ({"limits": {"store": "env:REDIS_URL"}} | file("H100", 8), "limits.store: the network"),
         (file("H100", 8, kubernetes={"regions": [{"name": "eu", "sovereign": True}]}), "registry"),
         (file("H100", 8, kubernetes={"regions": [{"name": "e", "sovereign": True, "registry": "r"}]}), "model_image"),
         (file("H100", 8, kubernetes={"routes": {"armor": {"template": "projects/a/locations/b/templates/c"}}}, **HOST),

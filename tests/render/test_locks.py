@@ -59,6 +59,12 @@ def test_each_extra_adds_what_it_asks_for(extra: str) -> None:
         ({"ledger": {"store": "vault:kv/store#url", "secret": "env:STORE_SECRET"}}, "hvac"),
         ({"ledger": {"store": "env:STORE_URL", "secret": "aws-sm:store"}}, "boto3"),
         ({"ledger": {"store": "env:STORE_URL", "secret": "env:STORE_SECRET"}}, "asyncpg"),
+        ({"ledger": {"store": "env:STORE_URL", "secret": "env:STORE_SECRET"}}, "alembic"),
+        (
+            {"ledger": {"store": "env:A", "secret": "env:B"}, "limits": {"store": "env:C"}},
+            "sqlalchemy",
+        ),
+        ({"traffic": {"sharing": {"store": "env:REDIS_URL", "secret": "env:SECRET"}}}, "redis"),
     ],
 )
 def test_a_file_that_needs_more_gets_more(more: dict[str, object], package: str) -> None:

@@ -7,6 +7,7 @@ new version of Gemstead changes one layer of a few megabytes. Nobody's build too
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import Any
@@ -45,7 +46,7 @@ def files(deployment: Deployment, *, bare: bool = True) -> dict[str, str]:
         "gateway/.dockerignore": "*\n!requirements.txt\n!build.txt\n!source\n",
         "gateway/Dockerfile": slim(deployment),
         "gateway/build.txt": _lock("build"),
-        "gateway/requirements.txt": "".join(_lock(name) for name in _needed(deployment)),
+        "gateway/requirements.txt": _together(_needed(deployment)),
         "gateway/source/README": SOURCE,
     }
     if bare:
@@ -177,11 +178,24 @@ def _needed(deployment: Deployment) -> list[str]:
     found = {extra for start, extra in SECRETS.items() if any(text.startswith(start) for text in texts)}
     if routes and routes.inference and routes.inference.picker == "gemstead":
         found.add("epp")
-    if said.get("limits", {}).get("store") or said.get("ledger", {}).get("store"):
+    if said.get("limits", {}).get("store") or said.get("traffic", {}).get("sharing"):
         found.add("shared")
+    if said.get("ledger", {}).get("store"):
+        found.add("postgres")
     if any(text.startswith("s3://") for text in texts):
         found.add("s3")
     return ["serve", *(f"serve-{extra}" for extra in sorted(found))]
+
+
+def _together(names: list[str]) -> str:
+    """The lists one after another, each package once."""
+    text, there = "", set[str]()
+    for name in names:
+        head, *blocks = re.split(r"(?m)^(?=[a-z0-9-]+==)", _lock(name))
+        fresh = [block for block in blocks if block.partition("==")[0] not in there]
+        there.update(block.partition("==")[0] for block in fresh)
+        text += head + "".join(fresh)
+    return text
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -34,13 +34,19 @@ def checked(deployment: Deployment) -> None:
     """Nothing, where the gateways can reach what they share.
 
     Raises:
-        Refused: nobody has said where the store is.
+        Refused: nobody has said where it is.
     """
-    kubernetes = deployment.deploy.kubernetes
-    if shared(deployment) and not kubernetes.stores and not kubernetes.egress:
+    kubernetes, spec = deployment.deploy.kubernetes, deployment.spec
+    said = {
+        "ledger.store": spec.ledger.store,
+        "limits.store": spec.limits.store,
+        "traffic.sharing.store": spec.traffic.sharing and spec.traffic.sharing.store,
+    }
+    named = [name for name, store in said.items() if store]
+    if named and not kubernetes.stores and not kubernetes.egress:
         raise Refused(
             Reason.BAD_REQUEST,
-            "ledger.store: the network lets gateways only where the file says, so say where the database is: "
+            f"{', '.join(named)}: the network lets gateways only where the file says, so say where that is: "
             "deploy.kubernetes.stores: [{addresses: [10.0.7.4/32], port: 5432}]",
         )
 
