@@ -55,7 +55,7 @@ test-compiled: $(VENV)/.dev
 
 # The gateway's and an engine's image from the files that are rendered, over bases made of Debian's packages.
 test-images: $(VENV)/.dev
-	$(BIN)/python -m pytest -rs tests/images $(ARGS)
+	$(BIN)/python -m pytest -rs $(or $(ARGS),tests/images)
 
 # checkov over what is rendered; in an environment of its own, because it pins old libraries.
 test-checkov: $(VENV)/.dev build/checkov/.done
