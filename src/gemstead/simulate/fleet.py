@@ -254,7 +254,7 @@ class Fleet:
         if (queue := gateway.queue) is None:
             return
         self._expire(gateway, now)
-        if queue and now >= queue.shares.look_at:
+        if len(queue) and now >= queue.shares.look_at:
             queue.measure(self._in_flight(gateway), now)
         while (waiting := next_one(queue, gateway.endpoints, now)) is not None:
             number: int = waiting.ticket  # type: ignore[assignment]
@@ -335,7 +335,7 @@ class Fleet:
                 gateway.queue.settle(queued[1], inside.prompt_tokens + inside.output_tokens)
         if self._conditions.queue and (replica.first or replica.ended):
             for gateway in self.gateways:
-                if gateway.queue:
+                if gateway.queue is not None and len(gateway.queue):
                     self._take(gateway, now)
 
     def _end(self, number: int, status: str, now: float) -> None:
@@ -370,7 +370,7 @@ class Fleet:
             for endpoint, load in zip(gateway.endpoints, loads, strict=True):
                 if load is not None:
                     endpoint.load = load
-            if gateway.queue:
+            if gateway.queue is not None and len(gateway.queue):
                 self._take(gateway, now)
 
     def _share(self, which: int, now: float) -> None:
