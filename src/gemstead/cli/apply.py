@@ -88,7 +88,7 @@ def apply(args: argparse.Namespace) -> int:
         if changes and not _agreed(args):
             print("nothing was done", file=sys.stderr)
             return 1
-        patience_s = args.patience or _patience_s(deployment)
+        patience_s = args.patience or _patience_s(deployment, bundle.target)
         run = Run(place, pieces, lambda: _check(args, place), patience_s, time.monotonic, time.sleep)
         return _told(args, run)
     except PlaceError as error:
@@ -206,9 +206,10 @@ def _told(args: argparse.Namespace, run: Run) -> int:
     return 1 if run.failure else 0
 
 
-def _patience_s(deployment: Deployment) -> float:
-    """As long as the slowest engine is allowed to start, and ten minutes for images and machines."""
-    return max((pool.startup.allowance_s for pool in deployment.pools), default=300) + 600.0
+def _patience_s(deployment: Deployment, target: str) -> float:
+    """As long as the slowest engine is allowed to start, and ten minutes for images and machines; on Vertex AI thirty."""
+    machines_s = 1800.0 if target == "vertex" else 600.0
+    return max((pool.startup.allowance_s for pool in deployment.pools), default=300) + machines_s
 
 
 def _check(args: argparse.Namespace, place: Place) -> str:
