@@ -207,7 +207,7 @@ def _told(args: argparse.Namespace, run: Run) -> int:
 
 
 def _patience_s(deployment: Deployment, target: str) -> float:
-    """As long as the slowest engine is allowed to start, and ten minutes for images and machines; on Vertex AI thirty."""
+    """As long as the slowest engine may take to start, and ten minutes for images and machines; thirty on Vertex AI."""
     machines_s = 1800.0 if target == "vertex" else 600.0
     return max((pool.startup.allowance_s for pool in deployment.pools), default=300) + machines_s
 
