@@ -221,6 +221,8 @@ def report(state: State, cells: Sequence[Cell], seeds: Mapping[int, int]) -> str
             )
         lines.append(summed("chosen on", _chosen(state, full, names, ours, seeds, True)))
         lines.append(summed("held out", _chosen(state, full, names, ours, seeds, False)))
+    mine = {cell: ratios(figures(state, cell, range(seeds[cell.replicas]), names), OURS) for cell in full}
+    lines += ["", "Cells in which ours misses an aim:", "", *_outside(mine)]
     lines += [
         "",
         *_noise(state, full, seeds),
