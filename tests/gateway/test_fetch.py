@@ -16,9 +16,11 @@ from gemstead.gateway.fetch import Fetcher
 from gemstead.gateway.settings import Fetch
 from gemstead.openai.mediaurl import wanted
 from gemstead.refused import Refused
-from gemstead.testing import FakeEngine
-from gemstead.testing.peer import post
-from gemstead.testing.stack import start_stack
+from gemstead.testing import FakeEngine, Script, words
+from gemstead.testing.peer import Answer, post
+from gemstead.testing.stack import Stack, start_stack
+from gemstead.traffic.budget import Rule, RuleBook, Selector
+from gemstead.traffic.caller import RateLimit
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: image/png\r\nconnection: close\r\n"
@@ -341,3 +343,122 @@ async def test_a_gateway_that_fetches_slowly_still_answers_others_and_bounds_tho
         assert server.most_here == 1
         for peer in peers:
             peer.close()
+
+
+# Limits come first, and are asked again for what the request has become.
+
+
+def limited(**limits: object) -> dict[str, object]:
+    return {"rulebook": RuleBook(rules=(Rule(name="r", select=Selector(tenant=("default",)), **limits),))}
+
+
+async def used(stack: Stack, name: str, amount: int) -> None:
+    """Wait until that much of a counter is used, as the store of counters has it."""
+    until = asyncio.get_running_loop().time() + 5.0
+    while (now := sum(s.used for s in stack.windows.standings(0.0) if s.cap.name == name)) != amount:
+        assert asyncio.get_running_loop().time() < until, f"{name}: {now}, not {amount}"
+        await asyncio.sleep(0.02)
+
+
+async def asked(stack: Stack, body: bytes) -> Answer:
+    async with await stack.peer() as peer:
+        await peer.send(post(body))
+        return await peer.answer()
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        limited(requests_per_minute=1),
+        limited(requests_per_day=1),
+        {"limit": RateLimit(requests_per_minute=1)},
+    ],
+)
+async def test_nothing_is_fetched_for_a_call_that_a_limit_forbids(tmp_path, limits):
+    async with (
+        shop() as server,
+        FakeEngine() as engine,
+        start_stack(engine, folder=tmp_path, media="fetch", fetch=local(server.port), **limits) as stack,
+    ):
+        body = asking(f"http://127.0.0.1:{server.port}/")
+        assert [(await asked(stack, body)).status for _ in range(3)] == [200, 429, 429]
+        assert (len(server.asked), len(engine.seen)) == (1, 1)
+        counted = (await stack.figures()).snapshot
+        assert counted["gemstead_media_calls_total"] == {'outcome="fetched"': [1.0]}
+        assert counted["gemstead_media_fetched_bytes_total"] == {"": [len(PNG)]}
+
+
+@pytest.mark.parametrize("limits", [limited(concurrent=1), {"limit": RateLimit(concurrent=1)}])
+async def test_a_call_has_its_place_while_its_media_are_fetched_and_gives_it_back(tmp_path, limits):
+    async with (
+        shop() as server,
+        FakeEngine() as engine,
+        start_stack(engine, folder=tmp_path, media="fetch", fetch=local(server.port), **limits) as stack,
+    ):
+        server.open.clear()
+        body = asking(f"http://127.0.0.1:{server.port}/")
+        first = asyncio.create_task(asked(stack, body))
+        async with asyncio.timeout(10):
+            while not server.here:
+                await asyncio.sleep(0.01)
+        assert (await asked(stack, body)).status == 429
+        server.open.set()
+        assert (await first).status == 200 and len(server.asked) == 1
+        server.answers["/gone"] = b"HTTP/1.1 404 Not Found\r\nconnection: close\r\n\r\n"
+        for _ in range(2):
+            assert (await asked(stack, asking(f"http://127.0.0.1:{server.port}/gone"))).status == 400
+        assert (await asked(stack, body)).status == 200
+
+
+MP4 = b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + bytes(1500)
+CLIP = b"HTTP/1.1 200 OK\r\ncontent-type: video/mp4\r\nconnection: close\r\n\r\n" + MP4
+
+
+def clip(port: int, path: str = "/clip") -> bytes:
+    part = {"type": "video_url", "video_url": {"url": f"http://127.0.0.1:{port}{path}"}}
+    messages = [{"role": "user", "content": [part]}]
+    return json.dumps({"model": "m", "messages": messages, "max_tokens": 20}).encode()
+
+
+async def test_what_was_fetched_is_held_too_and_charged_once(tmp_path):
+    """2,000 letters of a clip may be 2,000 tokens: a budget holds them before the engine is asked, and not twice."""
+    rules = limited(tokens_per_day=5000, requests_per_day=100)
+    async with (
+        shop({"/clip": CLIP}) as server,
+        FakeEngine(Script(pieces=words(3))) as engine,
+        start_stack(engine, folder=tmp_path, media="fetch", fetch=local(server.port), **rules) as stack,
+    ):
+        assert (await asked(stack, clip(server.port))).status == 200
+        [record] = await stack.records(1)
+        await used(stack, "tokens_per_day", record.prompt_tokens + record.output_tokens)
+        await used(stack, "requests_per_day", 1)
+        seen = json.loads(engine.seen[0].body)
+        assert (
+            seen["max_tokens"] == 20 and seen["messages"][0]["content"][0]["video_url"]["url"][:5] == "data:"
+        )
+        assert (await asked(stack, clip(server.port, "/none"))).status == 400
+        await used(stack, "tokens_per_day", record.prompt_tokens + record.output_tokens)
+        await used(stack, "requests_per_day", 2)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        limited(tokens_per_day=1500),
+        limited(tokens_per_minute=450),
+        {"limit": RateLimit(tokens_per_minute=450)},
+    ],
+)
+async def test_what_has_become_too_large_is_refused_and_pays_nothing(tmp_path, limits):
+    async with (
+        shop({"/clip": CLIP}) as server,
+        FakeEngine(Script(pieces=words(3))) as engine,
+        start_stack(engine, folder=tmp_path, media="fetch", fetch=local(server.port), **limits) as stack,
+    ):
+        refused = await asked(stack, clip(server.port))
+        assert refused.status == 429 and "too large" in json.loads(refused.body)["error"]["message"]
+        assert (len(server.asked), engine.seen) == (1, [])
+        small = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 20}
+        for _ in range(3):  # all that was held for the large one is there again
+            assert (await asked(stack, json.dumps(small).encode())).status == 200
+        await stack.quiet()

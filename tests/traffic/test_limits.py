@@ -269,6 +269,48 @@ def test_settling_never_gives_back_more_than_holding_the_used_tokens_would_have_
     assert owed <= least + 1e-6 or not time_stands_still
 
 
+@settings(max_examples=300)
+@given(STEPS, st.booleans())
+def test_a_hold_that_grows_owes_what_one_made_so_large_would(steps, time_stands_still):
+    """The same calls twice: held in two parts and settled, and held exactly as used."""
+    book, exact = limits(tokens_per_minute=10**6), limits(tokens_per_minute=10**6)
+    now, running = 0.0, []
+    for number, (pause, tokens, share, lasts) in enumerate(steps):
+        now += 0.0 if time_stands_still else pause
+        for entry in [entry for entry in running if entry[0] <= number]:
+            running.remove(entry)
+            book.grow(entry[1], entry[3], now)
+            entry[1].settle(entry[2], now)
+        used = int(tokens * share) * 30
+        first = book.hold(ANN, tokens * 7, now)
+        if number % 2:
+            book.grow(first, tokens * 30, now)
+        running.append((number + 1 + lasts, first, used, tokens * 30))
+        exact.hold(ANN, used, now).settle(used, now)
+    for _, hold, used, _ in running:
+        hold.settle(used, now)
+    account = book._accounts["ann"]
+    assert (account.in_flight, len(account.open)) == (0, 0)
+    owed, least = (max(each._accounts["ann"].tokens_until - now, 0.0) for each in (book, exact))
+    assert owed >= least - 1e-6
+    assert owed <= least + 1e-6 or not time_stands_still
+
+
+def test_a_hold_that_cannot_grow_is_as_it_was():
+    book = limits(tokens_per_minute=1000)
+    hold = book.hold(ANN, 100, 0.0)
+    with pytest.raises(Refused, match="too large"):
+        book.grow(hold, 1001, 0.0)
+    other = book.hold(ANN, 800, 0.0)
+    with pytest.raises(Refused, match="Rate limit reached"):
+        book.grow(hold, 300, 0.0)
+    other.settle(0, 0.0)
+    book.grow(hold, 300, 0.0)
+    hold.settle(250, 0.0)
+    assert isinstance(admitted(book, 751, 0.0), Refused)
+    book.hold(ANN, 750, 0.0)
+
+
 def test_a_hundred_thousand_calls_with_aborts_leave_no_drift():
     book, random, now, running = limits(tokens_per_minute=60_000, concurrent=50), Random(1), 0.0, []
     for _ in range(100_000):

@@ -45,10 +45,11 @@ STORE_BUSY: Final = "Too many calls draw on the same limit at the moment. Try ag
 class Waiting:
     """A call that waits for the store."""
 
-    __slots__ = ("again_at", "exchange", "round", "short", "tries")
+    __slots__ = ("again_at", "exchange", "need", "round", "short", "tries")
 
-    def __init__(self, exchange: Exchange, short: Short) -> None:
+    def __init__(self, exchange: Exchange, need: Need, short: Short) -> None:
         self.exchange = exchange
+        self.need = need
         self.short = short
         self.tries = 0
         self.again_at = 0.0  # not before this is it asked for again
@@ -121,10 +122,33 @@ class Allowances:
         exchange.need_of = need
         return self.decide(exchange, need, Waiting)
 
-    def decide(self, exchange: Exchange, need: Need, new: Callable[[Exchange, Short], Waiting]) -> bool:
-        """Hold what the call needs, or let it wait."""
-        held = self.hold(need)
+    def grow(self, exchange: Exchange) -> bool:
+        """Whether the call, which has become larger since it was admitted, goes on now. False: as of `admit`.
+
+        Raises:
+            Refused: it is too large, or more than a limit has left. What was held stays held until it is settled.
+        """
+        before, call = exchange.need_of, exchange.call
+        if before is None or call is None or exchange.allowed is None:
+            return True
+        if before.terms.bounded or before.terms.budgets:
+            need = self.bind(exchange, before.terms, before.accounts)
+        else:
+            need = Need(before.terms, before.accounts, call.most_tokens, 0, 0)
+        exchange.need_of = need
+        tokens, bound = max(need.tokens - before.tokens, 0), max(need.bound - before.bound, 0)
+        money = max(need.money - before.money, 0)
+        accounts = tuple(one for one in need.accounts if one.cap.unit in ("tokens", "money"))
+        if not accounts or not (tokens or bound or money):
+            return True
+        self.accounts.check_size(accounts, need.tokens, need.bound, need.money)
+        return self.decide(exchange, Need(need.terms, accounts, tokens, bound, money), Waiting)
+
+    def decide(self, exchange: Exchange, need: Need, new: Callable[[Exchange, Need, Short], Waiting]) -> bool:
+        """Hold what the call needs, or needs beside what it holds; or let it wait."""
+        held, before = self.hold(need), exchange.allowed
         if isinstance(held, Hold):
+            held.first = before
             exchange.allowed = held
             if self.accounts.low:
                 self.wake()
@@ -132,11 +156,11 @@ class Allowances:
         if self.accounts.away and self.without(need, held):
             return self.decide(exchange, need, new)
         self.accounts.want(held, need.tokens, need.bound, need.money)
-        one = new(exchange, held)
+        one = new(exchange, need, held)
         one.round = self.round
         self.waiting.append(one)
         self.wake()
-        return exchange.allowed is not None  # a store in this process has answered already
+        return exchange.allowed is not before  # a store in this process has answered already
 
     def hold(self, need: Need) -> Hold | Short:
         return self.accounts.hold(
@@ -251,10 +275,9 @@ class Allowances:
             if one.again_at > now or (one.round == self.round and not self.accounts.away):  # not asked yet
                 self.waiting.append(one)
                 continue
-            need = exchange.need_of
-            assert need is not None
+            need = one.need
             try:
-                if self.decide(exchange, need, lambda e, short, one=one: self.again(one, short)):  # type: ignore[misc]
+                if self.decide(exchange, need, lambda e, need, short, one=one: self.again(one, short)):  # type: ignore[misc]
                     exchange.allowed_in()
             except Refused as refusal:
                 if refusal.reason is Reason.TOO_MANY_AT_ONCE and one.tries == 0 and not self.accounts.away:
@@ -281,8 +304,8 @@ class Allowances:
     def ask_again(self, one: Waiting) -> None:
         """The pause of a call that found no slot is over."""
         one.again_at, one.round = 0.0, self.round
-        need = one.exchange.need_of
-        if one in self.waiting and need is not None and not one.exchange.done:
+        need = one.need
+        if one in self.waiting and not one.exchange.done:
             self.accounts.want(one.short, need.tokens, need.bound, need.money)
             self.wake()
 

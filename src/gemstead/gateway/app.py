@@ -319,6 +319,8 @@ class Gateway:
         wait = b"" if after is None else b"\r\nretry-after-ms: %d" % ceil(after * 1000)
         if self.allowances is not None:
             return wait + self.allowances.lines(exchange)
+        if exchange.hold is not None:  # it became too large while it was held: the answer's head tells
+            return wait
         return wait + self.limits.standing(exchange.caller, exchange.began_at)
 
     def broken(self, exchange: Exchange, error: Exception) -> None:

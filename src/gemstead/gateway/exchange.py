@@ -43,6 +43,7 @@ from gemstead.traffic.rules import FINE, Asked, first_match, target
 if TYPE_CHECKING:
     from gemstead.gateway.apart import Second
     from gemstead.gateway.app import Gateway
+    from gemstead.gateway.fetch import Errand
     from gemstead.gateway.heads import Head
     from gemstead.gateway.protocol import ClientConnection
     from gemstead.gateway.upstream import Line, UpstreamConnection
@@ -102,7 +103,9 @@ class Exchange(Reply):
     mirror = ""  # the pool that gets a copy
     tried_before = 0  # attempts with the models that it has fallen back from
     passing = False  # to the process beside the gateway (passage.py)
-    fetched = False  # media that its body named were put into it (fetch.py)
+    errand: Errand | None = (
+        None  # media that its body names, to be fetched before an engine is picked (fetch.py)
+    )
     first_at = 0.0
     last_at = 0.0
     overdue_at = inf
@@ -187,23 +190,37 @@ class Exchange(Reply):
                 media.check(body, self.dialect == "anthropic")
             record.prompt_hash = gate.hashers.hash(request.prompt, record.tenant)
             pool = gate.routes.pool(request.model or gate.only_model(), self.caller)
-            if gate.fetcher is not None and not self.fetched and gate.fetcher.takes(self, body):
-                return  # it begins again when what it names is here
+            if gate.fetcher is not None:
+                self.errand = gate.fetcher.errand(self, body)
             if gate.rules:
                 pool = self.routed(request, body, pool)
             record.pool = pool
+            self.body = body
             self.call = call = self.describe(request, pool)
             if call.prompt_tokens >= gate.too_long[pool]:
                 self.check_fits(request, call)
-            self.body = body
-            if gate.allowances is None:
-                self.hold = gate.limits.hold(self.caller, call.most_tokens, self.began_at)
-            elif not gate.allowances.admit(self):
-                return  # it goes on by itself when the store of limits has answered
-            self.let_in()
-            self.another(fresh=True)
+            self.enter(call)
         except Refused as refusal:
             self.turned_away(refusal)
+
+    def enter(self, call: Call) -> None:
+        """Let the limits look at it, and go on.
+
+        Raises:
+            Refused: a limit is reached, or no endpoint takes it.
+        """
+        gate, caller = self.gate, self.caller
+        assert caller is not None
+        if self.hold is None and self.allowed is None:
+            if gate.allowances is None:
+                self.hold = gate.limits.hold(caller, call.most_tokens, self.began_at)
+            elif not gate.allowances.admit(self):
+                return  # it goes on by itself when the store of limits has answered
+        if self.errand is not None:
+            self.errand.begin(self)  # it goes on by itself when what it names is here
+            return
+        self.let_in()
+        self.another(fresh=True)
 
     def routed(self, request: Request, body: bytes, pool: str) -> str:
         """The pool that the file's routes say; what else they say of the call is kept."""
@@ -254,9 +271,12 @@ class Exchange(Reply):
         self.first_at, self.status, self.whole, self.meter, self.evened = 0.0, 0, None, None, None
         self.tried_before = record.attempts
         self.call = self.describe(request, to)
-        self.overdue_at = self.total_at
         try:
-            self.another(fresh=True)
+            if self in gate.running:
+                self.overdue_at = self.total_at
+                self.another(fresh=True)
+            else:  # it was too long before limits had looked at it, or its media could not be fetched at once
+                self.enter(self.call)
         except Refused as refusal:
             self.turned_away(refusal)
         return True
@@ -271,6 +291,9 @@ class Exchange(Reply):
     def allowed_in(self) -> None:
         """The store of limits has answered, and the call may run."""
         try:
+            if self.errand is not None:
+                self.errand.begin(self)
+                return
             self.let_in()
             self.another(fresh=True)
         except Refused as refusal:

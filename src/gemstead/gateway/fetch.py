@@ -9,7 +9,11 @@ proxy of the environment is used, nothing is unpacked, no cookie or key is sent 
 Bounds: bytes of one medium and of all, their number, the time of all together, and how many calls of this worker
 fetch at once. Calls beyond that wait within their time; beyond four times as many they are turned away.
 
-The exchange waits in `Exchange.connecting`, so that a caller who leaves ends it, and begins again with the new body.
+Limits come first: nothing is fetched for a call that may not run, nor for one that would find no room in the queue.
+What it holds is what its body needs as it came; with the media in it, it is held to what it needs then (`went_on`),
+and nothing is charged twice. Where that fails, it ends as any call that fails, and gets its tokens back.
+
+The exchange waits in `Exchange.connecting`, so that a caller who leaves ends it.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
@@ -27,6 +32,7 @@ import httpx2
 from gemstead.gateway.settings import Fetch
 from gemstead.openai import mediaurl
 from gemstead.openai.mediaurl import Address, Wanted
+from gemstead.openai.requests import parse
 from gemstead.refused import Reason, Refused
 
 if TYPE_CHECKING:
@@ -65,53 +71,21 @@ class Fetcher:
 
     # -- for exchanges ----------------------------------------------------------------------------------
 
-    def takes(self, exchange: Exchange, body: bytes) -> bool:
-        """Whether the request names media by address; then it goes on by itself when they are here.
+    def errand(self, exchange: Exchange, body: bytes) -> Errand | None:
+        """What is to be fetched before this request can go to an engine; None: it names nothing.
 
         Raises:
             Refused: they are too many, or not what is fetched.
         """
         found = mediaurl.wanted(body, exchange.dialect == "anthropic")
         if not found:
-            return False
-        self.judge(found)
-        if self.calls >= self.rules.concurrent * (1 + _WAITING_MOST):
-            raise Refused(
-                Reason.OVERLOADED,
-                "Too many calls fetch media at the moment. Try again soon.",
-                retry_after_s=1.0,
-            )
-        self.calls += 1
-        task = exchange.connecting = exchange.gate.loop.create_task(self.bring(exchange, body, found))
-        task.add_done_callback(self.left)
-        return True
-
-    async def bring(self, exchange: Exchange, body: bytes, found: list[Wanted]) -> None:
-        """Fetch, and let the exchange begin again with what was fetched."""
+            return None
         try:
-            began = monotonic()
-            new, size = await self.inlined(body, found)
-        except Refused as refusal:
-            exchange.connecting = None
-            exchange.fail(refusal)
-            return
-        except Exception as error:  # a fault of ours must not leave a client waiting
-            exchange.connecting = None
-            exchange.gate.broken(exchange, error)
-            return
-        exchange.connecting = None
-        if exchange.done:
-            return
-        exchange.record.reason = f"media: {len(found)} fetched, {size} bytes, {monotonic() - began:.2f} s"
-        exchange.fetched, exchange.parts = True, [new]
-        try:
-            exchange.begin()
-        except Exception as error:
-            exchange.gate.broken(exchange, error)
-
-    def left(self, task: asyncio.Task[None]) -> None:
-        """A call fetches no longer, also one that was ended before it began."""
-        self.calls -= 1
+            self.judge(found)
+        except Refused:
+            exchange.gate.figures.media("forbidden", 0)
+            raise
+        return Errand(self, body, found)
 
     # -- the work ---------------------------------------------------------------------------------------
 
@@ -239,6 +213,93 @@ class Fetcher:
         if not mediaurl.content_type(data, kind):
             raise _not_had(f"it is no {kind} of a known form")
         return data
+
+
+class Errand:
+    """The media of one request, on their way."""
+
+    def __init__(self, fetcher: Fetcher, body: bytes, found: list[Wanted]) -> None:
+        self.fetcher, self.body, self.found = fetcher, body, found
+
+    def begin(self, exchange: Exchange) -> None:
+        """The limits let the call in: fetch, and let it go on when all is here.
+
+        Raises:
+            Refused: OVERLOADED: as many as may fetch or wait already, or the queue is full.
+        """
+        gate, fetcher = exchange.gate, self.fetcher
+        try:
+            gate.waitroom.check_room(exchange)
+            if fetcher.calls >= fetcher.rules.concurrent * (1 + _WAITING_MOST):
+                raise Refused(
+                    Reason.OVERLOADED,
+                    "Too many calls fetch media at the moment. Try again soon.",
+                    retry_after_s=1.0,
+                )
+        except Refused:
+            gate.figures.media("turned_away", 0)
+            raise
+        fetcher.calls += 1
+        task = exchange.connecting = gate.loop.create_task(self.bring(exchange))
+        task.add_done_callback(self.left)
+
+    def left(self, task: asyncio.Task[None]) -> None:
+        """A call fetches no longer, also one that was ended before it began."""
+        self.fetcher.calls -= 1
+
+    async def bring(self, exchange: Exchange) -> None:
+        """Fetch, and let the exchange go on with what was fetched."""
+        figures, began = exchange.gate.figures, monotonic()
+        try:
+            body, size = await self.fetcher.inlined(self.body, self.found)
+        except Refused as refusal:
+            figures.media("failed", 0)
+            exchange.connecting = None
+            exchange.fail(refusal)
+            return
+        except asyncio.CancelledError:
+            figures.media("left", 0)
+            raise
+        except Exception as error:  # a fault of ours must not leave a client waiting
+            figures.media("failed", 0)
+            exchange.connecting = None
+            exchange.gate.broken(exchange, error)
+            return
+        figures.media("fetched", size)
+        exchange.connecting = None
+        if exchange.done:
+            return
+        said = f"media: {len(self.found)} fetched, {size} bytes, {monotonic() - began:.2f} s"
+        exchange.record.reason = f"{exchange.record.reason}; {said}".removeprefix("; ")
+        try:
+            went_on(exchange, body)
+        except Refused as refusal:
+            exchange.turned_away(refusal)
+        except Exception as error:
+            exchange.gate.broken(exchange, error)
+
+
+def went_on(exchange: Exchange, body: bytes) -> None:
+    """Go on with a body that holds what it named before: it is held to what it needs now.
+
+    Raises:
+        Refused: it is too long now, or more than a limit has left, or no endpoint takes it.
+    """
+    gate, record = exchange.gate, exchange.record
+    exchange.errand = None
+    exchange.request = request = parse(exchange.path, body)
+    record.bytes_in = len(body)
+    record.prompt_hash = gate.hashers.hash(request.prompt, record.tenant)
+    exchange.body = body
+    exchange.call = call = exchange.describe(request, record.pool)
+    if call.prompt_tokens >= gate.too_long.get(record.pool, inf):
+        exchange.check_fits(request, call)
+    if exchange.hold is not None:
+        gate.limits.grow(exchange.hold, call.most_tokens, monotonic())
+    elif gate.allowances is not None and not gate.allowances.grow(exchange):
+        return  # it goes on by itself when the store of limits has answered
+    exchange.let_in()
+    exchange.another(fresh=True)
 
 
 def _not_had(why: str, where: str | None = None) -> Refused:

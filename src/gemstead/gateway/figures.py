@@ -127,6 +127,12 @@ class Figures:
         values(names.SHARING_HEADS).labels("taken").set(taken)
         values(names.SHARING_HEADS).labels("left_out").set(left_out)
 
+    def media(self, outcome: str, size: int) -> None:
+        """Count a call that named media by address, and the bytes that were fetched for it."""
+        self.registry.values(names.MEDIA_CALLS).labels(outcome).add(1)
+        if size:
+            self.registry.values(names.MEDIA_BYTES).labels().add(size)
+
     def ledger(self, held: int, healthy: bool) -> None:
         """Show how many audit records are not on disk yet, and whether they can be written."""
         self._held.labels().set(held)

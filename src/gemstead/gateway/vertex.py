@@ -41,7 +41,7 @@ class VertexExchange(Exchange):
         )
 
     def begin(self) -> None:
-        if self.refusal is None and self.method == b"POST" and self.path in ROUTES and not self.fetched:
+        if self.refusal is None and self.method == b"POST" and self.path in ROUTES:
             try:
                 found = vertex.asked(b"".join(self.parts), self.gate.only_model())
             except Refused as refusal:

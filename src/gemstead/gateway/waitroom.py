@@ -72,6 +72,23 @@ class WaitRoom:
         self.next_ones(call.model)
         return True
 
+    def check_room(self, exchange: Exchange) -> None:
+        """Look whether a call could wait for its turn, before anything else is done for it.
+
+        Raises:
+            Refused: OVERLOADED: the queue is full, and this call would be the one to go.
+        """
+        call = exchange.call
+        assert call is not None
+        queue = self._queues.get(call.model)
+        if queue is None or not len(queue) or len(queue) < queue.bounds.requests:
+            return
+        if all(
+            one.priority > call.priority or (one.priority == call.priority and one.tenant == call.tenant)
+            for one in queue
+        ):
+            raise queue.full()
+
     def wakes(self, exchange: Exchange, refusal: Refused) -> bool:
         """Whether a call waits that was refused: it does when its model sleeps.
 

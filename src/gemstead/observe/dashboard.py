@@ -143,6 +143,18 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Budgets that are nearly or wholly used, and whether counters can be had.",
         ),
         Panel(
+            "Media by address",
+            "short",
+            (
+                (
+                    "sum by (outcome) (rate(gemstead_media_calls_total[$__rate_interval]))",
+                    "{{outcome}} a second",
+                ),
+                ("sum(rate(gemstead_media_fetched_bytes_total[$__rate_interval]))", "bytes a second"),
+            ),
+            "Calls whose images, sounds or videos the gateway fetches (gateway.media: fetch).",
+        ),
+        Panel(
             "Other gateways",
             "short",
             (

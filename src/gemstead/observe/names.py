@@ -148,6 +148,13 @@ BUDGET_WARNINGS = _counter(
     "limit",
     "level",
 )
+MEDIA_CALLS = _counter(
+    "media_calls_total",
+    "Calls that named media by address, where the gateway fetches them: fetched, failed, forbidden (not an address "
+    "that the file allows), turned_away (too many at once), left (the caller went).",
+    "outcome",
+)
+MEDIA_BYTES = _counter("media_fetched_bytes_total", "Bytes of media that were fetched for calls.")
 LIMIT_STORE_HEALTHY = _gauge(
     "limit_store_healthy", "1 while the store of limits and budgets answers.", merge="min"
 )
@@ -211,6 +218,8 @@ FAMILIES: dict[str, Family] = {
         STORE_UP,
         STORE_WAITING,
         BUDGET_WARNINGS,
+        MEDIA_CALLS,
+        MEDIA_BYTES,
         LIMIT_STORE_HEALTHY,
         SHARING_HEALTHY,
         SHARING_OTHERS,

@@ -168,7 +168,7 @@ class Hold:
     error and with all of it after none.
     """
 
-    __slots__ = ("_accounts", "_settled", "lines", "parts", "price", "used")
+    __slots__ = ("_accounts", "_settled", "first", "lines", "parts", "price", "used")
 
     def __init__(self, accounts: Accounts, price: Price) -> None:
         self._accounts = accounts
@@ -177,6 +177,7 @@ class Hold:
         self.parts: list[tuple[Account, int, float, float]] = []
         self.used: tuple[int, int, int] | None = None
         self.lines: bytes = b""
+        self.first: Hold | None = None  # this one only adds to what that one holds of the same call
 
     def settle(self, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> None:
         """Replace what is held by what was used, and end the call."""
@@ -184,6 +185,9 @@ class Hold:
             return
         self._settled = True
         used = prompt_tokens + output_tokens
+        if self.first is not None:
+            self._settle_both(self.first, used, cost(self.price, prompt_tokens, cached_tokens, output_tokens))
+            return
         for account, held, tag, moved in self.parts:
             unit = account.cap.unit
             if unit == "tokens":
@@ -192,6 +196,18 @@ class Hold:
                 actual = cost(self.price, prompt_tokens, cached_tokens, output_tokens)
             else:
                 actual = held
+            self._accounts.settle(account, held, actual, tag, moved)
+
+    def _settle_both(self, first: Hold, used: int, money: int) -> None:
+        """What was used is taken from the first hold, and what is beyond that from this one."""
+        first._settled = True
+        rest = {"tokens": used, "money": money}
+        added = {account.cap.id: (account, held, tag, moved) for account, held, tag, moved in self.parts}
+        for account, held, tag, moved in first.parts:
+            actual = rest.get(account.cap.unit, held)
+            if (more := added.get(account.cap.id)) is not None:
+                self._accounts.settle(more[0], more[1], max(actual - held, 0), more[2], more[3])
+                actual = min(actual, held)
             self._accounts.settle(account, held, actual, tag, moved)
 
     def __enter__(self) -> Hold:
@@ -208,6 +224,8 @@ class Hold:
             self._settled = True
             for account, held, tag, moved in self.parts:
                 self._accounts.settle(account, held, held, tag, moved)
+            if self.first is not None:
+                self.first.__exit__(None, None, None)
 
 
 class Short(msgspec.Struct, gc=False):
@@ -315,6 +333,17 @@ class Accounts:
             if account.pool + account.pool < min(account.ahead, account.spent):
                 self.low[account.cap.id] = account
         return hold
+
+    def check_size(self, accounts: tuple[Account, ...], tokens: int, bound: int, money: int) -> None:
+        """Look whether a call is more than a whole limit.
+
+        Raises:
+            Refused: it is.
+        """
+        for account in accounts:
+            units = _units(account.cap, tokens, bound, money)
+            if account.cap.kind != "slots" and units > account.cap.limit:
+                raise too_large(account.cap, units, self.book)
 
     def want(self, short: Short, tokens: int, bound: int, money: int) -> None:
         """A call waits for these accounts: the next batch asks for what it lacks."""

@@ -54,7 +54,7 @@ class Hold:
     after an error, and with all of it after none.
     """
 
-    __slots__ = ("_limits", "_settled", "account", "debt_end", "limit", "tokens", "used")
+    __slots__ = ("_limits", "_settled", "account", "debt_end", "limit", "more", "tokens", "used")
 
     def __init__(self, limits: Limits | None, account: Account | None, limit: RateLimit, tokens: int) -> None:
         self._limits = limits
@@ -64,6 +64,7 @@ class Hold:
         self.tokens = tokens
         self.used: int | None = None
         self.debt_end = 0.0  # where this hold's debt ends on the time line
+        self.more: Hold | None = None  # what `grow` has added, a debt of its own
 
     def settle(self, actual_tokens: int, now: float) -> None:
         """Replace the tokens held by the tokens used, and end the call."""
@@ -148,6 +149,22 @@ class Limits:
             account.open[hold] = None
         return hold
 
+    def grow(self, hold: Hold, tokens: int, now: float) -> None:
+        """Let a hold be of so many tokens, if that is more than it is of; once. The call stays one call.
+
+        Raises:
+            Refused: RATE_LIMITED; the hold is as it was, and still to be settled.
+        """
+        account, per_minute = hold.account, hold.limit.tokens_per_minute
+        if account is None or per_minute is None or tokens <= hold.tokens or hold.more is not None:
+            return
+        self.latest = now = max(now, self.latest)
+        _check_size(per_minute, tokens)
+        until = self._check_tokens(per_minute, account, tokens - hold.tokens, now)
+        more = hold.more = Hold(self, account, hold.limit, tokens - hold.tokens)
+        account.tokens_until = more.debt_end = until
+        account.open[more] = None
+
     def accounts(self) -> list[tuple[str, Account]]:
         """Every key that owes something, or did when last looked at."""
         return list(self._accounts.items())
@@ -208,13 +225,7 @@ class Limits:
         return until + each_s
 
     def _check_tokens(self, per_minute: int, account: Account, tokens: int, now: float) -> float:
-        if tokens > per_minute:
-            raise Refused(
-                Reason.RATE_LIMITED,
-                f"Request too large on tokens per min (TPM): Limit {per_minute}, Requested {tokens}. "
-                "Make the prompt shorter, or max_tokens smaller.",
-                code="rate_limit_exceeded",
-            )
+        _check_size(per_minute, tokens)
         need_s = tokens * WINDOW_S / (per_minute * self._share)
         owed_s = account.tokens_until - now
         if owed_s <= 0.0:
@@ -232,6 +243,12 @@ class Limits:
         account.in_flight -= 1
         if (per_minute := hold.limit.tokens_per_minute) is None:
             return
+        if (more := hold.more) is not None:
+            self._repay(more, account, max(actual_tokens - hold.tokens, 0), per_minute, now)
+            actual_tokens = min(actual_tokens, hold.tokens)
+        self._repay(hold, account, actual_tokens, per_minute, now)
+
+    def _repay(self, hold: Hold, account: Account, actual_tokens: int, per_minute: int, now: float) -> None:
         extra_s = (actual_tokens - hold.tokens) * WINDOW_S / (per_minute * self._share)
         if extra_s > 0:
             account.tokens_until = max(account.tokens_until, now) + extra_s
@@ -247,6 +264,16 @@ def _move_up(account: Account, hold: Hold, refund_s: float) -> None:
         if later is hold:
             return
         later.debt_end -= refund_s
+
+
+def _check_size(per_minute: int, tokens: int) -> None:
+    if tokens > per_minute:
+        raise Refused(
+            Reason.RATE_LIMITED,
+            f"Request too large on tokens per min (TPM): Limit {per_minute}, Requested {tokens}. "
+            "Make the prompt shorter, or max_tokens smaller.",
+            code="rate_limit_exceeded",
+        )
 
 
 def _is_free(limit: RateLimit) -> bool:
