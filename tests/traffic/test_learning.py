@@ -205,7 +205,7 @@ def test_what_was_read_meanwhile_is_not_waited_for():
     assert second is not first
     assert send(picker, endpoints, 0.5, prompt_tokens=10)[0] is second
     # By now the second has been read for long, and the first nearly so, and has one call less.
-    assert send(picker, endpoints, 4.16, prompt_tokens=10)[0] is first
+    assert send(picker, endpoints, 4.2, prompt_tokens=10)[0] is first
 
 
 def test_a_call_that_does_not_stream_does_not_count_as_unread_for_ever():
@@ -234,7 +234,7 @@ def test_a_call_goes_where_it_fits():
 
 def test_a_fuller_cache_is_avoided():
     endpoints, picker = pool(2, kv_tokens=100_000), a_picker()
-    for endpoint, used in zip(endpoints, (0.9, 0.2), strict=True):
+    for endpoint, used in zip(endpoints, (0.96, 0.2), strict=True):
         endpoint.load = Load(at=0.0, running=1, waiting=0, kv_used=used)
     assert {send(picker, endpoints, 0.1, prompt_tokens=10)[0].name for _ in range(5)} == {"e1"}
 
@@ -422,3 +422,21 @@ def test_a_vetoed_endpoint_is_never_picked_while_another_is_well(steps, order):
         chosen, call = send(picker, endpoints, now, prompt_tokens=100)
         calls.append(call)
         assert chosen in well or (not well and chosen.takes_calls)
+
+
+def test_where_it_is_known_how_much_fits_a_nearly_full_cache_is_weighed_and_not_passed_over():
+    """A share is a second old: whoever passes over all that are above it sends everything to the few below."""
+    endpoints, picker = pool(2, kv_tokens=100_000, prefill_tokens_s=1000.0), a_picker()
+    for endpoint, used in zip(endpoints, (0.98, 0.5), strict=True):
+        endpoint.load = Load(at=0.0, running=1, waiting=0, kv_used=used)
+    other, _ = send(picker, endpoints, 0.1, prompt_tokens=8000)
+    assert other is endpoints[1]
+    assert send(picker, endpoints, 0.1, prompt_tokens=10)[0] is endpoints[0]
+
+
+def test_an_engine_that_is_in_the_middle_of_a_step_is_not_taken_for_idle():
+    """It has read all that was sent there, by its rate; but its step takes more than that, and has not ended."""
+    endpoints, picker = pool(2, prefill_tokens_s=10_000.0, decode_step_s=0.05), a_picker()
+    busy, _ = send(picker, endpoints, 0.0, prompt_tokens=1000)
+    chosen, _ = send(picker, endpoints, 0.11, prompt_tokens=16)
+    assert chosen is not busy

@@ -155,7 +155,7 @@ def test_work_that_came_through_others_counts_until_the_next_load():
     endpoints[0].load = Load(at=0.0, running=8, waiting=0, kv_used=0.1)
     assert {send(picker, endpoints, 1.0)[0].name for _ in range(5)} == {"e1"}
     endpoints[0].load = Load(at=2.0, running=0, waiting=0, kv_used=0.1)
-    assert {send(picker, endpoints, 2.0)[0].name for _ in range(5)} == {"e0"}
+    assert send(picker, endpoints, 2.0)[0].name == "e0"
 
 
 def test_an_older_load_is_passed_over():

@@ -28,11 +28,14 @@ EndpointFacts = told.EndpointFacts  # these two are defined where they are not c
 Load = told.Load
 STALE_S: Final = 5.0  # a load older than this says nothing; five missed scrapes at one per second
 KV_FULL: Final = 0.8  # KV share at which GIE's and llm-d's saturation detector call a server full
-KV_VETO: Final = 0.97  # above this an engine preempts: no further call while another endpoint has room
+# Above this an engine preempts: no further call while another endpoint has room. Only where nobody knows how much it
+# holds: else the wait until a call fits is weighed, because with shares that are a second old all calls went to the few
+# that were below, and they were the next to be full.
+KV_VETO: Final = 0.97
 KV_MOST = (
     0.95  # of what is above `KV_FULL`; there `kv_pressure_s` stops growing, so as not to drown all others
 )
-KV_PRESSURE_S: Final = 0.15  # SMG 1.13's least_load: 0.15 * u / (1 - u) seconds, there from an empty cache on
+KV_PRESSURE_S: Final = 0.03  # SMG 1.13's least_load: 0.15 * u / (1 - u) seconds, there from an empty cache on
 # Before anything is known or foreseen. A prefill of 15 928 tokens per second is llm-d's default for a 32B model
 # on two H100; half of that is between a card and a CPU. One step of a large model is 10 to 30 ms.
 FIRST_PREFILL_TOKENS_S: Final = 8000.0
@@ -244,7 +247,8 @@ class Endpoint:
             self.scraped = self._beyond(running, waiting, load.kv_used)
             if load.adapters is not None:
                 self.adapters = frozenset(load.adapters)
-            self.well_until = load.at + STALE_S if (load.kv_used or 0.0) < KV_VETO else -inf
+            full = (load.kv_used or 0.0) >= KV_VETO and not self._facts.kv_tokens
+            self.well_until = -inf if full else load.at + STALE_S
             if not self.knee:
                 self.took = took(self.took, running, waiting)
         else:
@@ -293,7 +297,13 @@ class Endpoint:
             return
         self.token_s = token_s = self.rates.token_s * self.pace.times
         standing_s = (self.prefill_tokens + self.prefill_elsewhere) * token_s
-        head_s = next(iter(self.waiting)).charged_tokens * token_s if self.waiting else 0.0
+        head_s = 0.0
+        if (
+            self.waiting
+        ):  # whoever comes now is read after the step that runs, which takes more than its prompts
+            step_s = self.rates.prefill.base * self.pace.times
+            head_s = next(iter(self.waiting)).charged_tokens * token_s + step_s
+            standing_s += step_s
         calls = self.in_flight + self.calls_elsewhere
         self.crowd_s = 2.0 * self.rates.decode.slope * self.pace.times * self.handicap * calls
         facts, load = self._facts, self._load
@@ -377,7 +387,7 @@ def foreseen(facts: EndpointFacts) -> Rates:
 
 
 def kv_pressure_s(kv_used: float) -> float:
-    """What a KV cache that is nearly full costs, in seconds: nothing up to 0.8, 0.15 at 0.9, 2.85 from 0.99 on.
+    """What a KV cache that is nearly full costs, in seconds: nothing up to 0.8, 0.03 at 0.9, 0.57 from 0.99 on.
 
     The shape u/(1-u) is the mean wait of a queue at utilisation u. Below `KV_FULL` a fuller cache is no worse: avoiding
     it then moved conversations away from where their prefix was (docs/traffic.md).

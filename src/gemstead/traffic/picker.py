@@ -2,8 +2,8 @@
 
 Each candidate gets a cost in seconds, and the cheapest wins:
 
-      what stands before it    prompt tokens sent there and not yet read, at the endpoint's own rate, less what
-                               it has read of the oldest since
+      what stands before it    prompt tokens sent there and not yet read, at the endpoint's own rate, and what a step
+                               takes beside them, less what it has read of the oldest since
     + its own prefill          prompt tokens that the endpoint has not seen, at that rate, deep ones dearer; and again,
                                at the pool's mean rate, `WORK` times and what is added for each call that waits
                                (`BEHIND`)
@@ -31,8 +31,8 @@ longest waits stay as they are.
 
 Before that, endpoints are passed over in three steps. Not ready, draining or already tried by this call:
 never. Breaker open: unless nothing else is left, because a pool whose every endpoint is shut out serves
-nobody, and a call that is sent all the same may find out that the engine is back. Metrics stale, KV cache full,
-or wedged (`roster.py`): unless all are.
+nobody, and a call that is sent all the same may find out that the engine is back. Metrics stale, a KV cache of
+unknown size full, or wedged (`roster.py`): unless all are.
 
 Booking is synchronous with the pick, before dispatch: `charge`, then `first_token`, then `settle`, however
 the call ends. A call knows what is booked for it, so each can be said twice, or left out, and the counters
@@ -65,9 +65,9 @@ STAY: Final = (
     1.5  # of a prompt's reading: what a conversation whose prompt says nothing to us gains where it was
 )
 ANSWER: Final = 0.1
-LOST_S: Final = 0.3  # seconds of waiting that are worth an answer that keeps to its aim
+LOST_S: Final = 0.4  # seconds of waiting that are worth an answer that keeps to its aim
 LATE: Final = 5.0
-FEW: Final = 0.1
+FEW: Final = 0.07
 LATE_STEP: Final = 0.05  # of what is known of the longest waits, by each call
 LEAST_READ_S: Final = 0.02  # what takes less to read disturbs nobody
 CROWD: Final = (
@@ -317,7 +317,8 @@ class Picker:
         done = 0.0
         call.was_first = not endpoint.waiting and not endpoint.prefill_elsewhere
         if endpoint.waiting:
-            done = min(max(now - endpoint.progress_at, 0.0), endpoint.head_s) / max(endpoint.token_s, 1e-9)
+            oldest = next(iter(endpoint.waiting)).charged_tokens
+            done = min(max(now - endpoint.progress_at, 0.0) / max(endpoint.token_s, 1e-9), float(oldest))
         else:
             endpoint.progress_at = now
         ahead = max(0.0, endpoint.prefill_tokens + endpoint.prefill_elsewhere - done)
