@@ -99,6 +99,22 @@ def hold_of(row: Sequence[Any]) -> Hold:
     return Hold(**dict(zip(names, row, strict=True)))
 
 
+def new_hold(
+    tenant: str, since: float | None, until: float | None, reason: str, now: float, key: str, user: str
+) -> Hold:
+    """A hold with an id of its own."""
+    return Hold(
+        hold_id=f"hold_{secrets.token_hex(4)}",
+        tenant=tenant,
+        since=since,
+        until=until,
+        reason=reason,
+        made=now,
+        key=key,
+        user=user,
+    )
+
+
 def told(one: Hold) -> dict[str, object]:
     """What the act of a new hold says of it."""
     names = ("tenant", "key", "user", "since", "until", "reason")
@@ -120,16 +136,7 @@ def hold(
     Raises:
         LedgerTrouble: it cannot be written.
     """
-    one = Hold(
-        hold_id=f"hold_{secrets.token_hex(4)}",
-        tenant=tenant,
-        since=since,
-        until=until,
-        reason=reason,
-        made=now,
-        key=key,
-        user=user,
-    )
+    one = new_hold(tenant, since, until, reason, now, key, user)
     with changing(path) as connection:
         connection.execute(
             f"INSERT INTO holds ({HOLD_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
@@ -264,6 +271,7 @@ def _finish(connection: sqlite3.Connection, signer: Signer, now: float, actor: s
         write_checkpoint(connection, signed(signer, name, before, link, now, "base"))
         connection.execute("DELETE FROM stubs WHERE seq <= ?", (before,))
         connection.execute("DELETE FROM checkpoints WHERE seq < ?", (before,))
+        connection.execute("DELETE FROM ended WHERE head_seq <= ?", (before,))
     done.base = max(before, base)
     detail = {"calls": done.calls, "acts": done.acts, "held": done.held, "base": done.base}
     audittable.append_act(connection, new_act("audit.prune", actor=actor, detail=detail))

@@ -6,7 +6,6 @@ once: so a verb on a machine where no gateway runs leaves nothing behind. What i
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -23,9 +22,9 @@ from gemstead.ledger.postgres.place import Place, shown
 from gemstead.ledger.postgres.proof import StoreChain
 from gemstead.ledger.postgres.prune import holds, prune, write_checkpoint
 from gemstead.ledger.postgres.push import AUDIT_NAMES, Pusher
-from gemstead.ledger.proof import Verified, export_chain, verify_chain
+from gemstead.ledger.proof import Verified, export_chain, follows, verify_chain
 from gemstead.ledger.read import Dialect, Entry, Gap, Usage
-from gemstead.ledger.retention import HOLD_COLUMNS, Hold, Pruned, Rule
+from gemstead.ledger.retention import HOLD_COLUMNS, Hold, Pruned, Rule, new_hold
 from gemstead.ledger.retention import told as told_of
 from gemstead.ledger.signing import PublicKeys, Signer
 
@@ -152,10 +151,10 @@ class PostgresLog:
         """What each chain is worth. A chain that a checkpoint from elsewhere names and the store lacks is a fault."""
         with linked(self._place.url()) as link, link.transaction(reading=True):
             names = _names(link)
-            found = [
-                verify_chain(StoreChain(link, name), keys, [one for one in outside if one.chain == name])
-                for name in names
-            ]
+            chains, found = [StoreChain(link, name) for name in names], list[Verified]()
+            for name, source in zip(names, chains, strict=True):
+                found.append(verify_chain(source, keys, [one for one in outside if one.chain == name]))
+                follows(found[-1], source, chains, keys)
         for gone in sorted({one.chain for one in outside} - set(names)):
             what = f"the store has no chain {gone}, of which there is a checkpoint: it was removed"
             found.append(Verified(chain=gone, fault=Fault(seq=0, kind="removed", what=what)))
@@ -190,22 +189,9 @@ class PostgresLog:
         user: str = "*",
     ) -> Hold:
         """A new legal hold, for all gateways."""
-        one = Hold(
-            hold_id=f"hold_{secrets.token_hex(4)}",
-            tenant=tenant,
-            since=since,
-            until=until,
-            reason=reason,
-            made=now,
-            key=key,
-            user=user,
-        )
+        one = new_hold(tenant, since, until, reason, now, key, user)
         with linked(self._place.url()) as link:
-            link.do(
-                f"INSERT INTO gemstead_holds ({HOLD_COLUMNS}) "  # noqa: S608
-                "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-                *msgspec.structs.astuple(one),
-            )
+            put_holds(link, [one])
         self.remember(new_act("audit.hold", one.hold_id, detail=told_of(one)))
         return one
 
@@ -248,6 +234,14 @@ class PostgresLog:
             detail = {"calls": done.calls, "acts": done.acts, "held": done.held, "base": done.base}
             self.remember(new_act("audit.prune", actor=actor, detail=detail))
         return done
+
+
+def put_holds(link: Link, kept: Sequence[Hold]) -> None:
+    """Write legal holds into the store."""
+    link.many(
+        f"INSERT INTO gemstead_holds ({HOLD_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",  # noqa: S608
+        [msgspec.structs.astuple(one) for one in kept],
+    )
 
 
 def _names(link: Link) -> list[str]:
