@@ -60,9 +60,16 @@ models:
     assert hosts(spec) == ["engines"]
 
 
-def test_a_certificate_of_one_name_does_not_fit_many_addresses() -> None:
-    with pytest.raises(SpecError, match="http://"):
-        parse('models: [{name: mine, endpoints: [{url: "https://engines", discover: dns}]}]')
+def test_a_certificate_is_checked_for_the_name_that_stands_for_many_addresses() -> None:
+    spec = parse('models: [{name: mine, endpoints: [{url: "https://engines", discover: dns}]}]')
+    assert hosts(spec) == ["engines"]  # tests/wiring/test_endpoint_tls.py calls such engines
+
+
+def test_certificates_of_ours_need_tls() -> None:
+    with pytest.raises(SpecError, match="https://"):
+        parse('models: [{name: mine, endpoints: [{url: "http://engines", tls: {ca: ca.pem}}]}]')
+    with pytest.raises(SpecError, match="go together"):
+        parse('models: [{name: mine, endpoints: [{url: "https://engines", tls: {certificate: a.pem}}]}]')
 
 
 MANY = """

@@ -21,6 +21,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from gemstead.engines import ENGINES
+from gemstead.gateway.trust import Trust
 from gemstead.openai.dialect import Dialect
 from gemstead.traffic.endpoint import EndpointFacts
 
@@ -337,7 +338,7 @@ def dialect_of(engine: str) -> Dialect | None:
 class Line:
     """The connections to one endpoint."""
 
-    __slots__ = ("context", "dialect", "facts", "idle", "idle_s", "most", "post", "prefix", "rest")
+    __slots__ = ("context", "dialect", "facts", "idle", "idle_s", "most", "post", "prefix", "rest", "trust")
 
     def __init__(self, facts: EndpointFacts, idle_s: float, most: int) -> None:
         self.facts = facts
@@ -345,7 +346,8 @@ class Line:
         self.idle: deque[UpstreamConnection] = deque()  # the freshest at the right
         self.idle_s = idle_s
         self.most = most
-        self.context = ssl.create_default_context() if facts.tls else None
+        self.trust = Trust(facts.tls_files) if facts.tls and facts.tls_files is not None else None
+        self.context = ssl.create_default_context() if facts.tls and self.trust is None else None
         host = f"[{facts.host}]" if ":" in facts.host else facts.host
         secret = f"authorization: Bearer {facts.api_key}\r\n" if facts.api_key else ""
         self.prefix = (
@@ -364,12 +366,9 @@ class Line:
     def same_door(self, facts: EndpointFacts) -> bool:
         """Whether `facts` can be reached over this line's connections."""
         mine = self.facts
-        return (mine.host, mine.port, mine.tls, mine.api_key) == (
-            facts.host,
-            facts.port,
-            facts.tls,
-            facts.api_key,
-        )
+        if (mine.tls, mine.tls_name, mine.tls_files) != (facts.tls, facts.tls_name, facts.tls_files):
+            return False
+        return (mine.host, mine.port, mine.api_key) == (facts.host, facts.port, facts.api_key)
 
     def take(self) -> UpstreamConnection | None:
         """An idle connection that is fresh enough, or None."""
@@ -416,9 +415,11 @@ class Line:
         Raises:
             OSError, TimeoutError: the engine cannot be reached.
         """
-        loop = asyncio.get_running_loop()
+        loop, facts = asyncio.get_running_loop(), self.facts
+        context = self.context if self.trust is None else self.trust.context()
+        name = None if context is None else facts.tls_name or facts.host
         async with asyncio.timeout(timeout_s):
             _, connection = await loop.create_connection(  # type: ignore[type-var]
-                lambda: UpstreamConnection(self), self.facts.host, self.facts.port, ssl=self.context
+                lambda: UpstreamConnection(self), facts.host, facts.port, ssl=context, server_hostname=name
             )
         return connection

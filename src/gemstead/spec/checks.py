@@ -76,13 +76,6 @@ def _model(i: int, model: ModelSpec) -> Iterator[Fault]:
     if model.engine not in ("auto", "external") and model.endpoints:
         yield Fault((*at, "engine"), f"{model.engine}, but endpoints are given", "leave out one of the two")
     yield from engine_checks.check(at, model)
-    for j, endpoint in enumerate(model.endpoints):
-        if endpoint.discover == "dns" and endpoint.url.startswith("https:"):
-            yield Fault(
-                (*at, "endpoints", j, "url"),
-                "a certificate is for one name, and `discover: dns` calls each address",
-                "write http:// and let a mesh encrypt, or list each engine",
-            )
     if model.endpoints:
         for name in ("file", "projector", "threads"):
             if getattr(model, name) is not None:

@@ -19,6 +19,7 @@ from gemstead.spec.audit import AuditSpec
 from gemstead.spec.autoscale import AutoscaleSpec
 from gemstead.spec.batch import BatchSpec
 from gemstead.spec.deploy import DeploySpec
+from gemstead.spec.endpoint_tls import EndpointTls
 from gemstead.spec.engines import EngineFields
 from gemstead.spec.identity import IdentitySpec
 from gemstead.spec.ledger import LedgerSpec
@@ -43,6 +44,9 @@ class ExternalEndpoint(Part):
         description="Bearer token that the engine wants, as `env:NAME` or `file:PATH`",
         examples=["env:VLLM_API_KEY"],
     )
+    tls: EndpointTls | None = Field(
+        None, description="Whom to trust there and which certificate to show; default: who the system trusts"
+    )
     discover: Literal["off", "dns"] = Field(
         "off",
         description="`dns`: the host's name stands for many engines, each address one of them, asked for anew "
@@ -66,6 +70,12 @@ class ExternalEndpoint(Part):
     kv_replay_port: int | None = Field(
         None, ge=1, le=65_535, description="Port at which it says again what was missed (`replay_endpoint`)"
     )
+
+    @model_validator(mode="after")
+    def _spoken(self) -> ExternalEndpoint:
+        if self.tls is not None and not self.url.startswith("https://"):
+            raise ValueError("`tls` needs a `url` that begins with https://")
+        return self
 
 
 class ModelSpec(EngineFields):

@@ -6,7 +6,10 @@ question has a bound and comes back as a value: an engine that is broken in what
 
 from __future__ import annotations
 
+import ssl
 import time
+from collections.abc import Callable
+from functools import partial
 
 import httpx2
 
@@ -37,19 +40,35 @@ class HttpProbe:
         facts: EndpointFacts,
         loads: tuple[tuple[str, dict[str, object]], ...] = (),
         drafts: bool = False,
+        trust: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         """`loads`: requests that the engine wants once it is up, such as for its adapters; `drafts`: whether it has a
-        drafter, whose figures are then read as well."""
+        drafter, whose figures are then read as well; `trust`: TLS with files of ours, as they are now."""
         self._drafts = drafts
         self._size: tuple[int, int] | None = None  # tokens of its cache and slots, once it was asked for them
         self._facts, self._adapter, self._loads = facts, ENGINES[facts.engine], loads
+        self._trust, self._context = trust, None if trust is None else trust()
+        self._client = self._connecting()
+
+    @property
+    def _http(self) -> httpx2.AsyncClient:
+        """The client; another one when certificates have changed, since none of its connections are kept."""
+        if self._trust is not None and (context := self._trust()) is not self._context:
+            self._context = context
+            self._client = self._connecting()
+        return self._client
+
+    def _connecting(self) -> httpx2.AsyncClient:
+        facts = self._facts
         host = f"[{facts.host}]" if ":" in facts.host else facts.host
-        self._http = httpx2.AsyncClient(
+        return httpx2.AsyncClient(
             base_url=f"{'https' if facts.tls else 'http'}://{host}:{facts.port}{facts.base_path}",
             headers={"Authorization": f"Bearer {facts.api_key}"} if facts.api_key else {},
             timeout=httpx2.Timeout(ANSWER_S, connect=CONNECT_S),
             limits=LIMITS,
             trust_env=False,
+            verify=True if self._context is None else self._context,
+            event_hooks={"request": [partial(_name, facts.tls_name)]} if facts.tls_name else {},
         )
 
     async def listening(self) -> bool:
@@ -201,6 +220,11 @@ def probe_of(launch: Launch) -> HttpProbe:
         launch.loads,
         launch.draft_tokens > 0,
     )
+
+
+async def _name(name: str, request: httpx2.Request) -> None:
+    """Have the certificate checked for this name: the address is one of many that it stands for."""
+    request.extensions["sni_hostname"] = name
 
 
 def _text(said: object) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,15 +42,17 @@ class FakeEngine:
         port: int = 0,
         idle_close_s: float | None = None,
         context_tokens: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """Args:
         script: what is done with every request; `status` is short for a script with only that.
         idle_close_s: closes a connection that was idle for so long (vLLM: 5); None: never.
         context_tokens: prompts of more words are refused as llama.cpp refuses them; 0: none are.
+        tls: how it speaks TLS; None: it does not.
         """
         self.script = script or Script(status=status)
         self.model, self.host, self.port = model, host, port
-        self.context_tokens = context_tokens
+        self.context_tokens, self.tls = context_tokens, tls
         self.healthy = True
         self.metrics_text: str | None = None  # what /metrics says instead of the engine's own counts
         self.seen: list[Seen] = []
@@ -67,7 +70,7 @@ class FakeEngine:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"{'http' if self.tls is None else 'https'}://{self.host}:{self.port}"
 
     @property
     def open_connections(self) -> int:
@@ -92,7 +95,7 @@ class FakeEngine:
         """This engine as a gateway is told about it."""
         return EndpointFacts(
             name=name, pool=pool, host=self.host, port=self.port, served_model=served_model,
-            context_tokens=self.context_tokens,
+            context_tokens=self.context_tokens, tls=self.tls is not None,
         )  # fmt: skip
 
     async def until(self, holds: Callable[[], bool], within_s: float = 10.0) -> None:
@@ -114,7 +117,9 @@ class FakeEngine:
     async def start(self) -> None:
         """Listen. After `kill` or `stop`, listen again on the same port."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._connection, self.host, self.port, backlog=2048)
+        self._server = await loop.create_server(
+            self._connection, self.host, self.port, backlog=2048, ssl=self.tls
+        )
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:

@@ -9,6 +9,14 @@ from __future__ import annotations
 import msgspec
 
 
+class EngineTls(msgspec.Struct, frozen=True, kw_only=True):
+    """Files of mutual TLS with an engine; empty ones are not used."""
+
+    ca: str = ""  # who signed the engine's certificate
+    certificate: str = ""  # what the gateway shows
+    key: str = ""
+
+
 class EndpointFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is known about an endpoint before any call. Sent to gateway workers as JSON."""
 
@@ -17,6 +25,8 @@ class EndpointFacts(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
     tls: bool = False
+    tls_name: str = ""  # whom its certificate names, where `host` is one address of many; empty: the host
+    tls_files: EngineTls | None = None
     base_path: str = ""  # put before every path, such as "/openai" for an engine behind a prefix
     engine: str = "external"  # a key of engines.ENGINES
     served_model: str = ""  # the name that the engine itself uses; empty: whatever the caller wrote

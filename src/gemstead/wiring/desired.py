@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -25,6 +26,7 @@ from gemstead.catalog.check import facts_of
 from gemstead.engines import ENGINES
 from gemstead.engines.lifecycle import Allowance
 from gemstead.gateway.settings import Bounds, Deadlines, Fetch, GatewaySettings, Pool, Tls
+from gemstead.gateway.trust import Trust
 from gemstead.ledger.hashkeys import hash_keys
 from gemstead.ledger.secrets import secret_at
 from gemstead.operate.probe import machine
@@ -32,6 +34,7 @@ from gemstead.operate.secrets.keeper import Keeper
 from gemstead.plan.deploy import needed_bytes, pool_name
 from gemstead.plan.setup import GIB
 from gemstead.plan.values import Launch, Machine, Plan, Replica
+from gemstead.spec.endpoint_tls import EndpointTls
 from gemstead.spec.model import ExternalEndpoint, GatewaySpec, ModelSpec, Spec
 from gemstead.spec.speed import EngineSpeed
 from gemstead.supervise.ask import HttpProbe, probe_of
@@ -40,6 +43,7 @@ from gemstead.supervise.logs import RotatedLog
 from gemstead.supervise.replica import Replica as Watching
 from gemstead.supervise.watched import Care, Watched
 from gemstead.traffic.endpoint import EndpointFacts
+from gemstead.traffic.told import EngineTls
 from gemstead.wiring.addresses import gateway_address
 from gemstead.wiring.discover import Names, hosts
 from gemstead.wiring.files import StateDir
@@ -269,6 +273,8 @@ def _external_seat(
         host=host or address.hostname or "",
         port=address.port or (443 if tls else 80),
         tls=tls,
+        tls_name=(address.hostname or "") if host else "",
+        tls_files=_tls_files(endpoint.tls, f"{where}.tls"),
         base_path=address.path.rstrip("/").removesuffix("/v1"),
         engine=endpoint.dialect,
         served_model=endpoint.served_model,
@@ -286,11 +292,37 @@ def _external_seat(
         ready=False,
     )
 
+    trust = _trust(facts.tls_files, f"{where}.tls")
+
     def start(name: str) -> Watched:
         own = _renamed(facts, name)
-        return External(own, HttpProbe(own), changed=around.changed, in_flight=around.in_flight)
+        return External(own, HttpProbe(own, trust=trust), changed=around.changed, in_flight=around.in_flight)
 
     return Seat(facts.name, facts, start, pool)
+
+
+def _tls_files(said: EndpointTls | None, where: str) -> EngineTls | None:
+    """Files of an endpoint's TLS, which have to be there."""
+    if said is None:
+        return None
+    paths = {name: getattr(said, name) for name in ("ca", "certificate", "key")}
+    return EngineTls(**{n: str(_existing(path, f"{where}.{n}")) for n, path in paths.items() if path})
+
+
+def _trust(files: EngineTls | None, where: str) -> Callable[[], ssl.SSLContext] | None:
+    """What opens TLS with these files, which have been read once.
+
+    Raises:
+        CannotRun: they are no certificates, or do not fit each other.
+    """
+    if files is None:
+        return None
+    trust = Trust(files)
+    try:
+        trust.context()
+    except OSError as error:
+        raise CannotRun(f"{where}: {error}") from error
+    return trust.context
 
 
 def zmq_address(host: str, port: int | None) -> str:
