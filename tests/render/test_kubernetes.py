@@ -83,6 +83,15 @@ FILES: dict[str, Object] = {
     "hpa": file("H100", 8, kubernetes={"scaling": "hpa", "most_replicas": 6}),
     "everything": file("H100", 8, aliases=["assistant"], hub_token="env:HF_TOKEN", kubernetes=EVERYTHING, **HOST),
     "linkerd, google's monitoring": file("H100", 8, kubernetes={"mesh": "linkerd", "monitoring": "google"}),
+    "engine certificates": file("H100", 8, kubernetes={
+        "engine_tls": "cert-manager", "issuer": "letsencrypt", "monitoring": "prometheus-operator"}, **HOST),
+    "engine certificates, llama.cpp": file(
+        "L4", 1, "gemma-4-e4b", engine="llamacpp", kubernetes={"engine_tls": "cert-manager"}
+    ),
+    "engine certificates, sglang": file(
+        "L4", 8, multi_node=True, tensor_parallel=8, engine="sglang",
+        kubernetes={"cards_per_node": 4, "engine_tls": "cert-manager"},
+    ),
     "canary": file("H100", 8, kubernetes={"rollouts": "canary"}),
     "blue-green": file("H100", 8, kubernetes={"rollouts": "blue-green", "scaling": "keda"}),
     "bucket, mounted": file("H100", 8, cache={"kind": "bucket-fuse", "bucket": "acme-models"}),
@@ -252,7 +261,7 @@ def test_the_gateway_reads_its_file_and_knows_every_engine(name: str) -> None:
     found = objects(FILES[name])
     text = next(one for one in of(found, "ConfigMap") if one["metadata"]["name"].endswith("-gateway"))
     spec = parse(text["data"]["gemstead.yaml"])
-    found_here = [one for model in spec.models for one in model.endpoints if "https://" not in one.url]
+    found_here = [one for model in spec.models for one in model.endpoints if ".com" not in one.url]
     hosts = {one.url.split("//")[1].partition(":")[0] for one in found_here}
     engines = {
         one["metadata"]["name"]
@@ -301,6 +310,79 @@ def test_in_either_mesh_engines_accept_the_gateway_s_identity_only() -> None:
     accounts = {one["name"] for one in who["spec"]["identityRefs"] if one["kind"] == "ServiceAccount"}
     assert accounts == {"gemstead-gateway"}
     assert accounts <= {one["metadata"]["name"] for one in of(found, "ServiceAccount")}
+
+
+def container_of(found: list[Object]) -> Object:
+    return next(pod for who, pod in pods(found) if "gemma" in who)["containers"][0]
+
+
+def test_by_certificates_alone_engines_accept_whom_their_own_ca_signed() -> None:
+    found = objects(FILES["engine certificates"])
+    made = {one["metadata"]["name"]: one["spec"] for one in of(found, "Certificate")}
+    own = {name: one for name, one in made.items() if one["issuerRef"]["kind"] == "Issuer"}
+    assert set(own) == {
+        "gemstead-engines-ca",
+        "gemstead-engines-gateway",
+        "gemstead-engines-watcher",
+        "gemstead-gemma-4-31b-tls",
+    }
+    assert own["gemstead-engines-gateway"]["usages"] == ["client auth"]
+    issuers = {one["metadata"]["name"]: one["spec"] for one in of(found, "Issuer")}
+    assert issuers["gemstead-engines"]["ca"]["secretName"] == own["gemstead-engines-ca"]["secretName"]
+    engine = container_of(found)
+    line = engine["command"]
+    assert line[line.index("--ssl-cert-reqs") + 1] == "2" and "--enable-ssl-refresh" in line
+    (mount,) = (one for one in engine["volumeMounts"] if one["name"] == "engine-tls")
+    assert line[line.index("--ssl-ca-certs") + 1] == mount["mountPath"] + "/ca.crt"
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        compile(engine[probe]["exec"]["command"][2], probe, "exec")  # the kubelet has no certificate to show
+    (endpoint,) = (
+        parse(of(found, "ConfigMap")[0]["data"]["gemstead.yaml"], "gemstead.yaml").models[0].endpoints
+    )
+    assert endpoint.url == "https://gemstead-gemma-4-31b:8000"
+    assert "gemstead-gemma-4-31b" in own["gemstead-gemma-4-31b-tls"]["dnsNames"]
+    gateway = of(found, "StatefulSet")[0]["spec"]["template"]["spec"]
+    (mounted,) = (one for one in gateway["containers"][0]["volumeMounts"] if one["name"] == "engine-tls")
+    assert endpoint.tls is not None and endpoint.tls.key == mounted["mountPath"] + "/tls.key"
+    (held,) = (one for one in gateway["volumes"] if one["name"] == "engine-tls")
+    assert held["secret"]["secretName"] == own["gemstead-engines-gateway"]["secretName"]
+    (scraped,) = of(found, "ServiceMonitor")[0]["spec"]["endpoints"]
+    assert scraped["tlsConfig"]["serverName"] in own["gemstead-gemma-4-31b-tls"]["dnsNames"]
+    assert scraped["tlsConfig"]["keySecret"]["name"] == own["gemstead-engines-watcher"]["secretName"]
+
+
+def test_an_engine_that_asks_no_caller_is_said_to_ask_none() -> None:
+    made = bundle(FILES["engine certificates, llama.cpp"])
+    line = container_of(built(made.files))["command"]
+    assert line[line.index("--ssl-cert-file") + 1].endswith("tls.crt") and "--ssl-cert-reqs" not in line
+    assert any("asks callers for none" in note for note in made.notes)
+    assert any("rollout restart" in note for note in made.notes)
+    assert not any("asks callers" in note for note in bundle(FILES["engine certificates"]).notes)
+
+
+@pytest.mark.parametrize(
+    ("more", "kubernetes", "said"),
+    [
+        ({}, {"mesh": "istio"}, "mesh encrypts already"),
+        ({}, {"monitoring": "google"}, "Google's collector"),
+        ({}, {"routes": INFERENCE}, "inference Gateway"),
+        ({"engine": "ollama"}, {}, "speaks no TLS"),
+    ],
+)
+def test_what_cannot_be_had_with_engine_certificates_is_refused(
+    more: Object, kubernetes: Object, said: str
+) -> None:
+    with pytest.raises(Refused, match=said):
+        bundle(
+            file(
+                "L4",
+                1,
+                "gemma-4-e4b",
+                kubernetes={"engine_tls": "cert-manager", **kubernetes},
+                **more,
+                **HOST,
+            )
+        )
 
 
 def gateway_spec(folder: str) -> Spec:

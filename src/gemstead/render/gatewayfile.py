@@ -30,11 +30,13 @@ def gateway_file(
     port: int = GATEWAY_PORT,
     otherwise: Mapping[str, Any] | None = None,
     beyond: Sequence[RegionSpec] = (),
+    endpoint: Mapping[str, Any] | None = None,
 ) -> str:
     """The file of a gateway whose engines answer at `urls`, by pool name. Listens on every interface.
 
     With `discover` each URL's host stands for all replicas (a headless Service). What `otherwise` says of a section
-    goes before what the file says. `beyond` are clusters that take what has no room here.
+    goes before what the file says. `beyond` are clusters that take what has no room here. `endpoint` is said
+    of each engine besides.
     """
     said = deployment.spec.model_dump(mode="json", exclude_defaults=True, exclude=LEFT_OUT)
     gateway = said.pop("gateway", {})
@@ -51,7 +53,7 @@ def gateway_file(
         said["routes"] = [*said.get("routes", []), *(_spills(pool, beyond) for pool in deployment.pools)]
     content: dict[str, Any] = {
         "version": 1,
-        "models": [_model(pool, urls[pool.name], discover) for pool in deployment.pools]
+        "models": [_model(pool, urls[pool.name], discover, endpoint or {}) for pool in deployment.pools]
         + _external(deployment)
         + [_there(pool, region) for region in beyond for pool in deployment.pools],
         "gateway": gateway,
@@ -112,7 +114,7 @@ def _referred(value: Any) -> Iterator[str]:
         yield found[1]
 
 
-def _model(pool: Pool, urls: Sequence[str], discover: bool) -> dict[str, Any]:
+def _model(pool: Pool, urls: Sequence[str], discover: bool, more: Mapping[str, Any]) -> dict[str, Any]:
     setup = pool.setup
     model: dict[str, Any] = {"name": pool.model.name}
     if pool.model.aliases:
@@ -122,7 +124,13 @@ def _model(pool: Pool, urls: Sequence[str], discover: bool) -> dict[str, Any]:
     dialect = setup.engine if setup.engine in DIALECTS else "external"
     how = {"discover": Because("dns", "the name stands for every replica that is ready")} if discover else {}
     model["endpoints"] = [
-        {"url": url, **how, "dialect": dialect, "served_model": pool.placement.name or setup.checkpoint.repo}
+        {
+            "url": url,
+            **how,
+            "dialect": dialect,
+            "served_model": pool.placement.name or setup.checkpoint.repo,
+            **more,
+        }
         for url in urls
     ]
     return model

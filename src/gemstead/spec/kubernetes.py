@@ -165,6 +165,11 @@ class KubernetesSpec(Part):
     mesh: Literal["off", "istio", "linkerd"] = Field(
         "off", description="Service mesh that encrypts and authenticates what goes between pods"
     )
+    engine_tls: Literal["off", "cert-manager"] = Field(
+        "off",
+        description="Mutual TLS between gateway and engines without a mesh, by certificates of a CA of this deployment "
+        "alone, which cert-manager makes",
+    )
     issuer: ObjectName | Literal[""] = Field(
         "",
         description="ClusterIssuer of cert-manager for the gateway's certificate",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from gemstead.render.bundle import Bundle
 from gemstead.render.deployment import Deployment
-from gemstead.render.kubernetes import bodies, hardware, readme, regions, scaling, several
+from gemstead.render.kubernetes import bodies, enginetls, hardware, readme, regions, scaling, several
 from gemstead.render.kubernetes.cluster import objects, settled
 from gemstead.render.kubernetes.objects import Object
 from gemstead.render.yamltext import document, stream
@@ -55,6 +55,7 @@ def notes(deployment: Deployment) -> tuple[str, ...]:
             "several models behind one inference Gateway are told apart by the header X-Gateway-Model-Name: callers "
             "set it, or the extension's chart body-based-routing does"
         )
+    found += enginetls.notes(deployment)
     found += several.notes(deployment)
     return tuple(found)
 

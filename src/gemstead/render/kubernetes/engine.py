@@ -17,7 +17,7 @@ from gemstead.render.deployment import ENGINE_PORT, Deployment, Pool
 from gemstead.render.docker import image_names
 from gemstead.render.docker_engine import baked, health_words
 from gemstead.render.dockerfile import USER
-from gemstead.render.kubernetes import cache, hardware
+from gemstead.render.kubernetes import cache, enginetls, hardware
 from gemstead.render.kubernetes.objects import (
     ENGINE,
     Object,
@@ -44,7 +44,8 @@ def objects(deployment: Deployment, pool: Pool) -> list[Object]:
     spans = hardware.nodes(pool, deployment)
     if spans > 1:
         _refuse_unable(deployment, pool)
-    found = [_service(deployment, pool, spans), _budget(deployment, pool)]
+    found = enginetls.of_pool(deployment, pool)
+    found += [_service(deployment, pool, spans), _budget(deployment, pool)]
     if hardware.claimed(deployment, pool):
         found.insert(0, hardware.claim_template(deployment, pool))
     found.append(_group(deployment, pool, spans) if spans > 1 else workload(deployment, pool))
@@ -136,21 +137,22 @@ def template(
 ) -> Object:
     """The pod of an engine. `more` are further words of its command; a worker takes no calls."""
     held, mounts = cache.volumes(deployment, pool)
+    certificate, mounted = enginetls.engine_mount(deployment, pool)
     grace = int(pool.drain_s.value) + PRESTOP_S
     container: Object = {
         "name": "engine",
         "image": image(deployment, pool),
         "imagePullPolicy": "IfNotPresent",
-        "command": commented(deployment, pool, more),
+        "command": commented(deployment, pool, more) + ([] if worker else enginetls.words(deployment, pool)),
         "env": environment(deployment, pool),
         "securityContext": restricted(),
         "resources": hardware.resources(deployment, pool),
-        "volumeMounts": mounts,
+        "volumeMounts": mounts + mounted,
     }
     if not worker:
         container |= {
             "ports": [{"name": "http", "containerPort": ENGINE_PORT, "protocol": "TCP"}],
-            **probes(pool),
+            **probes(deployment, pool),
             "lifecycle": {
                 "preStop": Because(
                     {"sleep": {"seconds": PRESTOP_S}},
@@ -171,7 +173,7 @@ def template(
         "securityContext": pod_security(USER),
         **hardware.scheduling(deployment, pool),
         "containers": [container],
-        "volumes": held,
+        "volumes": held + certificate,
     }
     if init := cache.waiting(deployment, pool):
         spec["initContainers"] = init
@@ -242,17 +244,21 @@ def environment(deployment: Deployment, pool: Pool) -> list[Any]:
     ]
 
 
-def probes(pool: Pool) -> Object:
+def probes(deployment: Deployment, pool: Pool) -> Object:
     """Start-up by a real answer within the real allowance; ready and alive by `/health`."""
     health: Object = (
         {"exec": {"command": health_words(pool)}}
         if pool.setup.engine == "ollama"
         else {"httpGet": {"path": "/health", "port": "http"}}
     )
+    if enginetls.wanted(deployment):  # the kubelet has no certificate
+        health = {"exec": {"command": enginetls.asked(deployment, pool, "/health")}}
     tries = -(-pool.startup.allowance_s // PROBE_S)
     return {
         "startupProbe": {
-            "exec": Because({"command": answer_words(pool)}, "ready once it has answered a real question"),
+            "exec": Because(
+                {"command": answer_words(deployment, pool)}, "ready once it has answered a real question"
+            ),
             "periodSeconds": PROBE_S,
             "timeoutSeconds": Because(60, "the first answer may compile"),
             "failureThreshold": Because(tries, pool.startup.reason),
@@ -269,11 +275,13 @@ def probes(pool: Pool) -> Object:
     }
 
 
-def answer_words(pool: Pool) -> list[str]:
+def answer_words(deployment: Deployment, pool: Pool) -> list[str]:
     """A command that succeeds when the engine has answered a question of one token."""
     name = pool.placement.name or pool.setup.checkpoint.repo
     body = json.dumps({"model": name, "prompt": "1", "max_tokens": 1})
     url = f"http://127.0.0.1:{ENGINE_PORT}/v1/completions"
+    if enginetls.wanted(deployment):
+        return enginetls.asked(deployment, pool, "/v1/completions", body.encode(), 55)
     if pool.setup.engine == "ollama":
         said = [after[-1] for after in pool.command.afterwards]
         return ["ollama", "run", said[0] if said else name, "1"]
@@ -295,7 +303,7 @@ def _service(deployment: Deployment, pool: Pool, spans: int, suffix: str = "") -
     how = (
         Because("tcp", "called by pod: Istio finds the pod's certificate by address, not by host")
         if mesh
-        else "http"
+        else ("https" if enginetls.wanted(deployment) else "http")
     )
     return made(
         "v1",

@@ -12,17 +12,16 @@ from dataclasses import replace
 from typing import Any
 
 from gemstead.render.because import Because
-from gemstead.render.deployment import ADMIN_PORT, ENGINE_PORT, GATEWAY_PORT, Deployment
+from gemstead.render.deployment import ADMIN_PORT, GATEWAY_PORT, Deployment
 from gemstead.render.docker_gateway import STATE
 from gemstead.render.dockerfile import USER
 from gemstead.render.gatewayfile import from_files, gateway_file, secret_names
-from gemstead.render.kubernetes import several
+from gemstead.render.kubernetes import enginetls, several
 from gemstead.render.kubernetes.cache import SECRETS, secret_volume, small
 from gemstead.render.kubernetes.hardware import apart, spread
 from gemstead.render.kubernetes.objects import (
     GATEWAY,
     Object,
-    engine_name,
     made,
     meshed,
     pod_security,
@@ -39,6 +38,7 @@ PRESTOP_S = 10
 def objects(deployment: Deployment) -> list[Object]:
     """Everything of the gateway but who may reach it."""
     several.checked(deployment)
+    enginetls.checked(deployment)
     text = file(deployment)
     return [
         _file(deployment, text),
@@ -82,7 +82,7 @@ def file(deployment: Deployment, *, alone: bool = False) -> str:
             client_certificate=old.client_certificate if old else "optional",
         )
         spec = spec.model_copy(update={"gateway": spec.gateway.model_copy(update={"tls": tls})})
-    urls = {pool.name: [f"http://{engine_name(deployment, pool)}:{ENGINE_PORT}"] for pool in deployment.pools}
+    urls = {pool.name: [enginetls.url(deployment, pool)] for pool in deployment.pools}
     text = gateway_file(
         replace(deployment, spec=spec),
         urls,
@@ -90,6 +90,7 @@ def file(deployment: Deployment, *, alone: bool = False) -> str:
         discover=True,
         otherwise=several.of_each(deployment),
         beyond=[] if alone else beyond(deployment),
+        endpoint=enginetls.endpoint(deployment),
     )
     return from_files(text, SECRETS)
 
@@ -212,6 +213,7 @@ def _container(deployment: Deployment) -> Object:
     ]
     if has_tls(deployment):
         mounts.append({"name": "tls", "mountPath": TLS, "readOnly": True})
+    mounts += enginetls.gateway_mount(deployment)[1]
     if secret_names(deployment):
         mounts.append({"name": "secrets", "mountPath": SECRETS, "readOnly": True})
     container: Object = {
@@ -263,6 +265,7 @@ def _volumes(deployment: Deployment) -> list[Object]:
     if has_tls(deployment):
         secret = {"secretName": f"{deployment.name}-tls", "defaultMode": 0o440}
         held.append({"name": "tls", "secret": secret})
+    held += enginetls.gateway_mount(deployment)[0]
     if names := secret_names(deployment):
         held.append(secret_volume(deployment, names))
     return held

@@ -64,6 +64,8 @@ def operators(deployment: Deployment) -> str:
         wanted.append(f"cert-manager with the ClusterIssuer `{kubernetes.issuer}`")
     if kubernetes.secret_store:
         wanted.append(f"External Secrets with the ClusterSecretStore `{kubernetes.secret_store}`")
+    if kubernetes.engine_tls == "cert-manager":
+        wanted.append("cert-manager, for the certificates between gateway and engines")
     if kubernetes.mesh != "off":
         wanted.append(
             f"{kubernetes.mesh.capitalize()}, with its CNI plugin (its init container needs rights)"

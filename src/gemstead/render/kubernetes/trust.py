@@ -9,6 +9,7 @@ from __future__ import annotations
 from gemstead.render.because import Because
 from gemstead.render.deployment import ADMIN_PORT, ENGINE_PORT, Deployment
 from gemstead.render.gatewayfile import secret_names
+from gemstead.render.kubernetes import enginetls
 from gemstead.render.kubernetes.cache import token_key
 from gemstead.render.kubernetes.objects import ENGINE, GATEWAY, PICKER, Object, made, selector
 
@@ -19,6 +20,7 @@ def objects(deployment: Deployment) -> list[Object]:
     found: list[Object] = []
     if kubernetes.issuer:
         found.append(_certificate(deployment))
+    found += enginetls.objects(deployment)
     if kubernetes.secret_store and (names := wanted_secrets(deployment)):
         found.append(_secrets(deployment, names))
     if kubernetes.mesh == "istio":

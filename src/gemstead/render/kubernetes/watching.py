@@ -7,7 +7,7 @@ from typing import Any
 from gemstead.observe.alerts import RUNBOOKS, rules
 from gemstead.render.because import Because
 from gemstead.render.deployment import Deployment
-from gemstead.render.kubernetes import scaling
+from gemstead.render.kubernetes import enginetls, scaling
 from gemstead.render.kubernetes.objects import ENGINE, GATEWAY, Object, made, selector
 
 AGENT_PORT = 15020  # of Istio's agent in each pod: it shows the engine's metrics with its own, outside mTLS
@@ -75,6 +75,8 @@ def _services(deployment: Deployment) -> Object:
         deployment,
         spec={
             "selector": {"matchLabels": selector(deployment, ENGINE)},
-            "endpoints": [{"port": "http", "path": "/metrics", "interval": INTERVAL}],
+            "endpoints": [
+                {"port": "http", "path": "/metrics", "interval": INTERVAL, **enginetls.scraped(deployment)}
+            ],
         },
     )
