@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
 import tarfile
 import threading
 import time
+from contextlib import closing
 
 import pytest
 
 from gemstead.cli.main import main
-from gemstead.ledger import acts
+from gemstead.ledger import acts, log
 from gemstead.ledger.audit import AuditRecord
+from gemstead.ledger.chain import Checkpoint
 from gemstead.ledger.database import LedgerTrouble
 from gemstead.ledger.keys import Grant, KeyBook, open_keys
-from gemstead.ledger.proof import verify
+from gemstead.ledger.proof import export, verify, verify_all, verify_exports
+from gemstead.ledger.retention import Rule, prune
 from gemstead.ledger.secrets import secret_at
+from gemstead.ledger.ship.spool import Spool
 from gemstead.ledger.signing import Signer, known_keys
 from gemstead.ledger.writer import Writer
 from gemstead.operate.backup import backup, drill, restore
@@ -88,7 +93,7 @@ def test_what_is_restored_goes_on(ledger, tmp_path):
     moved.path = elsewhere
     moved.write(5, 500)
     found = verify(elsewhere / "audit.db", known_keys(elsewhere / "audit.key"))
-    assert found.fault is None and found.last == manifest.last + 5 and found.vouched
+    assert found.fault is None and found.last == manifest.last + 6 and found.vouched
     assert Signer(elsewhere / "audit.key").key_id == ledger.signer.key_id
     assert not [path for path in elsewhere.iterdir() if path.name.startswith(".")]
 
@@ -99,7 +104,7 @@ def test_what_was_there_is_kept(ledger, tmp_path):
     ledger.write(10, 100)
     _, before = restore(archive, ledger.path, time.time())
     assert before is not None and verify(before / "audit.db", {}).last == 61
-    assert verify(ledger.path / "audit.db", {}).last == 51
+    assert [one.last for one in verify_all(ledger.path / "audit.db", {})] == [51, 52]
     with pytest.raises(LedgerTrouble, match="is there already"):
         backup(ledger.path, archive, time.time())
 
@@ -163,9 +168,6 @@ def test_half_a_backup_and_no_backup_are_told(ledger, tmp_path):
 
 
 def test_a_chain_that_was_altered_before_the_backup_is_found(ledger, tmp_path):
-    import sqlite3
-    from contextlib import closing
-
     with closing(sqlite3.connect(ledger.path / "audit.db")) as connection:
         connection.execute("UPDATE audit SET tenant = 'other' WHERE seq = 7")
         connection.commit()
@@ -218,3 +220,127 @@ def test_nothing_is_restored_below_a_running_service(ledger, tmp_path, capsys, m
         held.release()
     code, said = run(capsys, "restore", "a.tar.gz", *options)
     assert code == 0 and "what was there lies in" in said.out
+
+
+# What is written after a restore is of another chain.
+
+
+def restored(ledger, tmp_path, lost=10):
+    """A ledger that was put back from a backup, after which `lost` records had been written and signed."""
+    archive = tmp_path / "a.tar.gz"
+    backup(ledger.path, archive, time.time())
+    ledger.write(lost, 100)
+    acts.checkpoint(ledger.path / "audit.db", ledger.signer, time.time())
+    restore(archive, ledger.path, time.time())
+    return ledger.path / "audit.db", known_keys(ledger.path / "audit.key")
+
+
+def test_both_chains_are_verified_and_what_lies_between_is_told(ledger, tmp_path):
+    was = verify(ledger.path / "audit.db", {}).chain
+    path, keys = restored(ledger, tmp_path)
+    ledger.write(7, 500)
+    acts.checkpoint(path, ledger.signer, time.time())
+    old, new = verify_all(path, keys)
+    assert (old.chain, old.first, old.last, old.fault, old.gap) == (was, 1, 51, None, "")
+    assert (new.first, new.last, new.fault, new.before) == (52, 60, None, was) and new.chain != was
+    assert old.vouched == 51 and new.vouched == 59
+    assert f"chain {was} ends at record 51, where a backup of " in new.gap
+    assert f"this log lacks records 52 to 62 of chain {was}" in new.gap
+    # A checkpoint of what is lost, kept elsewhere, is a fault still: whoever put the backup back may have wanted that.
+    path_before = next(path.parent.glob("before-restore-*")) / "audit.db"
+    kept = log.last_of(path_before)
+    assert kept is not None and kept.seq == 61
+    old, new = verify_all(path, keys, [kept])
+    assert (old.fault.kind, old.fault.seq, new.fault) == ("truncated", 52, None)
+    # And so is a checkpoint of a chain that is nowhere here.
+    assert verify_all(path, keys, [Checkpoint(chain="f" * 16, seq=1, link="", at=1.0, key_id="")])[-1].fault
+
+
+def test_a_second_restore_makes_a_third_chain_and_an_export_holds_them_all(ledger, tmp_path):
+    path, keys = restored(ledger, tmp_path)
+    ledger.write(5, 500)
+    backup(ledger.path, tmp_path / "b.tar.gz", time.time())
+    ledger.write(5, 600)
+    restore(tmp_path / "b.tar.gz", ledger.path, time.time())
+    ledger.write(5, 700)
+    acts.checkpoint(path, ledger.signer, time.time())
+    found = verify_all(path, keys)
+    assert [(one.first, one.last, one.fault) for one in found] == [
+        (1, 51, None), (52, 57, None), (58, 64, None),
+    ]  # fmt: skip
+    assert [one.before for one in found] == ["", found[0].chain, found[1].chain]
+    assert "records 58 to 62" in found[2].gap
+    told = verify_exports(export(path, 0.0, time.time() + 1), keys)
+    assert [(one.chain, one.last, one.fault) for one in told] == [
+        (found[0].chain, 50, None), (found[1].chain, 57, None), (found[2].chain, 63, None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind"),
+    [
+        ("UPDATE audit SET tenant = 'x' WHERE seq = 7", "altered"),
+        ("UPDATE audit SET tenant = 'x' WHERE seq = 55", "altered"),
+        ("DELETE FROM acts WHERE seq = 52", "removed"),
+        ("DELETE FROM ended", "signature"),
+        ("DELETE FROM audit WHERE seq = 50; UPDATE ended SET head_seq = 49", "rewritten"),
+    ],
+)
+def test_what_is_done_to_either_chain_is_named(ledger, tmp_path, statement, kind):
+    path, keys = restored(ledger, tmp_path)
+    ledger.write(5, 500)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(statement)
+    assert verify(path, keys).fault.kind == kind
+
+
+def test_a_receiver_never_takes_new_records_for_those_it_has(ledger, tmp_path):
+    """By the uid that receivers know records by: what was lost and what is new have none in common."""
+
+    def read(chain="", seq=0):
+        spool, got = Spool(path), []
+        while batch := spool.after(seq, 20, chain):
+            assert len({one.chain for one in batch}) == 1
+            got += [(one.uid, getattr(one.record, "call_id", "act")) for one in batch]
+            chain, seq = spool.chain, batch[-1].seq
+        spool.close()
+        return got, (chain, seq)
+
+    path = ledger.path / "audit.db"
+    backup(ledger.path, tmp_path / "a.tar.gz", time.time())
+    ledger.write(30, 100)
+    had, at = read()
+    restore(tmp_path / "a.tar.gz", ledger.path, time.time())
+    ledger.write(30, 500)
+    new, _ = read(*at)  # the receiver's place is beyond what is here, in a chain that has ended here
+    assert [name for _, name in new] == ["act", *(f"c{n}" for n in range(500, 530))]
+    assert not {uid for uid, _ in new} & {uid for uid, _ in had}
+    again, _ = read()  # a receiver that is new gets all that is here, each under the name that others know
+    assert again == had[:51] + new
+    behind, _ = read(at[0], 40)
+    assert behind == had[40:51] + new
+
+
+def test_what_is_deleted_of_both_chains_leaves_what_can_be_verified(ledger, tmp_path):
+    path, keys = restored(ledger, tmp_path)
+    ledger.write(5, 500)
+    rules = [Rule(keep_days=0, records="calls")]
+    prune(path, rules, time.time() + 10, ledger.signer)
+    assert [one.fault for one in verify_all(path, keys)] == [None, None]
+    prune(path, [Rule(keep_days=0)], time.time() + 20, ledger.signer)
+    [left] = verify_all(path, keys)
+    assert left.fault is None and left.records == 1
+
+
+def test_a_backup_of_an_empty_log_is_put_back(tmp_path):
+    made = Ledger.__new__(Ledger)
+    made.path = tmp_path / "new"
+    made.path.mkdir()
+    open_keys(made.path / "keys.db", secret_at(made.path / "pepper")).create(Grant(), now=time.time())
+    made.write(0)
+    backup(made.path, tmp_path / "a.tar.gz", time.time())
+    made.write(3)
+    restore(tmp_path / "a.tar.gz", made.path, time.time())
+    made.write(4, 10)
+    [found] = verify_all(made.path / "audit.db", known_keys(made.path / "audit.key"))
+    assert (found.fault, found.records) == (None, 5) and "records 1 to 3" in found.gap

@@ -126,6 +126,8 @@ def _tell(found: Verified, where: str) -> None:
         print(f"signed up to record {found.vouched}, last on {shown(found.vouched_at)} UTC")
     elif found.last:
         print("note: no signature that could be checked vouches for any of them", file=sys.stderr)
+    if found.gap:
+        print(f"note: {found.gap}", file=sys.stderr)
     if found.unsealed:
         print(f"note: {found.unsealed} older records are from before there was a chain", file=sys.stderr)
     if found.unknown_keys:

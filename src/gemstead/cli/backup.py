@@ -130,7 +130,8 @@ def _said(args: argparse.Namespace, done: Drilled, what: str, before: Path | Non
     )
     if before is not None:
         print(f"what was there lies in {before}")
-        print(
-            "receivers of audit records may have later ones: give each another index, or a new name in audit.ship"
-        )
+    print(
+        "audit records go on in a chain of their own: `gemstead audit verify` tells what lies between, and receivers "
+        "know them from what they had before"
+    )
     return 0

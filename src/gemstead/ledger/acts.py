@@ -21,11 +21,12 @@ import msgspec
 
 from gemstead.ledger import audittable
 from gemstead.ledger.audit import Act
-from gemstead.ledger.chain import Checkpoint
+from gemstead.ledger.chain import LINK_BYTES, Checkpoint
 from gemstead.ledger.database import open_to_write, plainly
 from gemstead.ledger.signing import Signer
 
 CHECKPOINT = "audit.checkpoint"
+NEW_CHAIN = "audit.new-chain"
 
 
 def new_act(action: str, target: str = "", *, actor: str = "", detail: Any = None, **fields: str) -> Act:
@@ -88,7 +89,10 @@ def checkpoint(path: Path, signer: Signer, now: float) -> Checkpoint | None:
             write_checkpoint(connection, signed(signer, name, base_seq, base_link, now, "base"))
         seq, link = audittable.head(connection)
         last = connection.execute("SELECT max(seq) FROM checkpoints").fetchone()[0]
-        if based and seq <= last + 1:  # its own act lies behind it
+        own = connection.execute(
+            "SELECT 1 FROM acts WHERE seq = ? AND action = ?", (seq, CHECKPOINT)
+        ).fetchone()
+        if based and seq <= last + (own is not None):  # its own act lies behind it
             return None
         made = signed(signer, name, seq, link, now, "head")
         write_checkpoint(connection, made)
@@ -96,6 +100,44 @@ def checkpoint(path: Path, signer: Signer, now: float) -> Checkpoint | None:
             connection, new_act(CHECKPOINT, str(seq), actor="gemstead", detail=msgspec.structs.asdict(made))
         )
         return made
+
+
+def begin_chain(path: Path, signer: Signer, now: float, detail: dict[str, Any]) -> Checkpoint | None:
+    """End the chain where it is and begin another behind it, whose first record says so.
+
+    Returns the old one's signed end; None when nothing is in it.
+
+    For a file that others may have gone on with, as a backup that is put back: what is written from now on can never
+    be taken for the records that the old chain had in the same places.
+
+    Raises:
+        LedgerTrouble: it cannot be written.
+    """
+    with changing(path) as connection:
+        name, base, base_link, seq, link = connection.execute(
+            "SELECT name, base_seq, base_link, head_seq, head_link FROM chain"
+        ).fetchone()
+        end = None
+        if seq > base:
+            if not connection.execute(
+                "SELECT 1 FROM checkpoints WHERE seq = ? AND kind = 'base'", (base,)
+            ).fetchone():
+                write_checkpoint(connection, signed(signer, name, base, base_link, now, "base"))
+            end = signed(signer, name, seq, link, now, "head")
+            write_checkpoint(connection, end)
+            row = (name, base, base_link, seq, link)
+            connection.execute("INSERT INTO ended VALUES (?, ?, ?, ?, ?)", row)
+        new, its_base = secrets.token_hex(8), secrets.token_bytes(LINK_BYTES)
+        connection.execute(
+            "UPDATE chain SET name = ?, base_seq = ?, base_link = ?, head_seq = ?, head_link = ?",
+            (new, seq, its_base, seq, its_base),
+        )
+        write_checkpoint(connection, signed(signer, new, seq, its_base, now, "base"))
+        told = {"end": None if end is None else msgspec.structs.asdict(end), **detail}
+        at = audittable.append_act(connection, new_act(NEW_CHAIN, new, detail=told))
+        _, its_link = audittable.head(connection)
+        write_checkpoint(connection, signed(signer, new, at, its_link, now, "head"))
+        return end
 
 
 def signed(signer: Signer, chain: str, seq: int, link: bytes, at: float, kind: str) -> Checkpoint:

@@ -5,7 +5,8 @@ Calls (`audit`) and administrative acts (`acts`) share one sequence and one hash
 end, and moves it on in the same transaction: so the lock is the sequencer, any number of processes write one chain, and
 its order is the order of their commits. Records from before there was a chain have no link and stand before its
 beginning. `stubs` is what records leave that were deleted by rule (`retention.py`); `checkpoints` are signed
-(`signing.py`); `holds` forbid deletion.
+(`signing.py`); `holds` forbid deletion. A file that was put back from a backup goes on with another chain
+(`acts.begin_chain`): those before it are in `ended`, and places go on counting, so each place is of one chain.
 
 `gaps` holds what could not be kept: when records had to be let go because the file could not be written for
 too long, one row says between which times and how many. A report that covers a gap says so.

@@ -126,8 +126,8 @@ class SqliteLog:
         return read.show(self.path, call_id)
 
     def verify(self, keys: PublicKeys, outside: Sequence[Checkpoint] = ()) -> list[Verified]:
-        """What each chain is worth; here there is one."""
-        return [proof.verify(self.path, keys, outside)]
+        """What each chain is worth; there is one, and those that ended when a backup was put back."""
+        return proof.verify_all(self.path, keys, outside)
 
     def export(self, since: float, until: float, tenant: str | None, signer: Signer) -> Iterator[bytes]:
         """The lines of an export, signed first."""

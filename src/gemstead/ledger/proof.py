@@ -16,15 +16,18 @@ nothing between its ends left out: each place that is not told is one leaf. Veri
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
+from itertools import takewhile
 from operator import attrgetter
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from gemstead.ledger import audittable, chain
+from gemstead.ledger.acts import NEW_CHAIN
 from gemstead.ledger.chain import Checkpoint, Fault, Link, Walk
 from gemstead.ledger.database import LedgerTrouble, reading
 from gemstead.ledger.signing import PublicKeys, holds
@@ -45,6 +48,8 @@ class Verified(msgspec.Struct, kw_only=True):
     unknown_keys: list[str] = []  # of checkpoints that could not be looked at
     vouched: int = 0  # the last place that a signature stands for
     vouched_at: float = 0.0
+    before: str = ""  # the chain that this one goes on from
+    gap: str = ""  # what is missing between the two, in a sentence
     fault: Fault | None = None
 
 
@@ -63,16 +68,64 @@ class Place(msgspec.Struct):
 
 
 def verify(path: Path, keys: PublicKeys, outside: Iterable[Checkpoint] = ()) -> Verified:
-    """What the whole file is worth. `outside`: checkpoints that were kept elsewhere.
+    """What the present chain of a file is worth, or the first one in it that is broken. See `verify_all`."""
+    found = verify_all(path, keys, outside)
+    return next((one for one in found if one.fault is not None), found[-1])
+
+
+def verify_all(path: Path, keys: PublicKeys, outside: Iterable[Checkpoint] = ()) -> list[Verified]:
+    """What each chain of a file is worth, the present one last. `outside`: checkpoints that were kept elsewhere.
 
     Raises:
         LedgerTrouble: the file cannot be read.
     """
     with reading(path, audittable.MIGRATIONS) as connection:
         if connection is None:
-            return Verified()
+            return [Verified()]
         connection.execute("BEGIN")
-        return verify_chain(SqliteChain(connection), keys, list(outside))
+        chains, said = chains_of(connection), list(outside)
+        names = {one.ends().name for one in chains}
+        found = []
+        for one in chains:
+            name = one.ends().name
+            mine = [c for c in said if c.chain == name or (one is chains[-1] and c.chain not in names)]
+            found.append(verify_chain(one, keys, mine))
+            follows(found[-1], one, chains, keys)
+        return found
+
+
+def follows(found: Verified, one: Chain, chains: Sequence[Chain], keys: PublicKeys) -> None:
+    """Look whether a chain goes on from where its first record says, and tell what is missing between."""
+    if (said := one.beginning()) is None:
+        return
+    end = msgspec.convert(said.get("end"), Checkpoint | None)
+    found.before, found.gap = end.chain if end is not None else "", _gap(end, said)
+    if end is None:
+        return
+    ended = next((each.ends() for each in chains if each.ends().name == end.chain), None)
+    if found.fault is not None:
+        return
+    if ended is None:
+        what = f"chain {end.chain}, which this one goes on from, was taken away"
+        found.fault = Fault(seq=end.seq, kind="removed", what=what)
+    elif (ended.head_seq, ended.head_link.hex()) != (end.seq, end.link) or holds(end, keys) is False:
+        what = f"chain {end.chain} does not end as this one says that it did"
+        found.fault = Fault(seq=end.seq, kind="rewritten", what=what)
+
+
+def _gap(end: Checkpoint | None, said: dict[str, Any]) -> str:
+    made = said.get("made")
+    at = f" of {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(made))} UTC" if isinstance(made, float) else ""
+    missing = [
+        f"records {one['from']} to {one['to']} of chain {one['chain']}"
+        for one in said.get("missing", ())
+        if one["to"] >= one["from"]
+    ]
+    lacks = (
+        f"this log lacks {' and '.join(missing)}" if missing else "this log lacks what was written after it"
+    )
+    where = f"chain {end.chain} ends at record {end.seq}, where" if end is not None else "here"
+    return f"{where} a backup{at} was put back: {lacks}"
 
 
 class Ends(msgspec.Struct, frozen=True):
@@ -105,35 +158,65 @@ class Chain(Protocol):
     def link_at(self, seq: int) -> bytes:
         """The stored link of a place."""
 
+    def beginning(self) -> dict[str, Any] | None:
+        """What the first record says of the chain before; None where it says nothing, or was deleted by rule."""
+
 
 class SqliteChain:
-    """The one chain of an audit.db."""
+    """One chain of an audit.db: the present one, or one that has ended."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: sqlite3.Connection, ends: Ends, *, follows: bool, ended: bool) -> None:
+        self._connection, self._ends = connection, ends
+        self._follows = follows  # its beginning is another chain's end
+        self._ended = ended
 
     def ends(self) -> Ends:
-        return Ends(
-            *self._connection.execute(
-                "SELECT name, base_seq, base_link, head_seq, head_link FROM chain"
-            ).fetchone()
-        )
+        return self._ends
 
     def unsealed(self) -> int:
         query = "SELECT count(*) FROM audit WHERE seq <= ? AND link IS NULL"
-        return int(self._connection.execute(query, (self.ends().base_seq,)).fetchone()[0])
+        return (
+            0 if self._follows else int(self._connection.execute(query, (self._ends.base_seq,)).fetchone()[0])
+        )
 
     def checkpoints(self) -> list[Checkpoint]:
-        return checkpoints(self._connection, self.ends().name)
+        mine = self._ends
+        return [
+            one
+            for one in checkpoints(self._connection, mine.name)
+            if one.seq >= mine.base_seq
+            and not (self._follows and one.kind == "head" and one.seq == mine.base_seq)
+            and not (self._ended and one.seq >= mine.head_seq + (one.kind == "head"))
+        ]
 
     def places(self, after: int) -> Iterator[Place]:
-        return places(self._connection, after)
+        found = places(self._connection, after)
+        return takewhile(lambda place: place.seq <= self._ends.head_seq, found) if self._ended else found
 
     def span(self, since: float, until: float) -> tuple[int, int] | None:
-        return _span(self._connection, self.ends().base_seq, since, until)
+        return _span(self._connection, self._ends, since, until, self._ended)
 
     def link_at(self, seq: int) -> bytes:
-        return _link_at(self._connection, seq)
+        return self._ends.base_link if seq == self._ends.base_seq else _link_at(self._connection, seq)
+
+    def beginning(self) -> dict[str, Any] | None:
+        row = self._connection.execute(
+            "SELECT detail FROM acts WHERE seq = ? AND action = ? AND target = ?",
+            (self._ends.base_seq + 1, NEW_CHAIN, self._ends.name),
+        ).fetchone()
+        return msgspec.json.decode(row[0], type=dict[str, Any]) if row else None
+
+
+def chains_of(connection: sqlite3.Connection) -> list[SqliteChain]:
+    """Every chain of the file, the present one last."""
+    fields = "name, base_seq, base_link, head_seq, head_link"
+    ended = connection.execute(f"SELECT {fields} FROM ended ORDER BY head_seq, rowid").fetchall()  # noqa: S608
+    present = connection.execute(f"SELECT {fields} FROM chain").fetchone()  # noqa: S608
+    made, heads = [], {row[3] for row in ended}
+    for number, row in enumerate((*ended, present)):
+        follows = number > 0 and row[1] in heads
+        made.append(SqliteChain(connection, Ends(*row), follows=follows, ended=number < len(ended)))
+    return made
 
 
 def verify_chain(source: Chain, keys: PublicKeys, outside: list[Checkpoint]) -> Verified:
@@ -241,7 +324,11 @@ def export(path: Path, since: float, until: float, tenant: str | None = None) ->
         if connection is None:
             raise LedgerTrouble(f"{path} does not exist yet: there is nothing to export")
         connection.execute("BEGIN")
-        yield from export_chain(SqliteChain(connection), since, until, tenant)
+        chains = [one for one in chains_of(connection) if one.span(since, until) is not None]
+        if not chains:
+            raise LedgerTrouble("there are no sealed records in that time")
+        for one in chains:
+            yield from export_chain(one, since, until, tenant)
 
 
 def export_chain(source: Chain, since: float, until: float, tenant: str | None) -> Iterator[bytes]:
@@ -273,14 +360,14 @@ def export_chain(source: Chain, since: float, until: float, tenant: str | None) 
 
 
 def _span(
-    connection: sqlite3.Connection, base_seq: int, since: float, until: float
+    connection: sqlite3.Connection, ends: Ends, since: float, until: float, ended: bool
 ) -> tuple[int, int] | None:
     # A checkpoint's own act stands behind what it signs.
     row = connection.execute(
         "SELECT min(seq), max(seq) FROM (SELECT seq FROM audit WHERE began >= :since AND began < :until "
-        "AND seq > :base UNION ALL SELECT seq FROM acts WHERE at >= :since AND at < :until "
-        "AND action <> 'audit.checkpoint')",
-        {"since": since, "until": until, "base": base_seq},
+        "AND seq > :base AND seq <= :head UNION ALL SELECT seq FROM acts WHERE at >= :since AND at < :until "
+        "AND seq > :base AND seq <= :head AND action <> 'audit.checkpoint')",
+        {"since": since, "until": until, "base": ends.base_seq, "head": ends.head_seq if ended else 2**62},
     ).fetchone()
     return None if row[0] is None else (int(row[0]), int(row[1]))
 
@@ -288,8 +375,8 @@ def _span(
 def _link_at(connection: sqlite3.Connection, seq: int) -> bytes:
     """The stored link of a place."""
     row = connection.execute(
-        "SELECT base_link FROM chain WHERE base_seq = :seq UNION ALL SELECT link FROM audit WHERE seq = :seq "
-        "UNION ALL SELECT link FROM acts WHERE seq = :seq UNION ALL SELECT link FROM stubs WHERE seq = :seq",
+        "SELECT link FROM audit WHERE seq = :seq UNION ALL SELECT link FROM acts WHERE seq = :seq "
+        "UNION ALL SELECT link FROM stubs WHERE seq = :seq",
         {"seq": seq},
     ).fetchone()
     return bytes(row[0]) if row and row[0] else b""

@@ -8,6 +8,9 @@ Databases are copied with SQLite's own online backup, so each copy is whole whil
 with a manifest of sizes and sums, and nothing is taken out of it that is not in there. It holds secrets: mode 0600, and
 it is not encrypted.
 
+What is written after a restore is of another chain (`ledger/acts.py`, `begin_chain`): it must not take the places of
+records that were written after the backup, and that receivers may have.
+
 A drill restores into a folder of its own, and looks: every sum, every database, the whole chain of the audit log with
 its signatures, every secret. How long that took is what a restore takes; how old the backup is, is what would be lost.
 """
@@ -26,15 +29,18 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
 from gemstead import __version__
-from gemstead.ledger.database import LedgerTrouble, plainly
+from gemstead.ledger.acts import begin_chain
+from gemstead.ledger.audittable import MIGRATIONS
+from gemstead.ledger.database import LedgerTrouble, plainly, reading
 from gemstead.ledger.hashkeys import hash_keys
 from gemstead.ledger.keys import open_keys
-from gemstead.ledger.proof import verify
+from gemstead.ledger.proof import chains_of, verify
 from gemstead.ledger.secrets import secret_at
 from gemstead.ledger.signing import Signer, folder_beside, known_keys
 
@@ -223,6 +229,10 @@ def restore(archive: Path, ledger: Path, now: float) -> tuple[Drilled, Path | No
         manifest = unpack(archive, draft)
         if wrong := inspect(draft, manifest):
             raise LedgerTrouble(f"{archive} is not restored, its ledger is not whole: {'; '.join(wrong)}")
+        if manifest.chain:
+            missing = _missing(ledger / "audit.db", draft / "audit.db")
+            detail = {"backup": archive.name, "made": manifest.made, "missing": missing}
+            begin_chain(draft / "audit.db", Signer(draft / "audit.key"), now, detail)
         with plainly(ledger):
             before = _set_aside(ledger, now)
             for path in sorted(draft.iterdir()):
@@ -299,6 +309,26 @@ def _sum(path: Path) -> str:
 def _head(audit: Path) -> tuple[str, int]:
     """The chain's name and last place."""
     return _one(audit, "SELECT name, head_seq FROM chain") or ("", 0)
+
+
+def _missing(present: Path, restored: Path) -> list[dict[str, Any]]:
+    """Which records the present log has that the restored one lacks, as far as there is one and it can be read."""
+    try:
+        here, there = _chains(present), {name: head for name, _, head in _chains(restored)}
+    except LedgerTrouble:
+        return []
+    begun = ((name, max(base, there.get(name, 0)) + 1, head) for name, base, head in here)
+    return [{"chain": name, "from": first, "to": last} for name, first, last in begun if last >= first]
+
+
+def _chains(audit: Path) -> list[tuple[str, int, int]]:
+    """Name, first and last place of each chain, the present one last."""
+    with reading(audit, MIGRATIONS) as connection:
+        if connection is None:
+            return []
+        return [
+            (one.name, one.base_seq, one.head_seq) for one in (each.ends() for each in chains_of(connection))
+        ]
 
 
 def _keys(path: Path) -> int:

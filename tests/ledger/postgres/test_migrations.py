@@ -144,7 +144,7 @@ def test_a_file_is_moved_back_under_load_and_forward_by_its_next_user(tmp_path):
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("INSERT INTO gaps VALUES (1, 2, 3)")
         connection.commit()
-    assert move_file(path, "audit_2") == 4
+    assert move_file(path, "audit_2") == 5
     connection = open_to_write(path, migrations)
     assert connection.execute("SELECT * FROM gaps").fetchall() == [(1.0, 2.0, 3)]
     connection.close()
@@ -186,4 +186,4 @@ def test_a_store_that_is_not_there_is_said_in_one_sentence(postgres_url):
 
 
 def test_every_step_has_its_module():
-    assert [newest(branch) for branch in IN_POSTGRES] == ["keys_3", "audit_4", "shared_1"]
+    assert [newest(branch) for branch in IN_POSTGRES] == ["keys_3", "audit_5", "shared_1"]

@@ -239,4 +239,18 @@ STEPS: tuple[Step, ...] = (
             "ALTER TABLE gemstead_holds DROP COLUMN by_user",
         ),
     ),
+    Step(
+        sqlite=(
+            f"""CREATE TABLE ended (
+            name TEXT PRIMARY KEY,
+            base_seq INTEGER NOT NULL,
+            base_link BLOB NOT NULL,
+            head_seq INTEGER NOT NULL,
+            head_link BLOB NOT NULL
+        ){STRICT}""",
+        ),
+        sqlite_back=("DROP TABLE ended",),
+        postgres=(),  # it has a row for each chain anyway
+        postgres_back=(),
+    ),
 )

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from heapq import merge
 from operator import attrgetter
+from typing import Any
+
+import msgspec
 
 from gemstead.ledger import audittable, chain
+from gemstead.ledger.acts import NEW_CHAIN
 from gemstead.ledger.chain import Checkpoint, Link
 from gemstead.ledger.postgres import link as door
 from gemstead.ledger.postgres.push import AUDIT_NAMES
@@ -72,6 +76,14 @@ class StoreChain:
             *(self._name, seq),
         )
         return bytes(found or b"")
+
+    def beginning(self) -> dict[str, Any] | None:
+        said = self._link.value(
+            "SELECT a.detail FROM gemstead_acts a JOIN gemstead_chains c ON c.name = a.chain "
+            "WHERE c.name = $1 AND a.seq = c.base_seq + 1 AND a.action = $2 AND a.target = $1",
+            *(self._name, NEW_CHAIN),
+        )
+        return None if said is None else msgspec.json.decode(door.told(said), type=dict[str, Any])
 
     def _rows(self, query: str, after: int, made: Callable[[door.Row], Place]) -> Iterator[Place]:
         while rows := self._link.rows(

@@ -52,6 +52,10 @@ def _insert(table: str, columns: str) -> str:
 
 _CALLS = _insert("gemstead_audit", AUDIT_NAMES)
 _ACTS = _insert("gemstead_acts", audittable.ACT_COLUMNS)
+_CHECKPOINT = (
+    "INSERT INTO gemstead_checkpoints (chain, seq, link, at, key_id, kind, signature) "
+    "VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (chain, seq, kind, key_id) DO NOTHING"
+)
 _STUBS = "INSERT INTO gemstead_stubs (chain, seq, leaf, link) SELECT $1, * FROM unnest($2::bigint[], $3::bytea[], $4::bytea[])"  # noqa: E501
 _READ_CALLS = f"SELECT seq, link, {audittable.COLUMNS} FROM audit WHERE seq > ? AND seq <= ? ORDER BY seq"  # noqa: S608
 _READ_ACTS = f"SELECT seq, link, {audittable.ACT_COLUMNS} FROM acts WHERE seq > ? AND seq <= ? ORDER BY seq"  # noqa: S608
@@ -72,6 +76,7 @@ class Pusher:
     def __init__(self, path: Path, node: str) -> None:
         self.path, self.node = path, node
         self.sent = -1  # the last place that the store has; -1: not asked yet
+        self._ended = False  # whether it has the chains that ended here
         self.lost = ""  # what an old backup of the store has lost, in words, once
         self._checkpoint, self._gap = 0, 0  # rowids that the store has
         self._connection: sqlite3.Connection | None = None
@@ -98,31 +103,72 @@ class Pusher:
         name, base, base_link, head = local.execute(
             "SELECT name, base_seq, base_link, head_seq FROM chain"
         ).fetchone()
+        if not self._ended and (count := self._push_ended(local, link)):
+            return count
+        self._ended = True
         if self.sent == head and not self._news(local):
             return 0
         self._sync()
         with link.transaction():
             after = self._after(local, link, name, base, base_link, head)
             upto = min(head, after + AT_ONCE)
-            calls = local.execute(_READ_CALLS, (after, upto)).fetchall()
-            acts = local.execute(_READ_ACTS, (after, upto)).fetchall()
-            stubs = local.execute(_READ_STUBS, (after, upto)).fetchall()
-            for statement, rows in ((_CALLS, calls), (_ACTS, acts), (_STUBS, stubs)):
-                if rows:
-                    link.do(statement, name, *_columns(rows))
+            self._carry(local, link, name, after, upto)
             if upto > after:
                 at = local.execute(_LINK_AT, {"seq": upto}).fetchone()
-                link.do(
-                    "UPDATE gemstead_chains SET head_seq = $2, head_link = $3, seen = $4, node = $5 WHERE name = $1",
-                    *(name, upto, bytes(at[0]) if at else b"", time.time(), self.node),
-                )
+                self._moved(link, name, upto, bytes(at[0]) if at else b"")
             marks = self._checkpoints(local, link, name, upto)
             gaps = self._gaps(local, link, name)
         self.sent, self._checkpoint, self._gap = upto, marks, gaps
         return int(upto - after)
 
+    def _push_ended(self, local: sqlite3.Connection, link: Link) -> int:
+        """Copy some of the chains that ended here before the present one began; how many places."""
+        rows = local.execute(
+            "SELECT name, base_seq, base_link, head_seq, head_link FROM ended ORDER BY head_seq"
+        )
+        for name, base, base_link, head, head_link in rows.fetchall():
+            with link.transaction():
+                after = self._after(local, link, name, base, base_link, head, head_link)
+                if after == head:
+                    continue
+                upto = min(head, after + AT_ONCE)
+                self._carry(local, link, name, after, upto)
+                at = local.execute(_LINK_AT, {"seq": upto}).fetchone()
+                self._moved(link, name, upto, head_link if upto == head else bytes(at[0]))
+                link.many(
+                    _CHECKPOINT,
+                    [
+                        (name, *row)
+                        for row in local.execute(
+                            "SELECT seq, link, at, key_id, kind, signature FROM checkpoints "
+                            "WHERE seq >= :base AND seq <= :upto AND (kind = 'head' OR seq < :head)",
+                            {"base": base, "upto": upto, "head": head},
+                        )
+                    ],
+                )
+            return int(upto - after)
+        return 0
+
+    def _carry(self, local: sqlite3.Connection, link: Link, name: str, after: int, upto: int) -> None:
+        for read, statement in ((_READ_CALLS, _CALLS), (_READ_ACTS, _ACTS), (_READ_STUBS, _STUBS)):
+            if rows := local.execute(read, (after, upto)).fetchall():
+                link.do(statement, name, *_columns(rows))
+
+    def _moved(self, link: Link, name: str, upto: int, at: bytes) -> None:
+        link.do(
+            "UPDATE gemstead_chains SET head_seq = $2, head_link = $3, seen = $4, node = $5 WHERE name = $1",
+            *(name, upto, at, time.time(), self.node),
+        )
+
     def _after(
-        self, local: sqlite3.Connection, link: Link, name: str, base: int, base_link: bytes, head: int
+        self,
+        local: sqlite3.Connection,
+        link: Link,
+        name: str,
+        base: int,
+        base_link: bytes,
+        head: int,
+        head_link: bytes = b"",
     ) -> int:
         """The last place that the store has, with its row locked; the chain is begun there if it is new."""
         now = time.time()
@@ -134,7 +180,11 @@ class Pusher:
         after, its_link = link.row(
             "SELECT head_seq, head_link FROM gemstead_chains WHERE name = $1 FOR UPDATE", name
         ) or (0, b"")
-        here = local.execute(_LINK_AT, {"seq": after}).fetchone()
+        here = (
+            (head_link,)
+            if after == head and head_link
+            else local.execute(_LINK_AT, {"seq": after}).fetchone()
+        )
         if after > head or (here is not None and bytes(here[0]) != bytes(its_link)):
             raise Forked(
                 f"{self.path} is not the file that the store has begun chain {name} with (it was copied, or an old one "
@@ -164,10 +214,15 @@ class Pusher:
             "WHERE rowid > ? AND seq <= ? ORDER BY rowid",
             (self._checkpoint, upto),
         ).fetchall()
+        ended = {row[0] for row in local.execute("SELECT head_seq FROM ended")}
         link.many(
-            "INSERT INTO gemstead_checkpoints (chain, seq, link, at, key_id, kind, signature) "
-            "VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (chain, seq, kind, key_id) DO NOTHING",
-            [(name, *row[1:]) for row in rows if row[5] == "head" or row[1] == based],
+            _CHECKPOINT,
+            [
+                (name, *row[1:])
+                for row in rows
+                if (row[5] == "head" and row[1] >= based and row[1] not in ended)
+                or (row[5] == "base" and row[1] == based)
+            ],
         )
         return max((row[0] for row in rows), default=self._checkpoint)
 
@@ -191,7 +246,7 @@ class Pusher:
         inode = self.path.stat().st_ino if self.path.exists() else 0
         if self._connection is not None and self._inode != inode:
             self.close()
-            self.sent, self._checkpoint, self._gap = -1, 0, 0
+            self.sent, self._checkpoint, self._gap, self._ended = -1, 0, 0, False
         if self._connection is None:
             self._connection = open_to_read(self.path, audittable.MIGRATIONS)
             self._inode = inode

@@ -15,8 +15,10 @@ from gemstead.ledger import audittable
 from gemstead.ledger.database import open_to_read, plainly
 from gemstead.ledger.ship.forms import Shipped
 
-_CALLS = f"SELECT seq, link, {audittable.COLUMNS} FROM audit WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
-_ACTS = f"SELECT seq, link, {audittable.ACT_COLUMNS} FROM acts WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
+_CALLS = f"SELECT seq, link, {audittable.COLUMNS} FROM audit WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"  # noqa: S608
+_ACTS = (
+    f"SELECT seq, link, {audittable.ACT_COLUMNS} FROM acts WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"  # noqa: S608
+)
 
 
 class Spool:
@@ -29,7 +31,7 @@ class Spool:
         self._inode = 0
 
     def after(self, seq: int, most: int, chain: str = "") -> list[Shipped]:
-        """At most so many records behind `seq`; from the very beginning when the ledger is no longer chain `chain`.
+        """At most so many records of one chain behind `seq`; from the very beginning when `chain` is not here.
 
         Raises:
             LedgerTrouble: the file cannot be read.
@@ -40,21 +42,40 @@ class Spool:
                 return []
             connection.execute("BEGIN")
             try:
-                self.chain = connection.execute("SELECT name FROM chain").fetchone()[0]
-                if chain and chain != self.chain:
-                    seq = 0
+                seq, upto = self._where(connection, seq, most, chain)
                 calls = [
                     self._shipped(row, audittable.record(row[2:]))
-                    for row in connection.execute(_CALLS, (seq, most))
+                    for row in connection.execute(_CALLS, (seq, upto, most))
                 ]
                 acts = [
                     self._shipped(row, audittable.act(row[2:]))
-                    for row in connection.execute(_ACTS, (seq, most))
+                    for row in connection.execute(_ACTS, (seq, upto, most))
                 ]
             finally:
                 connection.execute("COMMIT")
             self._sync()
         return list(merge(calls, acts, key=attrgetter("seq")))[:most]
+
+    def _where(self, connection: sqlite3.Connection, seq: int, most: int, chain: str) -> tuple[int, int]:
+        """Between which places to read: records of one chain at a time, which `self.chain` is then.
+
+        A receiver's place in a chain that has ended here earlier (a backup was put back) is behind that end: what it
+        has beyond is not here any more, and what is here beyond is of another chain.
+        """
+        present = connection.execute("SELECT name FROM chain").fetchone()[0]
+        ended = connection.execute("SELECT name, head_seq FROM ended ORDER BY head_seq, rowid").fetchall()
+        if chain and chain != present:
+            seq = min(seq, dict(ended).get(chain, 0))
+        for name, head in ended:
+            behind = "SELECT 1 FROM {} WHERE seq > ? AND seq <= ? LIMIT 1"
+            if seq < head and any(
+                connection.execute(behind.format(table), (seq, head)).fetchone()
+                for table in ("audit", "acts")
+            ):
+                self.chain = name
+                return seq, head
+        self.chain = present
+        return seq, 2**62
 
     def close(self) -> None:
         if self._connection is not None:
