@@ -57,6 +57,16 @@ def add(subparsers: Any) -> None:
     )
     add_common(import_)
     import_.set_defaults(run=take_over)
+    reseal_ = verbs.add_parser(
+        "reseal",
+        description="Seal the secrets of a shared store under another secret than `ledger.secret` leads to. Gateways "
+        "go on with what they have; then have `ledger.secret` lead to the new one, and reload each.",
+    )
+    reseal_.add_argument(
+        "secret", metavar="REFERENCE", help="where the new secret is, such as file:/etc/gemstead/store.new"
+    )
+    add_common(reseal_)
+    reseal_.set_defaults(run=reseal)
 
 
 def status(args: argparse.Namespace) -> int:
@@ -175,6 +185,36 @@ def take_over(args: argparse.Namespace) -> int:
         raise Trouble("stop the service first: `gemstead stop`")
     taken = take(folder)
     print(f"{taken.keys} keys, {taken.denials} denials and {taken.records} audit records are in the store")
+    if taken.holds:
+        print(f"{taken.holds} legal holds too")
+    return 0
+
+
+def reseal(args: argparse.Namespace) -> int:
+    """Seal the store anew."""
+    import os
+    from dataclasses import replace
+
+    from gemstead.cli.trouble import Trouble
+    from gemstead.ledger.acts import new_act
+    from gemstead.operate.secrets.keeper import Keeper
+    from gemstead.wiring.ledger import audit_log
+    from gemstead.wiring.ledger import reseal as sealed_anew
+    from gemstead.wiring.secrets import CannotRun, resolved
+
+    spec, folder, _ = _places(args)
+    if folder.place is None:
+        raise Trouble("the file names no `ledger.store`: there is nothing sealed")
+    try:
+        secret = resolved(args.secret, os.environ, "the new secret", Keeper(spec.secrets, os.environ))
+    except CannotRun as error:
+        raise Trouble(str(error)) from None
+    count = sealed_anew(folder, secret)
+    now = replace(folder, place=replace(folder.place, secret=lambda: secret))
+    audit_log(now).remember(new_act("store.reseal", detail={"values": count}))
+    print(
+        f"{count} values are sealed under the new secret: have ledger.secret lead to it now, and reload each gateway"
+    )
     return 0
 
 

@@ -156,7 +156,7 @@ def lift_one(args: argparse.Namespace) -> int:
 def set_password(args: argparse.Namespace) -> int:
     from getpass import getpass
 
-    from gemstead.wiring.password import PasswordFile
+    from gemstead.wiring.ledger import password_file
 
     folder, _ = _open(args)
     if sys.stdin.isatty():
@@ -165,7 +165,7 @@ def set_password(args: argparse.Namespace) -> int:
             raise Trouble("these are two different passwords: nothing was changed", code=USAGE)
     else:
         password = sys.stdin.readline().rstrip("\r\n")
-    PasswordFile(folder.password).set(password, time.time())
+    password_file(folder).set(password, time.time())
     _remember(folder, "admin.password.change", "break-glass", None)
     print("the break-glass password is set; seal it away, and change it after each use")
     return 0

@@ -124,6 +124,22 @@ def publish(path: Path, private_pem: bytes) -> None:
         _publish(folder_beside(path) / f"{key_id(public)}.pem", _pem(public))
 
 
+def publish_public(path: Path, pem: str) -> None:
+    """Put a public key where those of `path` lie.
+
+    Raises:
+        LedgerTrouble: it cannot be written, or is no Ed25519 key.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    key = load_pem_public_key(pem.encode())
+    if not isinstance(key, Ed25519PublicKey):
+        raise LedgerTrouble("this is no Ed25519 public key")
+    with plainly(path):
+        _publish(folder_beside(path) / f"{key_id(key)}.pem", pem)
+
+
 def new_pem() -> bytes:
     """A new private key, as PKCS #8 PEM."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -30,6 +30,7 @@ from gemstead.traffic.caller import Caller
 from gemstead.traffic.roles import Roles
 from gemstead.wiring.files import StateDir
 from gemstead.wiring.identity import Keeper, identity, provider
+from gemstead.wiring.ledger import password_file
 from gemstead.wiring.password import DAY_S, BadPassword, PasswordFile, Tries, judge
 from gemstead.wiring.secrets import CannotRun, Resolve
 
@@ -134,7 +135,7 @@ class Entrance:
             await self._try(given, client)
             try:
                 await asyncio.to_thread(self._file.set, new, time.time())
-            except (BadPassword, OSError) as trouble:
+            except (BadPassword, OSError, LedgerTrouble) as trouble:
                 raise Refused(Reason.FORBIDDEN, str(trouble)) from None
         await self._remember("admin.password.change", "break-glass", {"client": client})
 
@@ -178,9 +179,7 @@ def entrance(
 ) -> Entrance:
     """Who gets in at the admin port of a service with this state folder, which has these keys of issuers."""
     book = KeyBook(folder.keys, secret_at(folder.pepper))
-    made = Entrance(
-        book, PasswordFile(folder.password), folder.audit, secret, ask=keeper.unknown_key, say=say
-    )
+    made = Entrance(book, password_file(folder), folder.audit, secret, ask=keeper.unknown_key, say=say)
     made.configure(spec.identity, keeper.signing)
     keeper.listeners.append(made.learn)
     return made

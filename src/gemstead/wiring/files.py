@@ -72,7 +72,7 @@ class StateDir:
 
     @property
     def password(self) -> Path:
-        return (self.own or self.ledger) / "admin.password"
+        return self.ledger / "admin.password"
 
     def make(self) -> None:
         """The folders, for their owner only."""

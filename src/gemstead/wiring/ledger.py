@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from gemstead.ledger import hashkeys
+from gemstead.ledger import hashkeys, retention
+from gemstead.ledger.acts import checkpoint
 from gemstead.ledger.audit import HashKey
 from gemstead.ledger.database import LedgerTrouble
 from gemstead.ledger.keys import KeyStore, open_keys
@@ -23,10 +24,11 @@ from gemstead.ledger.log import AuditLog, SqliteLog
 from gemstead.ledger.postgres.place import Place
 from gemstead.ledger.postgres.settings import Finish, Renewed, StoreSettings, StoreState, ToHead, Told
 from gemstead.ledger.secrets import secret_at
-from gemstead.ledger.signing import Signer, renew
+from gemstead.ledger.signing import Signer, folder_beside, renew
 from gemstead.supervise.logs import RotatedLog
 from gemstead.supervise.workers import Worker
 from gemstead.wiring.files import StateDir, is_held
+from gemstead.wiring.password import PasswordFile
 
 SETTLED_S = 1.0
 LAST_S = 5.0  # for what the store does not have yet when the service ends
@@ -107,6 +109,38 @@ def renew_signing_key(folder: StateDir) -> Signer:
     return Signer(key)
 
 
+def password_file(folder: StateDir) -> PasswordFile:
+    """The break-glass password of a service; with a store, the one of all gateways."""
+    place = folder.place
+    if place is None:
+        return PasswordFile(folder.password)
+
+    def share(kept: bytes) -> None:
+        from gemstead.ledger.postgres.link import linked
+        from gemstead.ledger.postgres.vault import Vault
+
+        with linked(place.url()) as link:
+            Vault(link, place.secret()).set_password(kept)
+
+    return PasswordFile(folder.password, share)
+
+
+def reseal(folder: StateDir, secret: str) -> int:
+    """Seal the store's secrets under another secret than `ledger.secret` leads to; how many there are.
+
+    Raises:
+        LedgerTrouble: the present secret is not the one, the new one is too short, or the store is away.
+    """
+    from gemstead.ledger.postgres.link import linked
+    from gemstead.ledger.postgres.vault import Vault
+
+    assert folder.place is not None, "there is a store"
+    if secret == folder.place.secret():
+        raise LedgerTrouble("this is the secret that `ledger.secret` leads to already: nothing was changed")
+    with linked(folder.place.url()) as link:
+        return Vault(link, folder.place.secret()).reseal(secret)
+
+
 def new_hash_key(folder: StateDir, tenant: str) -> HashKey:
     """A new generation of the key behind prompt hashes, for all tenants or for one.
 
@@ -173,6 +207,7 @@ class Taken(msgspec.Struct, frozen=True):
     keys: int
     denials: int
     records: int
+    holds: int
 
 
 def take_over(folder: StateDir) -> Taken:
@@ -183,6 +218,7 @@ def take_over(folder: StateDir) -> Taken:
     """
     from gemstead.ledger.postgres.keys import put
     from gemstead.ledger.postgres.link import linked
+    from gemstead.ledger.postgres.log import put_holds
     from gemstead.ledger.postgres.push import Pusher
     from gemstead.ledger.postgres.schema import ready
     from gemstead.ledger.postgres.vault import Vault
@@ -191,20 +227,25 @@ def take_over(folder: StateDir) -> Taken:
     own = StateDir(folder.path, folder.own)
     if not own.keys.exists():
         raise LedgerTrouble(f"{own.keys} does not exist: there is nothing to take over")
-    Signer(own.ledger / "audit.key")
+    signer = Signer(own.ledger / "audit.key")
+    checkpoint(own.audit, signer, time.time())  # the store's copy is vouched for to its end
+    kept = retention.holds(own.audit)
+    password = own.password.read_bytes() if own.password.is_file() else None
+    known = [path.read_text() for path in sorted(folder_beside(own.ledger / "audit.key").glob("*.pem"))]
     ready(folder.place.url())
     with linked(folder.place.url()) as link, link.transaction():
         vault = Vault(link, folder.place.secret())
         signing = (own.ledger / "audit.key").read_bytes()
-        vault.take_over(secret_at(own.pepper), hashkeys.hash_keys(own.hash_key), signing)
+        vault.take_over(secret_at(own.pepper), hashkeys.hash_keys(own.hash_key), signing, known, password)
         keys, denials = put(link, own.keys)
+        put_holds(link, kept)
     pusher = Pusher(own.audit, folder.place.node)
     with linked(folder.place.url()) as link:
         records = 0
         while count := pusher.push(link):
             records += count
     pusher.close()
-    return Taken(keys, denials, records)
+    return Taken(keys, denials, records, len(kept))
 
 
 class StoreProcess:

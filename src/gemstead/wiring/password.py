@@ -3,6 +3,9 @@
 One file of mode 0600 beside the keys holds the hash, when it was set and when it was first used. `judge` decides what a
 right password is good for: a password older than the file allows, or one first used longer ago than `AFTER_USE_S`,
 opens nothing but its own change. Whoever can write the state folder can set a new one (`gemstead admin set-password`).
+
+With a store that several gateways share the password is one for all: the same bytes lie there, sealed, and each gateway
+has a copy. A new password needs the store; the present one opens every gateway also while the store is away.
 """
 
 from __future__ import annotations
@@ -10,9 +13,12 @@ from __future__ import annotations
 import os
 import secrets
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+
+from gemstead.ledger.database import LedgerTrouble
 
 LEAST_LETTERS = 15  # NIST SP 800-63B-4, 3.1.1.2: of a password that is the only factor
 MOST_LETTERS = 256
@@ -60,10 +66,14 @@ class Tries:
 
 
 class PasswordFile:
-    """The file. Slow: call its methods away from an event loop."""
+    """The file. Slow: call its methods away from an event loop.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        share: gives what is kept to all other gateways, where there are any; raises LedgerTrouble when it cannot.
+    """
+
+    def __init__(self, path: Path, share: Callable[[bytes], None] | None = None) -> None:
+        self.path, self._share = path, share
 
     def exists(self) -> bool:
         return self.path.exists()
@@ -74,6 +84,7 @@ class PasswordFile:
         Raises:
             BadPassword: it is too short, too long, or the present one.
             OSError: it cannot be written.
+            LedgerTrouble: the other gateways cannot be told of it; nothing has changed.
         """
         from argon2 import PasswordHasher
 
@@ -81,7 +92,10 @@ class PasswordFile:
             raise BadPassword(f"a password has {LEAST_LETTERS} to {MOST_LETTERS} characters")
         if self.exists() and self.matches(password) is not None:
             raise BadPassword("this is the present password: take another")
-        self._write(Kept(hash=PasswordHasher().hash(password), set_at=now))
+        kept = Kept(hash=PasswordHasher().hash(password), set_at=now)
+        if self._share is not None:
+            self._share(_text(kept))
+        self._write(kept)
 
     def matches(self, password: str) -> Kept | None:
         """What is kept, if this is the password.
@@ -105,15 +119,25 @@ class PasswordFile:
     def used(self, kept: Kept, now: float) -> None:
         """Remember the first use."""
         if kept.used_at is None:
-            self._write(msgspec.structs.replace(kept, used_at=now))
+            kept = msgspec.structs.replace(kept, used_at=now)
+            self._write(kept)
+            if self._share is not None:
+                try:
+                    self._share(_text(kept))
+                except LedgerTrouble:
+                    pass  # an emergency may well be one of the store; this gateway remembers
 
     def _write(self, kept: Kept) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
         handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
-            os.write(handle, msgspec.json.encode(kept) + b"\n")
+            os.write(handle, _text(kept))
             os.fsync(handle)
         finally:
             os.close(handle)
         draft.replace(self.path)
+
+
+def _text(kept: Kept) -> bytes:
+    return msgspec.json.encode(kept) + b"\n"

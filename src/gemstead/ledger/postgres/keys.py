@@ -150,7 +150,7 @@ def put(link: Link, path: Path) -> tuple[int, int]:
     with reading(path, MIGRATIONS) as connection:
         rows = read_rows(connection) if connection is not None else []
         denied = list(denials.read_denials(connection).entries.values()) if connection is not None else []
-    number = link.value("UPDATE gemstead_changes SET n = n + 1 RETURNING n")
+    number = int(link.value("UPDATE gemstead_changes SET n = n + 1 RETURNING n"))
     link.many(_INSERT, [(*row_of(key), key_hash, number) for key, key_hash in rows])
     link.many(
         f"INSERT INTO gemstead_denied ({denials.COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7)",  # noqa: S608

@@ -19,7 +19,7 @@ from gemstead.ledger.denials import denial_of
 from gemstead.ledger.keytable import MIGRATIONS, replace_rows
 from gemstead.ledger.postgres import keys
 from gemstead.ledger.postgres.link import Link
-from gemstead.ledger.postgres.vault import Vault, hand_out
+from gemstead.ledger.postgres.vault import Vault, WrongSecret, hand_out, handed_out
 from gemstead.ledger.secrets import secret_at
 
 
@@ -39,6 +39,7 @@ class Puller:
         self.seen = read_seen(folder)
         self._used: dict[str, float] = {}
         self.hash_keys_changed = False
+        self._sealed_off = False  # what the store has sealed cannot be opened
 
     def pull(self, link: Link, secret: str) -> bool:
         """Fetch what is new; whether anything was.
@@ -47,10 +48,19 @@ class Puller:
             LedgerTrouble: the store cannot be used, or the files not written.
         """
         changes = int(link.value("SELECT n FROM gemstead_changes") or 0)
-        if changes == self.seen.changes and self._keys.exists():
+        if changes == self.seen.changes and self._keys.exists() and not self._sealed_off:
             self.seen.at = time.time()
             return False
-        self.hash_keys_changed |= hand_out(Vault(link, secret), self._folder)
+        wrong: WrongSecret | None = None
+        try:
+            self.hash_keys_changed |= hand_out(Vault(link, secret), self._folder)
+        except (
+            WrongSecret
+        ) as trouble:  # sealed anew, and our secret is the old one: revocations come through still
+            if not handed_out(self._folder):
+                raise
+            wrong = trouble
+        self._sealed_off = wrong is not None
         with link.transaction(reading=True):
             store_id, changes = link.row("SELECT store_id, n FROM gemstead_store, gemstead_changes") or (
                 "",
@@ -65,6 +75,8 @@ class Puller:
         replace_rows(self._keys, secret_at(self._folder / "pepper"), rows, denied, whole=whole)
         self.seen = Seen(store_id=store_id, changes=changes, at=time.time())
         self.note()
+        if wrong is not None:
+            raise wrong
         return True
 
     def note(self) -> None:

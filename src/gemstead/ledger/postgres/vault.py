@@ -7,6 +7,8 @@ their hashes nor sign a checkpoint.
 - `pepper`: of key hashes; one, for good.
 - `hash-keys`: the generations behind prompt hashes (`ledger/hashkeys.py`); one document, replaced as a whole.
 - `signing`: private keys that sign checkpoints (`ledger/signing.py`); the last one signs, all verify.
+- `known-keys`: public keys of those that signed before there was a store.
+- `admin-password`: the hash of the break-glass password, with when it was set and first used (`wiring/password.py`).
 
 `hand_out` writes them where a gateway's own code looks for them: beside its files, for their owner only.
 """
@@ -27,12 +29,17 @@ from gemstead.ledger.audit import KEY_ID_FIRST, HashKey
 from gemstead.ledger.database import LedgerTrouble, plainly
 from gemstead.ledger.postgres.link import Link
 from gemstead.ledger.postgres.place import checked_secret
-from gemstead.ledger.signing import Signer, key_id, new_pem, publish
+from gemstead.ledger.signing import Signer, key_id, new_pem, publish, publish_public
 
 PEPPER, HASH_KEYS, SIGNING = "pepper", "hash-keys", "signing"
+KNOWN, PASSWORD = "known-keys", "admin-password"
 _LABEL = b"gemstead store seal 1"
 _NONCE_BYTES = 12
 _BYTES = 32
+
+
+class WrongSecret(LedgerTrouble):
+    """The store was sealed with another secret."""
 
 
 class Vault:
@@ -84,13 +91,66 @@ class Vault:
             self._insert(SIGNING, number, new_pem())
             announce(self._link)
 
-    def take_over(self, pepper: bytes, hash_keys: tuple[HashKey, ...], signing: bytes) -> None:
+    def known_keys(self) -> list[str]:
+        """Public keys, as PEM, that only verify."""
+        found = self._all(KNOWN)
+        return msgspec.json.decode(found[-1][1], type=list[str]) if found else []
+
+    def password(self) -> bytes | None:
+        """What is kept of the break-glass password; None: none is set."""
+        found = self._all(PASSWORD)
+        return found[-1][1] if found else None
+
+    def set_password(self, value: bytes) -> None:
+        """Keep this of the break-glass password, for every gateway."""
+        with self._link.transaction():
+            self._link.do("LOCK TABLE gemstead_sealed IN EXCLUSIVE MODE")
+            number = max((number for number, _ in self._all(PASSWORD)), default=0)
+            self._link.do("DELETE FROM gemstead_sealed WHERE name = $1", PASSWORD)
+            self._insert(PASSWORD, number + 1, value)
+            announce(self._link)
+
+    def reseal(self, secret: str) -> int:
+        """Seal everything under another secret, or nothing; how many values.
+
+        Raises:
+            WrongSecret: they are not sealed under the present one. It says so if they are under the new one already.
+        """
+        new = Vault(self._link, secret)
+        with self._link.transaction():
+            self._link.do("LOCK TABLE gemstead_sealed IN EXCLUSIVE MODE")
+            names = [name for (name,) in self._link.rows("SELECT DISTINCT name FROM gemstead_sealed")]
+            try:
+                held = [(name, number, value) for name in names for number, value in self._all(name)]
+            except WrongSecret:
+                for name in names:
+                    new._all(name)  # raises in its turn
+                raise LedgerTrouble(
+                    "the store is sealed under the new secret already: have `ledger.secret` lead to it, and reload"
+                ) from None
+            self._link.do("DELETE FROM gemstead_sealed")
+            for name, number, value in held:
+                new._insert(name, number, value)
+            announce(self._link)
+        return len(held)
+
+    def take_over(
+        self,
+        pepper: bytes,
+        hash_keys: tuple[HashKey, ...],
+        signing: bytes,
+        known: list[str],
+        password: bytes | None,
+    ) -> None:
         """Begin with secrets that a gateway had before there was a store.
 
         Raises:
             LedgerTrouble: the store has some of its own already.
         """
         given = {PEPPER: pepper, HASH_KEYS: msgspec.json.encode(hash_keys), SIGNING: signing}
+        given[KNOWN] = msgspec.json.encode(known)
+        if password is not None:
+            given[PASSWORD] = password
         with self._link.transaction():
             self._link.do("LOCK TABLE gemstead_sealed IN EXCLUSIVE MODE")
             if self._link.value("SELECT count(*) FROM gemstead_sealed"):
@@ -133,7 +193,7 @@ class Vault:
         try:
             return self._seal.decrypt(value[:_NONCE_BYTES], value[_NONCE_BYTES:], _said(name, number))
         except InvalidTag:
-            raise LedgerTrouble(
+            raise WrongSecret(
                 f"the store at {self._link.name} was sealed with another secret than `ledger.secret` leads to: "
                 "give all gateways the same"
             ) from None
@@ -157,8 +217,12 @@ def hand_out(vault: Vault, folder: Path) -> bool:
         _write(folder / "pepper", pepper.hex().encode() + b"\n")
         changed = _write(hashkeys.path_beside(folder / "hash.key"), msgspec.json.encode(hash_keys) + b"\n")
         _write(folder / "audit.key", signing[-1])
+        if (password := vault.password()) is not None:
+            _write(folder / "admin.password", password)
     for pem in signing[:-1]:
         publish(folder / "audit.key", pem)
+    for public in vault.known_keys():
+        publish_public(folder / "audit.key", public)
     Signer(folder / "audit.key")
     return changed
 
