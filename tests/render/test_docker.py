@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import hcl2
 import pytest
@@ -17,6 +18,7 @@ from gemstead.catalog.catalogue import built_in
 from gemstead.refused import Refused
 from gemstead.render import target
 from gemstead.render.bundle import Bundle
+from gemstead.render.docker import image_names
 from gemstead.spec.model import Spec
 from gemstead.wiring.deployment import deployment
 
@@ -101,3 +103,19 @@ def test_an_engine_of_which_no_version_is_known_needs_an_image_by_name() -> None
     }
     found = target("docker").render(deployment(Spec.model_validate(own, strict=False), built_in()))
     assert "\nFROM acme/tgi:4.1\n" in found.files["engine-gemma-4-e4b/Dockerfile"]
+
+
+def test_a_tag_says_what_an_image_is_built_from() -> None:
+    def names(**file: Any) -> dict[str, str]:
+        return image_names(deployment(Spec.model_validate(file, strict=False), built_in()))
+
+    one, other = names(), names(models=[{"name": "gemma-4-e4b"}])
+    assert one == names() and all(re.search(r":[0-9.]+-[0-9a-f]{8}$", tag) for tag in one.values())
+    assert one["gateway"] == other["gateway"]  # the same packages, whatever the model
+    assert names(limits={"store": "env:REDIS_URL"})["gateway"] != one["gateway"]
+    based = names(deploy={"images": {"llamacpp": "acme/llama.cpp:1"}})
+    assert based["engine-gemma-4-e2b"] != one["engine-gemma-4-e2b"]
+    made = deployment(Spec.model_validate({}, strict=False), built_in())
+    assert (
+        made.gateway.reference == image_names(made)["gateway"]
+    )  # what clusters and Compose run is what is built

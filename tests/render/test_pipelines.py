@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +69,42 @@ def test_cloud_build_is_valid_and_scans_each_image_that_it_pushes() -> None:
         for step in document["steps"]
         if step["id"].startswith("scan-") and step["args"][0] == "image"
     }
-    assert (
-        scanned
-        == set(document["images"])
-        == {"ghcr.io/acme/gemstead-gateway:0.1.0", "ghcr.io/acme/gemstead-gemma-4-31b:0.1.0"}
-    )
+    assert scanned == set(document["images"])
+    names = sorted(re.sub(r"[0-9a-f]{8}$", "CONTENT", one) for one in scanned)
+    assert names == [
+        "ghcr.io/acme/gemstead-gateway:0.1.0-CONTENT",
+        "ghcr.io/acme/gemstead-gemma-4-31b:0.1.0-CONTENT",
+    ]
+
+
+def test_what_the_registry_has_is_not_built_again() -> None:
+    """Terraform makes the registry's tags immutable: a second build of the same content would be refused."""
+    steps = read("pipelines", "cloudbuild.yaml")["steps"]
+    for step in (one for one in steps if one["id"].startswith("build-")):
+        script = step["args"][-1]
+        assert script.startswith("docker pull ") and " || docker build --tag " in script
+    steps = read("pipelines", ".github/workflows/gemstead.yaml")["jobs"]["images"]["steps"]
+    (look,) = (one for one in steps if one.get("id") == "missing")
+    (build,) = (one for one in steps if "bake-action" in one.get("uses", ""))
+    assert build["if"] == "steps.missing.outputs.targets != ''"
+    assert build["with"]["targets"] == "${{ steps.missing.outputs.targets }}"
+    targets = re.findall(r'^target "([^"]+)"', bundle("docker").files["docker-bake.hcl"], re.MULTILINE)
+    assert re.findall(r'found="\$found,([^"]+)"', look["run"]) == targets
+
+
+@pytest.mark.parametrize(
+    ("there", "targets"), [("", "gateway,gateway-distroless,engine-gemma-4-31b"), (".", "")]
+)
+def test_the_script_names_what_is_missing(tmp_path: Path, there: str, targets: str) -> None:
+    steps = read("pipelines", ".github/workflows/gemstead.yaml")["jobs"]["images"]["steps"]
+    script = next(one["run"] for one in steps if one.get("id") == "missing")
+    docker = tmp_path / "docker"
+    docker.write_text(f"#!/bin/sh\nexit {0 if there else 1}\n")
+    docker.chmod(0o755)
+    output = tmp_path / "output"
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "GITHUB_OUTPUT": str(output)}
+    subprocess.run(["bash", "-e", "-c", script], env=env, check=True, timeout=20)
+    assert output.read_text() == f"targets={targets}\n"
 
 
 def test_files_are_checked_linted_and_scanned_before_anything_is_built() -> None:

@@ -107,3 +107,32 @@ def test_when_one_part_ends_the_container_ends(first: str, tmp_path: Path) -> No
     (tmp_path / "start.sh").write_text("\n".join(lines) + "\n")
     done = subprocess.run(["bash", str(tmp_path / "start.sh")], timeout=20, check=False)
     assert done.returncode == 7
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan[0]}-{plan[1]}")
+def test_the_gateway_beside_the_engine_is_compiled_from_exact_versions(plan: Any) -> None:
+    files = rendered(*plan).files
+    (folder,) = {path.partition("/")[0] for path in files if path.count("/")}
+    text = files[f"{folder}/Dockerfile"]
+    assert "HATCH_BUILD_HOOK_ENABLE_MYPYC=1" in text and text.count("--require-hashes") == 2
+    assert "uv" not in text.split() and "wheel" not in text
+    ignored = files[f"{folder}/.dockerignore"]
+    for path in ("build.txt", "requirements.txt", "source/README"):
+        assert files[f"{folder}/{path}"]
+        assert f"!{path.partition('/')[0]}\n" in ignored
+    last = text.rpartition("\nFROM ")[2]
+    assert "pip" not in last and "COPY --from=build /gemstead /opt/gemstead" in last
+
+
+def test_another_list_of_packages_is_another_image() -> None:
+    def named(**more: Any) -> str:
+        file = {
+            "models": [{"name": "gemma-4-e4b", "engine": "vllm"}],
+            "deploy": {"hardware": {"gpu": "L4", "count": 1}, "cloud": {"project": "acme"}},
+            **more,
+        }
+        made = target("vertex").render(deployment(Spec.model_validate(file, strict=False), built_in()))
+        model = yaml.safe_load(next(text for path, text in made.files.items() if path.endswith("model.yaml")))
+        return str(model["model"]["containerSpec"]["imageUri"])
+
+    assert named() == named() != named(limits={"store": "env:REDIS_URL"})

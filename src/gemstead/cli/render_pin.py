@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from gemstead.cli.trouble import Trouble
@@ -20,8 +21,9 @@ def pin(args: argparse.Namespace) -> int:
         Refused: the plan fits nowhere.
     """
     from gemstead.cli.options import file_of, read_spec
-    from gemstead.operate.images import ask
+    from gemstead.operate.images import Answer, ask
     from gemstead.operate.store.place import Place
+    from gemstead.render.pins import digests
     from gemstead.wiring.images import keep, pins
 
     def say(sentence: str) -> None:
@@ -29,15 +31,20 @@ def pin(args: argparse.Namespace) -> int:
 
     file = file_of(args)
     known = pins(file)
-    wanted = images(args)
-    answers = ask(wanted, Place.of(read_spec(args), os.environ), f"{datetime.now(UTC):%Y-%m-%d}")
-    for one in answers:
-        if one.pin is None:
-            say(f"  {one.image}: not pinned: {one.trouble}")
-            continue
-        say(f"  {one.image}: {_change(known.get(one.image), one.pin)}")
-        if known.get(one.image, one.pin).digest != one.pin.digest or one.image not in known:
-            known[one.image] = one.pin
+    place, today = Place.of(read_spec(args), os.environ), f"{datetime.now(UTC):%Y-%m-%d}"
+    answers: list[Answer] = []
+    while fresh := [
+        one for one in images(args, digests(known)) if one not in {said.image for said in answers}
+    ]:
+        # An image of ours is named by what it is built from: with other digests below it, it is another.
+        answers += (round_ := ask(fresh, place, today))
+        for one in round_:
+            if one.pin is None:
+                say(f"  {one.image}: not pinned: {one.trouble}")
+                continue
+            say(f"  {one.image}: {_change(known.get(one.image), one.pin)}")
+            if known.get(one.image, one.pin).digest != one.pin.digest or one.image not in known:
+                known[one.image] = one.pin
     found = sum(one.pin is not None for one in answers)
     if found:
         try:
@@ -50,15 +57,15 @@ def pin(args: argparse.Namespace) -> int:
     return 0 if found else 1
 
 
-def images(args: argparse.Namespace) -> list[str]:
-    """Every image that the target's files name, or that of any target where none was said."""
+def images(args: argparse.Namespace, known: Mapping[str, str]) -> list[str]:
+    """Every image that the target's files name, or that of any target where none was said; `known` are digests."""
     from gemstead.cli.render import chosen
     from gemstead.operate.catalogue import load
     from gemstead.render import TARGETS, target
     from gemstead.wiring.deployment import deployment
     from gemstead.wiring.images import Wanted
 
-    wanted = Wanted({})
+    wanted = Wanted(known)
     deployed = deployment(chosen(args), load(os.environ), wanted)
     texts: list[str] = []
     for name in [args.target] if args.target else TARGETS:

@@ -128,7 +128,7 @@ def _template(deployment: Deployment, pool: Pool) -> dict[str, Any]:
         "containers": [
             _gateway(deployment, pool),
             _engine(deployment, pool),
-            *([_collector()] if collected(deployment) else []),
+            *([_collector(deployment)] if collected(deployment) else []),
         ],
         "volumes": _volumes(deployment, pool),
     }
@@ -346,10 +346,13 @@ def collected(deployment: Deployment) -> bool:
     return bool(deployment.deploy.options.get("prometheus", False))
 
 
-def _collector() -> dict[str, Any]:
+def _collector(deployment: Deployment) -> dict[str, Any]:
     return {
         "name": "collector",
-        "image": Because(COLLECTOR, "Google's collector: sends the gateway's metrics to Managed Prometheus"),
+        "image": Because(
+            deployment.image(COLLECTOR),
+            "Google's collector: sends the gateway's metrics to Managed Prometheus",
+        ),
         "resources": {"limits": {"cpu": "1", "memory": "512Mi"}},
         "volumeMounts": [{"name": "monitoring", "mountPath": "/etc/rungmp"}],
     }

@@ -96,12 +96,16 @@ def build(deployment: Deployment) -> dict[str, Any]:
 
 
 def _image(deployment: Deployment, folder: str, tag: str, token: bool) -> list[dict[str, Any]]:
-    secret = ["--secret", "id=hf_token,env=HF_TOKEN"] if token else []
+    secret = "--secret id=hf_token,env=HF_TOKEN " if token else ""
     step: dict[str, Any] = {
         "id": f"build {folder}",
         "name": DOCKER,
         "env": ["DOCKER_BUILDKIT=1"],
-        "args": ["build", "--tag", tag, *secret, folder],
+        "entrypoint": "bash",
+        "args": Because(
+            ["-ceu", f"docker pull {tag} || docker build --tag {tag} {secret}{folder}"],
+            "a tag says its content: what is there already is not built a second time",
+        ),
     }
     if token:
         step["secretEnv"] = Because(["HF_TOKEN"], "mounted for one step of the build; it lies in no layer")
@@ -109,7 +113,7 @@ def _image(deployment: Deployment, folder: str, tag: str, token: bool) -> list[d
         step,
         {
             "id": f"scan {folder}",
-            "name": TRIVY,
+            "name": deployment.image(TRIVY),
             "args": Because(
                 [
                     "image",
@@ -185,7 +189,7 @@ def weights(deployment: Deployment) -> dict[str, Any]:
             fetch = f"pip install --quiet 'huggingface-hub>=1.0' && hf download {repo} {file + ' ' if file else ''}"
             step: dict[str, Any] = {
                 "id": f"fetch {repo}",
-                "name": PYTHON,
+                "name": deployment.image(PYTHON),
                 "entrypoint": "bash",
                 "args": ["-euc", f"{fetch}--local-dir /workspace/{repo}"],
             }

@@ -6,11 +6,10 @@ file did not change runs what it ran, and one whose image changed gets a new rev
 
 from __future__ import annotations
 
-import hashlib
-
 from gemstead.render import docker_gateway
 from gemstead.render.deployment import Deployment, Pool
 from gemstead.render.docker_engine import engine_dockerfile
+from gemstead.render.images import content
 
 REGION = "europe-west4"  # has L4 and RTX PRO 6000 on Cloud Run
 
@@ -44,11 +43,6 @@ def engine_tag(deployment: Deployment, pool: Pool) -> str:
     """The image of a pool's engine."""
     inside = content(engine_dockerfile(deployment, pool))
     return f"{registry(deployment)}/gemstead-{pool.name}:{deployment.version}-{inside}"
-
-
-def content(*texts: str) -> str:
-    """Eight hex digits of what an image is built from."""
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
 
 
 def account(deployment: Deployment) -> str:

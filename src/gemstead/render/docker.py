@@ -14,6 +14,7 @@ from gemstead.render.deployment import ENGINE_PORT, GATEWAY_PORT, Deployment, Po
 from gemstead.render.docker_engine import CACHE, baked, engine_dockerfile
 from gemstead.render.docker_gateway import STATE
 from gemstead.render.docker_gateway import files as gateway_files
+from gemstead.render.images import content
 
 SUMMARY = "images: the gateway, and each pool's engine, as Dockerfiles and one docker-bake.hcl"
 
@@ -35,26 +36,46 @@ def render(deployment: Deployment) -> Bundle:
 
 def image_names(deployment: Deployment) -> dict[str, str]:
     """Tags of the images that are built, by the folder of their Dockerfile."""
+    return {"gateway": gateway_name(deployment)} | {
+        f"engine-{pool.name}": engine_name(deployment, pool) for pool in deployment.pools
+    }
+
+
+def gateway_name(deployment: Deployment, *, bare: bool = False) -> str:
+    """The gateway's image; its tag says what it is built from, so that what was tested under it stays what it was."""
+    texts = gateway_files(deployment, bare=bare)
+    end = "-distroless" if bare else ""
+    return f"{_lead(deployment)}gemstead-gateway:{deployment.version}-{content(*texts.values())}{end}"
+
+
+def engine_name(deployment: Deployment, pool: Pool) -> str:
+    """The image of a pool's engine, in the same way."""
+    inside = content(engine_dockerfile(deployment, pool))
+    return f"{_lead(deployment)}gemstead-{pool.name}:{deployment.version}-{inside}"
+
+
+def _lead(deployment: Deployment) -> str:
     registry = deployment.deploy.registry.rstrip("/")
-    lead = f"{registry}/" if registry else ""
-    names = {"gateway": f"{lead}gemstead-gateway:{deployment.version}"}
-    for pool in deployment.pools:
-        names[f"engine-{pool.name}"] = f"{lead}gemstead-{pool.name}:{deployment.version}"
-    return names
+    return f"{registry}/" if registry else ""
+
+
+def targets(deployment: Deployment) -> list[tuple[str, str, str, str]]:
+    """(name, folder, Dockerfile, tag) of all that docker-bake.hcl builds."""
+    found = [(folder, folder, "Dockerfile", tag) for folder, tag in image_names(deployment).items()]
+    bare = gateway_name(deployment, bare=True)
+    found.insert(1, ("gateway-distroless", "gateway", "Dockerfile.distroless", bare))
+    return found
 
 
 def _bake(deployment: Deployment) -> str:
     blocks = []
-    names = image_names(deployment)
-    targets = [(folder, folder, "Dockerfile", tag) for folder, tag in names.items()]
-    gateway = names["gateway"]
-    targets.insert(1, ("gateway-distroless", "gateway", "Dockerfile.distroless", f"{gateway}-distroless"))
-    group = ", ".join(json.dumps(name) for name, *_ in targets)
+    all_of_them = targets(deployment)
+    group = ", ".join(json.dumps(name) for name, *_ in all_of_them)
     blocks.append(
         "# Made by gemstead render docker. Build all: docker buildx bake\n"
         f'group "default" {{\n  targets = [{group}]\n}}\n'
     )
-    for name, folder, file, tag in targets:
+    for name, folder, file, tag in all_of_them:
         weights = any(f"engine-{pool.name}" == name and baked(deployment, pool) for pool in deployment.pools)
         secret = '  secret     = ["id=hf_token,env=HF_TOKEN"]\n' if weights else ""
         blocks.append(

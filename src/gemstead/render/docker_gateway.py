@@ -45,13 +45,20 @@ def files(deployment: Deployment, *, bare: bool = True) -> dict[str, str]:
     found = {
         "gateway/.dockerignore": "*\n!requirements.txt\n!build.txt\n!source\n",
         "gateway/Dockerfile": slim(deployment),
-        "gateway/build.txt": _lock("build"),
-        "gateway/requirements.txt": _together(_needed(deployment)),
-        "gateway/source/README": SOURCE,
     }
+    found |= {f"gateway/{name}": text for name, text in inputs(deployment).items()}
     if bare:
         found["gateway/Dockerfile.distroless"] = distroless(deployment)
     return found
+
+
+def inputs(deployment: Deployment) -> dict[str, str]:
+    """What the steps of `installed` copy, by path beside the Dockerfile."""
+    return {
+        "build.txt": _lock("build"),
+        "requirements.txt": _together(_needed(deployment)),
+        "source/README": SOURCE,
+    }
 
 
 def slim(deployment: Deployment) -> str:
@@ -70,7 +77,7 @@ def slim(deployment: Deployment) -> str:
             "A compiler, for the request path: compiled it takes a third less CPU. Debian's security fixes are "
             "wanted as they come, so no version is pinned.\nhadolint ignore=DL3008",
         ),
-        *_installed(deployment, "python"),
+        *installed(deployment, "python"),
     ]
     serve = [
         Step(f"FROM {deployment.image(PYTHON_IMAGE)}"),
@@ -82,7 +89,7 @@ def slim(deployment: Deployment) -> str:
             "Group 0, so that platforms which choose a user of their own (OpenShift) can write there too. A new volume "
             "takes its owner from the folder that it is laid over, so /cache is here as well.",
         ),
-        *_copied(),
+        *copied(),
         Step(
             labels(
                 image_labels(
@@ -114,7 +121,7 @@ def distroless(deployment: Deployment) -> str:
             ),
             "hadolint ignore=DL3008",
         ),
-        *_installed(deployment, "python3"),
+        *installed(deployment, "python3"),
     ]
     serve = [
         Step(
@@ -122,7 +129,7 @@ def distroless(deployment: Deployment) -> str:
             "No shell, no package manager: there is nothing to run but the gateway.",
         ),
         Step(f"COPY --from=build --chown={USER}:0 /state {STATE}"),
-        *_copied(),
+        *copied(),
         Step(
             labels(
                 image_labels(
@@ -138,7 +145,8 @@ def distroless(deployment: Deployment) -> str:
     return dockerfile(build, serve)
 
 
-def _installed(deployment: Deployment, python: str) -> Iterator[Step]:
+def installed(deployment: Deployment, python: str) -> Iterator[Step]:
+    """Steps that leave the gateway's packages in /opt/gemstead and the gateway, compiled, in /gemstead."""
     exact = "--no-deps --require-hashes --only-binary :all:"
     inside = f"{python} -m pip --python /opt/gemstead/bin/{python} install"
     yield Step(environment({"PIP_NO_CACHE_DIR": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}))
@@ -165,7 +173,8 @@ def _installed(deployment: Deployment, python: str) -> Iterator[Step]:
     )
 
 
-def _copied() -> Iterator[Step]:
+def copied() -> Iterator[Step]:
+    """Steps that take both from the stage `build`."""
     yield Step("COPY --from=build /opt/gemstead /opt/gemstead", "What Gemstead stands on: changes seldom.")
     yield Step("COPY --from=build /gemstead /opt/gemstead", "Gemstead: the layer that a new version changes.")
 

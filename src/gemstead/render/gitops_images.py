@@ -36,9 +36,9 @@ def objects(deployment: Deployment, branch: str) -> list[dict[str, Any]]:
 def marked(deployment: Deployment) -> str:
     """The lines of `gemstead.yaml` that Flux changes."""
     lines = ["deploy:", "  images:"]
-    for key, image in images(deployment).items():
+    for key in images(deployment):
         marker = json.dumps({"$imagepolicy": f"{SPACE}:{deployment.name}-{key}"})
-        lines.append(f"    {key}: {image}:{deployment.version} # {marker}")
+        lines.append(f"    {key}: {deployment.gateway.reference} # {marker}")
     return "\n".join(lines)
 
 
@@ -48,6 +48,10 @@ def _image(deployment: Deployment, key: str, image: str) -> list[dict[str, Any]]
     major, minor, *_ = deployment.version.split(".")
     policy = {
         "imageRepositoryRef": {"name": metadata["name"]},
+        "filterTags": Because(
+            {"pattern": r"^(?P<version>[0-9]+\.[0-9]+\.[0-9]+)-[0-9a-f]{8}$", "extract": "$version"},
+            "a tag is a version and what is in it; without this the rest would count as a pre-release",
+        ),
         "policy": {
             "semver": {
                 "range": Because(

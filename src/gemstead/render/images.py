@@ -7,6 +7,7 @@ both.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,6 @@ from gemstead.engines.flag import Command
 from gemstead.plan.setup import Setup
 from gemstead.refused import Reason, Refused
 
-GATEWAY = "gemstead/gateway"
 # Repository and tag of each engine's own image, by vendor of the card; `{version}` is the engine's.
 IMAGES: dict[tuple[str, str], str] = {
     ("vllm", "nvidia"): "vllm/vllm-openai:v{version}",
@@ -86,12 +86,14 @@ def in_image(command: Command) -> Command:
     return replace(command, program=(PROGRAMS["llamacpp"], *command.program[1:]))
 
 
-def gateway_image(version: str, registry: str = "", own: str = "", digests: Digests = NONE) -> Image:
-    """The gateway's image: the user's, or ours under the user's registry."""
-    if own:
-        return chosen(own, digests)
-    name = f"{registry.rstrip('/')}/gemstead-gateway" if registry else GATEWAY
-    return pinned(f"{name}:{version}", "built by `gemstead render docker`", digests)
+def gateway_image(built: str, own: str = "", digests: Digests = NONE) -> Image:
+    """The gateway's image: the user's, or ours, which is named by what is in it."""
+    return chosen(own, digests) if own else pinned(built, "built by `gemstead render docker`", digests)
+
+
+def content(*texts: str) -> str:
+    """Eight hex digits of what an image is built from."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
 
 
 def chosen(own: str, digests: Digests = NONE) -> Image:

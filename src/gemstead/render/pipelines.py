@@ -80,7 +80,7 @@ def _workflow(deployment: Deployment, target: str, environments: list[str]) -> d
         "check": {
             "runs-on": "ubuntu-24.04",
             "timeout-minutes": 15,
-            "steps": [*_checked(deployment, target), _lint(), _scan_config(target)],
+            "steps": [*_checked(deployment, target), _lint(deployment), _scan_config(deployment, target)],
         },
         "images": {
             "needs": "check",
@@ -105,15 +105,28 @@ def _workflow(deployment: Deployment, target: str, environments: list[str]) -> d
                     },
                 },
                 {
+                    "name": "Which images the registry does not have yet",
+                    "id": "missing",
+                    "run": Because(
+                        _missing(deployment),
+                        "a tag says its content: what is there is not built again, which immutable tags would refuse",
+                    ),
+                },
+                {
                     "name": "Build, with what is in each image and how it came about",
+                    "if": "steps.missing.outputs.targets != ''",
                     "uses": BAKE,
-                    "with": {"workdir": "deploy/docker", "push": True},
+                    "with": {
+                        "workdir": "deploy/docker",
+                        "targets": "${{ steps.missing.outputs.targets }}",
+                        "push": True,
+                    },
                 },
                 *(
                     {
                         "name": f"Scan {tag}",
                         "run": Because(
-                            _scan_image(tag),
+                            _scan_image(deployment, tag),
                             "a hole that has a fix ends the run; one without a fix is nothing to wait for",
                         ),
                     }
@@ -221,7 +234,7 @@ def _newer(deployment: Deployment, target: str) -> dict[str, Any]:
 
 
 def _cloud_build(deployment: Deployment, target: str) -> dict[str, Any]:
-    python = f"python:{PYTHON}-slim-bookworm"
+    python = deployment.image(f"python:{PYTHON}-slim-bookworm")
     install = f"pip install --quiet gemstead=={deployment.version}"
     steps: list[dict[str, Any]] = [
         {
@@ -235,7 +248,7 @@ def _cloud_build(deployment: Deployment, target: str) -> dict[str, Any]:
         },
         {
             "id": "lint",
-            "name": HADOLINT,
+            "name": deployment.image(HADOLINT),
             "entrypoint": "sh",
             "args": [
                 "-ceu",
@@ -244,7 +257,7 @@ def _cloud_build(deployment: Deployment, target: str) -> dict[str, Any]:
         },
         {
             "id": "scan-config",
-            "name": TRIVY,
+            "name": deployment.image(TRIVY),
             "args": ["config", "--exit-code", "1", "--severity", "HIGH,CRITICAL", f"deploy/{target}"],
         },
     ]
@@ -253,13 +266,17 @@ def _cloud_build(deployment: Deployment, target: str) -> dict[str, Any]:
             {
                 "id": f"build-{folder}",
                 "name": "gcr.io/cloud-builders/docker",
-                "args": ["build", "--tag", tag, f"deploy/docker/{folder}"],
+                "entrypoint": "bash",
+                "args": Because(
+                    ["-ceu", f"docker pull {tag} || docker build --tag {tag} deploy/docker/{folder}"],
+                    "a tag says its content: what is there already is not built, and pushed, a second time",
+                ),
             }
         )
         steps.append(
             {
                 "id": f"scan-{folder}",
-                "name": TRIVY,
+                "name": deployment.image(TRIVY),
                 "args": Because(
                     ["image", "--exit-code", "1", "--ignore-unfixed", "--severity", "HIGH,CRITICAL", tag],
                     "a hole that has a fix ends the build",
@@ -278,24 +295,38 @@ def _cloud_build(deployment: Deployment, target: str) -> dict[str, Any]:
     }
 
 
-def _lint() -> dict[str, Any]:
+def _lint(deployment: Deployment) -> dict[str, Any]:
     return {
         "name": "Lint the images' Dockerfiles",
         "run": "find deploy -name 'Dockerfile*' -print0 | xargs -0 -r docker run --rm "
-        f'-v "$PWD:/src:ro" -w /src {HADOLINT} hadolint --failure-threshold warning',
+        f'-v "$PWD:/src:ro" -w /src {deployment.image(HADOLINT)} hadolint --failure-threshold warning',
     }
 
 
-def _scan_config(target: str) -> dict[str, Any]:
+def _scan_config(deployment: Deployment, target: str) -> dict[str, Any]:
     return {
         "name": "Scan what was rendered",
-        "run": f'docker run --rm -v "$PWD:/src:ro" {TRIVY} config {SEVERE} /src/deploy/{target}',
+        "run": f'docker run --rm -v "$PWD:/src:ro" {deployment.image(TRIVY)} config {SEVERE} '
+        f"/src/deploy/{target}",
     }
 
 
-def _scan_image(tag: str) -> str:
+def _missing(deployment: Deployment) -> str:
+    """A script that names the targets of docker-bake.hcl whose image is not in the registry."""
+    from gemstead.render.docker import targets
+
+    lines = ["found=''"]
+    lines += [
+        f'docker buildx imagetools inspect {tag} > /dev/null 2>&1 || found="$found,{name}"'
+        for name, _, _, tag in targets(deployment)
+    ]
+    return "\n".join([*lines, 'echo "targets=${found#,}" >> "$GITHUB_OUTPUT"'])
+
+
+def _scan_image(deployment: Deployment, tag: str) -> str:
     socket = "/var/run/docker.sock"
-    return f"docker run --rm -v {socket}:{socket} {TRIVY} image --ignore-unfixed {SEVERE} {tag}"
+    scanner = deployment.image(TRIVY)
+    return f"docker run --rm -v {socket}:{socket} {scanner} image --ignore-unfixed {SEVERE} {tag}"
 
 
 def _folders(deployment: Deployment) -> dict[str, str]:

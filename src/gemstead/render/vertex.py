@@ -22,12 +22,13 @@ from gemstead.refused import Reason, Refused
 from gemstead.render import vertex_readme
 from gemstead.render.because import Because
 from gemstead.render.bundle import Bundle
-from gemstead.render.cloudrun_names import account, content, engine_tag, registry, service_name
+from gemstead.render.cloudrun_names import account, engine_tag, registry, service_name
 from gemstead.render.deployment import ENGINE_PORT, Deployment, Pool
 from gemstead.render.docker_engine import CACHE, engine_dockerfile, launch_words
-from gemstead.render.docker_gateway import STATE
+from gemstead.render.docker_gateway import STATE, copied, inputs, installed
 from gemstead.render.dockerfile import USER, Step, dockerfile, environment, exec_form, run
 from gemstead.render.gatewayfile import gateway_file
+from gemstead.render.images import content
 from gemstead.render.kubernetes.cache import words
 from gemstead.render.yamltext import document
 
@@ -69,7 +70,10 @@ def render(deployment: Deployment) -> Bundle:
         files[f"{name}/engine/Dockerfile"] = engine_dockerfile(deployment, pool)
         files[f"{name}/engine/.dockerignore"] = "*\n"
         files[f"{name}/Dockerfile"] = _dockerfile(deployment, pool)
-        files[f"{name}/.dockerignore"] = "*\n!start.sh\n!gemstead.yaml\n!wheels/*.whl\n"
+        files[f"{name}/.dockerignore"] = (
+            "*\n!start.sh\n!gemstead.yaml\n!requirements.txt\n!build.txt\n!source\n"
+        )
+        files |= {f"{name}/{path}": text for path, text in inputs(deployment).items()}
         files[f"{name}/start.sh"] = _start(deployment, pool)
         files[f"{name}/gemstead.yaml"] = _settings(deployment, pool)
         files[f"{name}/model.yaml"] = document(upload(deployment, pool), head=HEAD)
@@ -226,7 +230,8 @@ def shares(deployment: Deployment) -> list[int]:
 
 def tag(deployment: Deployment, pool: Pool) -> str:
     """The image that Vertex runs; its tag changes with what is in it, because Vertex keeps what it has fetched."""
-    parts = (engine_dockerfile(deployment, pool), _start(deployment, pool), _settings(deployment, pool))
+    own = (_dockerfile(deployment, pool), _start(deployment, pool), _settings(deployment, pool))
+    parts = (engine_dockerfile(deployment, pool), *own, *inputs(deployment).values())
     return f"{registry(deployment)}/gemstead-{pool.name}-vertex:{deployment.version}-{content(*parts)}"
 
 
@@ -254,22 +259,22 @@ def _cores(machine: str) -> int:
 
 
 def _dockerfile(deployment: Deployment, pool: Pool) -> str:
-    install = "uv pip install --no-cache --python /opt/gemstead/bin/python"
+    engine = engine_tag(deployment, pool)
     return dockerfile(
         [
-            Step(f"FROM {engine_tag(deployment, pool)}", "The engine's image, from engine/."),
-            Step("USER 0", "To install; what runs is never root."),
-            Step("COPY wheel[s] /wheels"),
             Step(
-                run(
-                    "python3 -m pip install --no-cache-dir uv",
-                    "uv venv --no-cache --python python3 /opt/gemstead",
-                    f"if ls /wheels/gemstead-*.whl 2>/dev/null; then {install} /wheels/gemstead-*.whl; "
-                    f"else {install} gemstead=={deployment.version}; fi",
-                    f"install -d -o {USER} -g 0 -m 0770 {STATE} /etc/gemstead",
-                ),
-                "Apart from the engine's own packages, which it must not change.",
+                f"FROM {engine} AS build",
+                "The engine's image, from engine/: the gateway runs on its Python (3.12). It has a compiler and "
+                "Python's headers, because Triton compiles when the engine starts.",
             ),
+            Step("USER 0", "To install; what runs is never root."),
+            *installed(deployment, "python3"),
+        ],
+        [
+            Step(f"FROM {engine}"),
+            Step("USER 0", "To make folders."),
+            Step(run(f"install -d -o {USER} -g 0 -m 0770 {STATE} /etc/gemstead")),
+            *copied(),
             Step("COPY --chmod=0755 start.sh /opt/gemstead/start.sh"),
             Step("COPY gemstead.yaml /etc/gemstead/gemstead.yaml"),
             Step(environment({"GEMSTEAD_CONFIG": "/etc/gemstead/gemstead.yaml"})),
@@ -277,7 +282,7 @@ def _dockerfile(deployment: Deployment, pool: Pool) -> str:
             Step(f"WORKDIR {CACHE}"),
             Step(f"EXPOSE {PORT}"),
             Step(exec_form("ENTRYPOINT", ["/opt/gemstead/start.sh"])),
-        ]
+        ],
     )
 
 

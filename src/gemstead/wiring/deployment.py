@@ -23,6 +23,7 @@ from gemstead.plan.startup import startup
 from gemstead.refused import Reason, Refused
 from gemstead.render.because import Because
 from gemstead.render.deployment import ENGINE_PORT, Deployment, Pool, needs_of
+from gemstead.render.docker import gateway_name
 from gemstead.render.images import NONE, Digests, engine_image, gateway_image, in_image
 from gemstead.spec.deploy import DeploySpec
 from gemstead.spec.model import ModelSpec, Spec
@@ -51,16 +52,16 @@ def deployment(spec: Spec, catalogue: Catalogue, digests: Digests = NONE) -> Dep
         for model, count in zip(local, counts, strict=True)
     )
     notes = [note for pool in pools for note in pool.command.notes]
-    return Deployment(
+    own = spec.deploy.images.get("gateway", "")
+    found = Deployment(
         spec,
         pools,
-        gateway_image(
-            gemstead.__version__, spec.deploy.registry, spec.deploy.images.get("gateway", ""), digests
-        ),
+        gateway_image("", own, digests),
         gemstead.__version__,
         tuple(dict.fromkeys(notes)),
         digests,
     )
+    return found if own else replace(found, gateway=gateway_image(gateway_name(found), "", digests))
 
 
 def _dealt(models: Sequence[ModelSpec], card: Accelerator, count: int | None) -> list[int | None]:

@@ -14,7 +14,7 @@ from typing import Any
 from gemstead.refused import Reason, Refused
 from gemstead.render.because import Because
 from gemstead.render.deployment import ENGINE_PORT, Deployment, Pool
-from gemstead.render.docker import image_names
+from gemstead.render.docker import engine_name as image_name
 from gemstead.render.docker_engine import baked, health_words
 from gemstead.render.dockerfile import USER
 from gemstead.render.kubernetes import cache, enginetls, hardware
@@ -216,7 +216,7 @@ def image(deployment: Deployment, pool: Pool) -> Because:
     """The image of a pool's engine: its makers', or ours where the weights lie in it."""
     if baked(deployment, pool):
         return Because(
-            image_names(deployment)[f"engine-{pool.name}"],
+            image_name(deployment, pool),
             "built by `gemstead render docker`, with the weights in it",
         )
     return Because(pool.image.reference, pool.image.reason)

@@ -6,7 +6,7 @@ group "default" {
 target "gateway" {
   context    = "gateway"
   dockerfile = "Dockerfile"
-  tags       = ["registry.acme.com/llm/gemstead-gateway:0.1.0"]
+  tags       = ["registry.acme.com/llm/gemstead-gateway:0.1.0-3edec434"]
   # what is in the image, and how it came about, travel with it
   attest     = ["type=sbom", "type=provenance,mode=max"]
 }
@@ -14,7 +14,7 @@ target "gateway" {
 target "gateway-distroless" {
   context    = "gateway"
   dockerfile = "Dockerfile.distroless"
-  tags       = ["registry.acme.com/llm/gemstead-gateway:0.1.0-distroless"]
+  tags       = ["registry.acme.com/llm/gemstead-gateway:0.1.0-5a245fa0-distroless"]
   # what is in the image, and how it came about, travel with it
   attest     = ["type=sbom", "type=provenance,mode=max"]
 }
@@ -22,7 +22,7 @@ target "gateway-distroless" {
 target "engine-gemma-4-31b" {
   context    = "engine-gemma-4-31b"
   dockerfile = "Dockerfile"
-  tags       = ["registry.acme.com/llm/gemstead-gemma-4-31b:0.1.0"]
+  tags       = ["registry.acme.com/llm/gemstead-gemma-4-31b:0.1.0-799f4286"]
   # what is in the image, and how it came about, travel with it
   attest     = ["type=sbom", "type=provenance,mode=max"]
 }

@@ -6,7 +6,7 @@ group "default" {
 target "gateway" {
   context    = "gateway"
   dockerfile = "Dockerfile"
-  tags       = ["gemstead-gateway:0.1.0"]
+  tags       = ["gemstead-gateway:0.1.0-3edec434"]
   # what is in the image, and how it came about, travel with it
   attest     = ["type=sbom", "type=provenance,mode=max"]
 }
@@ -14,7 +14,7 @@ target "gateway" {
 target "gateway-distroless" {
   context    = "gateway"
   dockerfile = "Dockerfile.distroless"
-  tags       = ["gemstead-gateway:0.1.0-distroless"]
+  tags       = ["gemstead-gateway:0.1.0-5a245fa0-distroless"]
   # what is in the image, and how it came about, travel with it
   attest     = ["type=sbom", "type=provenance,mode=max"]
 }
@@ -22,7 +22,7 @@ target "gateway-distroless" {
 target "engine-gemma-4-e2b" {
   context    = "engine-gemma-4-e2b"
   dockerfile = "Dockerfile"
-  tags       = ["gemstead-gemma-4-e2b:0.1.0"]
+  tags       = ["gemstead-gemma-4-e2b:0.1.0-8ac1905e"]
   # what is in the image, and how it came about, travel with it
   attest     = ["type=sbom", "type=provenance,mode=max"]
 }
