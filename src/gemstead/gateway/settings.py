@@ -108,6 +108,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: tuple[EndpointFacts, ...] = ()
     keys_required: bool = True
     keys_path: str = ""  # the SQLite file of keys
+    keys_most_age_s: float = 0.0  # since they were last known to be the store's; 0: they count however old
     ledger_path: str = ""  # the SQLite file of audit records; empty: none are kept (benchmarks only)
     ledger_most_bytes: int = 0  # size at which that file counts as full; 0: only the disk's
     ledger_on_error: str = "allow"  # or "refuse": what happens to calls while records cannot be written

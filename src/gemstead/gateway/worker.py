@@ -334,6 +334,7 @@ class Worker:
                 raise ValueError("keys are required, but the settings name no file of keys")
             path, pepper = Path(settings.keys_path), bytes.fromhex(settings.pepper)
             self.book = KeyBook(path, pepper, on_trouble=self.trouble)
+        self.book.most_age_s = settings.keys_most_age_s
         self.tokens = self.token_book(settings)
         return Keyring(self.book, secret, self.tokens)
 

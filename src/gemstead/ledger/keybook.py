@@ -23,6 +23,8 @@ from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
+import msgspec
+
 from gemstead.ledger import generation, keyform
 from gemstead.ledger.database import LedgerTrouble, open_to_read, trouble
 from gemstead.ledger.denials import NONE_DENIED, Denials, read_denials
@@ -35,6 +37,15 @@ POLL_S = 1.0
 _ADDRESSES_MOST = 1024  # of clients, remembered for one key
 
 _HOW = "send `Authorization: Bearer <key>`, with a key from `gemstead keys create`"
+
+
+_STALE = (
+    "The service cannot tell whether this key still counts: its store of keys has been away too long. "
+    "Try again soon."
+)
+_STALE_LOG = (
+    "the store has been away longer than `ledger.stale_keys_after_s`, so no caller is let in until it is back"
+)
 
 
 class _Known:
@@ -67,11 +78,16 @@ class KeyBook:
         path: keys.db; it may not exist yet.
         pepper: the secret of key hashes.
         on_trouble: told once, in one sentence, when keys can no longer be read.
+
+    `most_age_s` may be set at any time: of a copy of a store's keys, how long it counts since it was last known to be
+    the same as the store's (`store.json` beside it); 0: for ever. Beyond that nobody is let in, whatever is shown.
     """
 
     def __init__(self, path: Path, pepper: bytes, *, on_trouble: Callable[[str], None] | None = None) -> None:
         self.trouble = ""
         self.denials: Denials = NONE_DENIED
+        self.most_age_s = 0.0
+        self._stale = False
         self._path = path
         self._pepper = pepper
         self._on_trouble = on_trouble
@@ -121,6 +137,8 @@ class KeyBook:
         """What is refused although it is signed, as it stands now."""
         if self._counter[0] != self._seen or not 0.0 <= now - self._polled < POLL_S:
             self._refresh(now)
+        if self._stale:
+            raise Refused(Reason.LEDGER_UNAVAILABLE, _STALE, retry_after_s=5.0)
         return self.denials
 
     def check(self, key_id: str, now: float) -> None:
@@ -131,6 +149,8 @@ class KeyBook:
         """
         if self._counter[0] != self._seen or not 0.0 <= now - self._polled < POLL_S:
             self._refresh(now)
+        if self._stale:
+            raise Refused(Reason.LEDGER_UNAVAILABLE, _STALE, retry_after_s=5.0)
         known = self._keys.get(key_id)
         if known is None:
             return
@@ -163,6 +183,8 @@ class KeyBook:
         digest = hash_key(secret, self._pepper)
         known = self._keys.get(keyform.key_id_of(secret.decode("ascii")))
         if not hmac.compare_digest(digest, known.hash if known else b"\0" * len(digest)) or known is None:
+            if self._stale:
+                raise Refused(Reason.LEDGER_UNAVAILABLE, _STALE, retry_after_s=5.0)
             if not self._keys and self.trouble:
                 raise Refused(Reason.LEDGER_UNAVAILABLE, "the service cannot read its keys now: see its log")
             if not self._keys:
@@ -184,6 +206,11 @@ class KeyBook:
         except (sqlite3.Error, OSError, ValueError, LedgerTrouble) as error:
             self._disconnect()
             words = str(trouble(self._path, error))
+        self._stale = self.most_age_s > 0.0 and now - copied_at(self._path) > self.most_age_s
+        if self._stale:  # no key is known: that costs calls nothing while all is well
+            self._gather_used()
+            self._keys, self._found, self._changes = {}, {}, -1
+            words = _STALE_LOG
         if words and not self.trouble and self._on_trouble is not None:
             self._on_trouble(words)
         self.trouble = words
@@ -238,6 +265,21 @@ class KeyBook:
         if isinstance(self._counter, memoryview):
             self._counter.release()
         self._counter = (0,)
+
+
+class _Copied(msgspec.Struct):
+    at: float = 0.0
+
+
+def copied_at(keys_db: Path) -> float:
+    """When a copy of a store's keys was last known to be the same as the store's, Unix seconds; 0: never.
+
+    Written by whoever keeps it in step (`ledger/postgres/pull.py`).
+    """
+    try:
+        return msgspec.json.decode(keys_db.with_name("store.json").read_bytes(), type=_Copied).at
+    except (OSError, msgspec.MsgspecError):
+        return 0.0
 
 
 def _inside(client: str, networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:

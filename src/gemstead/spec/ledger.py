@@ -41,8 +41,22 @@ class LedgerSpec(Part):
         "what becomes of calls",
     )
 
+    stale_keys: Literal["serve", "refuse"] = Field(
+        "serve",
+        description="Callers while the store is away longer than `stale_keys_after_s`, so that keys may have been "
+        "revoked unheard: served with the keys last known, or refused",
+    )
+    stale_keys_after_s: float = Field(
+        3600.0,
+        ge=5,
+        le=31_536_000,
+        description="How long keys last known count while the store is away, with `stale_keys: refuse`",
+    )
+
     @model_validator(mode="after")
     def _whole(self) -> LedgerSpec:
         if (self.store is None) != (self.secret is None):
             raise ValueError("`store` and `secret` go together: give both, or neither")
+        if self.stale_keys == "refuse" and self.store is None:
+            raise ValueError("`stale_keys` is about a `store`, and there is none: leave it out")
         return self

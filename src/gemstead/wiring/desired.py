@@ -153,6 +153,7 @@ def gateway_settings(spec: Spec, around: Surroundings) -> GatewaySettings:
         pools=pools,
         keys_required=gateway.keys == "required",
         keys_path=str(folder.keys),
+        keys_most_age_s=spec.ledger.stale_keys_after_s if spec.ledger.stale_keys == "refuse" else 0.0,
         ledger_path=str(folder.audit),
         ledger_on_error=spec.ledger.on_error,
         ledger_most_bytes=spec.ledger.spool_mib << 20 if spec.ledger.store else 0,

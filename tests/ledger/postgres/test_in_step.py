@@ -153,8 +153,41 @@ def test_kill_9_of_writer_process_and_server_loses_and_doubles_nothing(tmp_path,
     signer = Signer(folder / "audit.key")
     log = PostgresLog(path, place(server.url, folder.name))
     log.checkpoint(signer, time.time())
-    (found,) = [one for one in log.verify(known_keys(folder / "audit.key")) if one.last and one.records > 100]
+    (found,) = [one for one in log.verify(known_keys(folder / "audit.key")) if one.chain == open_chain(path)]
     assert (found.fault, found.records) == (None, len(there) + 1)  # and the checkpoint itself
+
+
+def test_keys_of_a_store_that_is_away_count_as_long_as_the_file_says(tmp_path, server):
+    until(lambda: bool(_made_ready(server.url)), 30)
+    made = PostgresKeys(place(server.url)).create(Grant(), now=time.time())
+    beside = Process(settings(tmp_path, server.url))
+    until(lambda: (tmp_path / "keys.db").exists(), 30)
+    book, lasting = (KeyBook(tmp_path / "keys.db", secret_at(tmp_path / "pepper")) for _ in range(2))
+    book.most_age_s = 3.0
+
+    def found(one: KeyBook) -> str:
+        try:
+            one.denied(time.time())
+            return one.find(made.secret.encode(), time.time()).key_id
+        except Refused as refused:
+            return refused.reason.value
+
+    until(lambda: found(book) == made.key.key_id, 10)
+    held = time.monotonic()
+    while time.monotonic() - held < 4.0:  # while the store answers they do not age
+        assert found(book) == made.key.key_id
+        time.sleep(0.1)
+    server.kill(signal.SIGKILL)
+    gone = time.monotonic()
+    assert found(book) == made.key.key_id
+    until(lambda: found(book) == "ledger_unavailable", 10)
+    assert 1.0 < time.monotonic() - gone < 8.0
+    assert found(lasting) == made.key.key_id, "as the file says that keep theirs"
+    server.start()
+    until(lambda: found(book) == made.key.key_id, 20)
+    for one in (book, lasting):
+        one.close()
+    beside.leave()
 
 
 def _made_ready(url: str) -> str:

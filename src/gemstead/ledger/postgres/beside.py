@@ -25,6 +25,7 @@ LOOK_S = 0.5  # between looks at the count of changes
 PUSH_S = 0.1  # between looks at what is new in audit.db
 STATE_S = 1.0
 CARRY_S = 30.0  # between reports of when keys were used
+NOTE_S = 1.0  # between notes that the keys here are the store's still (`ledger.stale_keys` goes by them)
 TRIM_S = 10.0
 PAUSE_S, PAUSE_MOST_S = 0.1, 1.0
 MEANWHILE = "until then this gateway goes on with the keys it knows, and audit records wait on its disk"
@@ -110,7 +111,7 @@ class Beside:
     def _keys(self, link: Link) -> None:
         link.listen("gemstead_keys", self._wake.set)
         link.on_end(self._wake.set)
-        url, carried = self.settings.url, time.monotonic()
+        url, carried, noted = self.settings.url, time.monotonic(), time.monotonic()
         while not self._ending.is_set():
             self._wake.clear()
             self.puller.pull(link, self.settings.secret)
@@ -118,10 +119,12 @@ class Beside:
             if self.puller.hash_keys_changed:
                 self.puller.hash_keys_changed = False
                 self._say(Renewed())
+            if time.monotonic() - noted > NOTE_S:
+                noted = time.monotonic()
+                self.puller.note()
             if time.monotonic() - carried > CARRY_S:
                 carried = time.monotonic()
                 self.puller.carry_up(link)
-                self.puller.note()
             if self.settings.url != url:
                 return
             self._wake.wait(LOOK_S)
