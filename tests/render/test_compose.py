@@ -34,6 +34,10 @@ FILES: dict[str, dict[str, Any]] = {
         "models": [{"name": "gemma-4-e4b", "engine": "ollama"}],
         "deploy": {"hardware": {"gpu": "L4", "count": 1}},
     },
+    "several gateways": {
+        "ledger": {"store": "env:GEMSTEAD_STORE_URL", "secret": "env:GEMSTEAD_STORE_SECRET"},
+        "deploy": {"gateways": 3},
+    },
     "not ours": {"models": [{"name": "mine", "endpoints": [{"url": "http://10.0.0.5:8000"}]}]},
 }
 
@@ -154,3 +158,40 @@ def test_alertmanagers_file_is_valid_by_its_schema() -> None:
     schema = json.loads((SCHEMAS / "prometheus-alertmanager.json").read_text("utf-8"))
     read = yaml.safe_load(bundle({}).files["alertmanager/alertmanager.yml"])
     assert not list(Draft7Validator(schema).iter_errors(read))
+
+
+def test_a_store_comes_along_for_who_has_none_and_only_gateways_reach_it() -> None:
+    made = composed(FILES["several gateways"])
+    postgres = made["services"]["postgres"]
+    assert postgres["profiles"] == ["postgres"] and "ports" not in postgres
+    assert postgres["volumes"] == ["postgres:/var/lib/postgresql/data"] and "postgres" in made["volumes"]
+    assert made["networks"]["store"] == {"internal": True}
+    there = {name for name, one in made["services"].items() if "store" in one["networks"]}
+    assert there == {"postgres", "gateway", "gateway-2", "gateway-3"}
+    assert made["secrets"]["POSTGRES_PASSWORD"] == {"environment": "POSTGRES_PASSWORD"}
+    assert "@postgres/gemstead" in bundle(FILES["several gateways"]).files[".env.example"]
+    assert "postgres" not in composed({})["services"] and "store" not in composed({})["networks"]
+
+
+def test_gateways_before_one_store_have_a_disk_a_name_and_a_port_each() -> None:
+    made = composed(FILES["several gateways"])
+    several = {name: one for name, one in made["services"].items() if name.startswith("gateway")}
+    assert len(several) == 3 and {one["hostname"] for one in several.values()} == set(several)
+    disks = [
+        volume
+        for one in several.values()
+        for volume in one["volumes"]
+        if volume.endswith(":/var/lib/gemstead")
+    ]
+    assert len(set(disks)) == 3 and {disk.partition(":")[0] for disk in disks} <= set(made["volumes"])
+    assert len({one["ports"][0] for one in several.values()}) == 3
+    scraped = yaml.safe_load(bundle(FILES["several gateways"]).files["prometheus/prometheus.yml"])
+    assert "gateway-3:4368" in str(scraped)
+
+
+def test_without_a_store_there_is_one_gateway_and_that_is_said() -> None:
+    made = bundle({"deploy": {"gateways": 3}})
+    assert [name for name in yaml.safe_load(made.files["compose.yaml"])["services"] if "gateway" in name] == [
+        "gateway"
+    ]
+    assert any("ledger.store" in note for note in made.notes)

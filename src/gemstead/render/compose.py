@@ -37,6 +37,10 @@ WATCHERS = {
 }
 
 
+POSTGRES = "postgres:17.6-bookworm"
+PORTS_APART = 100  # of several gateways' ports on the host
+
+
 def render(deployment: Deployment) -> Bundle:
     """The folder of a deployment on one host."""
     seats = list(_seats(deployment))
@@ -45,7 +49,11 @@ def render(deployment: Deployment) -> Bundle:
         services["models"] = _models(deployment)
     for name, pool, cards in seats:
         services[name] = _engine(pool, cards, "models" in services)
-    services["gateway"] = _gateway(deployment, [name for name, _, _ in seats])
+    doors = gateways(deployment)
+    for place, name in enumerate(doors):
+        services[name] = _gateway(deployment, [one for one, _, _ in seats], place)
+    if shared(deployment):
+        services["postgres"] = _postgres(deployment)
     services |= _watchers(deployment, [name for name, _, _ in seats])
     compose = {
         "name": deployment.name,
@@ -54,8 +62,13 @@ def render(deployment: Deployment) -> Bundle:
             "outside": {},
             "engines": {"internal": Because(True, "engines reach nobody, and only the gateway reaches them")},
             "monitoring": {},
+            **({"store": {"internal": True}} if shared(deployment) else {}),
         },
-        "volumes": {"state": {}, "cache": {}, "prometheus": {}, "grafana": {}},
+        "volumes": {
+            **{_state(name): {} for name in doors},
+            **{name: {} for name in ("cache", "prometheus", "grafana")},
+            **({"postgres": {}} if shared(deployment) else {}),
+        },
         "secrets": _secrets(deployment),
     }
     urls = {
@@ -69,12 +82,76 @@ def render(deployment: Deployment) -> Bundle:
         "README.md": _readme(deployment, seats),
         **_monitoring(deployment, [name for name, _, _ in seats]),
     }
-    return Bundle("compose", files, deployment.notes)
+    return Bundle("compose", files, (*deployment.notes, *_notes(deployment)))
+
+
+def shared(deployment: Deployment) -> bool:
+    """Whether keys and records are in PostgreSQL, so that there may be several gateways."""
+    return deployment.spec.ledger.store is not None
+
+
+def gateways(deployment: Deployment) -> list[str]:
+    """Services of the gateways: one, or as many as `deploy.gateways` says where they share a store.
+
+    Each is a service and no replica of one: it has its own disk, for records that the store does not have yet, its own
+    name in the store, and its own port.
+    """
+    said = deployment.deploy.gateways if "gateways" in deployment.deploy.model_fields_set else 1
+    return ["gateway", *(f"gateway-{n}" for n in range(2, said + 1))] if shared(deployment) else ["gateway"]
+
+
+def _state(gateway: str) -> str:
+    return gateway.replace("gateway", "state")
+
+
+def _notes(deployment: Deployment) -> list[str]:
+    if not shared(deployment):
+        wanted = deployment.deploy.gateways > 1 and "gateways" in deployment.deploy.model_fields_set
+        why = "one gateway is rendered: its keys and records are a file, which one process writes; for several name "
+        return [why + "ledger.store, a PostgreSQL"] if wanted else []
+    found = [
+        "ledger.store is a PostgreSQL of yours, or the one of the profile `postgres`, as .env says; back it up"
+    ]
+    if len(gateways(deployment)) > 1:
+        found.append("several gateways have a port each: put a load balancer that asks /readyz before them")
+    return found
+
+
+def _postgres(deployment: Deployment) -> dict[str, Any]:
+    """A store for who has none. Reached by gateways alone; what it holds outlives the container."""
+    return {
+        "image": "${POSTGRES_IMAGE:-" + deployment.image(POSTGRES) + "}",
+        **_hardened(),
+        "profiles": ["postgres"],
+        "user": Because("999:999", "`postgres` in its makers' image"),
+        "tmpfs": ["/tmp", "/var/run/postgresql:uid=999,gid=999"],  # noqa: S108
+        "environment": {
+            "POSTGRES_USER": "gemstead",
+            "POSTGRES_DB": "gemstead",
+            "POSTGRES_PASSWORD_FILE": f"{SECRETS}/POSTGRES_PASSWORD",
+            "POSTGRES_INITDB_ARGS": Because("--data-checksums", "a disk that loses bits is noticed"),
+        },
+        "secrets": ["POSTGRES_PASSWORD"],
+        "volumes": ["postgres:/var/lib/postgresql/data"],
+        "networks": ["store"],
+        "shm_size": Because("256mb", "Docker's 64 MB are too few for its parallel queries"),
+        "stop_grace_period": Because("60s", "it ends its connections and writes a checkpoint"),
+        "healthcheck": {
+            "test": ["CMD", "pg_isready", "--username", "gemstead", "--quiet"],
+            "interval": "10s",
+            "timeout": "5s",
+            "retries": 6,
+            "start_period": "60s",
+        },
+        "ulimits": {"core": Because(0, "a core file would hold records")},
+    }
 
 
 def _secrets(deployment: Deployment) -> dict[str, Any]:
     """What .env holds and containers get as files: in no environment, so in no `docker inspect`."""
     found = {name: {"environment": name} for name in (*secret_names(deployment), "GRAFANA_PASSWORD")}
+    if shared(deployment):
+        found["POSTGRES_PASSWORD"] = {"environment": "POSTGRES_PASSWORD"}
     return found | ({"hf_token": {"environment": "HF_TOKEN"}} if deployment.deploy.hub_token else {})
 
 
@@ -198,10 +275,11 @@ def _gateway_image(deployment: Deployment) -> str:
     return "${GEMSTEAD_IMAGE:-" + deployment.gateway.reference + "}"
 
 
-def _gateway(deployment: Deployment, engines: list[str]) -> dict[str, Any]:
+def _gateway(deployment: Deployment, engines: list[str], place: int) -> dict[str, Any]:
     tls = deployment.spec.gateway.tls
     longest = max((pool.longest_answer_s for pool in deployment.pools), default=60)
-    volumes = [f"state:{STATE}", "./gateway/gemstead.yaml:/etc/gemstead/gemstead.yaml:ro"]
+    name = gateways(deployment)[place]
+    volumes = [f"{_state(name)}:{STATE}", "./gateway/gemstead.yaml:/etc/gemstead/gemstead.yaml:ro"]
     if tls is not None:
         paths = [tls.certificate, tls.key] + ([tls.client_ca] if tls.client_ca else [])
         volumes += [f"{path}:{path}:ro" for path in paths]
@@ -209,14 +287,16 @@ def _gateway(deployment: Deployment, engines: list[str]) -> dict[str, Any]:
     why = (
         "callers come over TLS" if tls is not None else "without TLS only this host may call: set gateway.tls"
     )
+    variable = f"GEMSTEAD_LISTEN_{place + 1}" if place else "GEMSTEAD_LISTEN"
+    port = GATEWAY_PORT + PORTS_APART * place
+    called = {"hostname": Because(name, "its name in the store, also after it was made anew")}
     return {
         "image": Because(_gateway_image(deployment), deployment.gateway.reason),
         **_hardened(),
-        "ports": [
-            Because("${GEMSTEAD_LISTEN:-" + f"{address}:{GATEWAY_PORT}" + "}" + f":{GATEWAY_PORT}", why)
-        ],
+        **(called if shared(deployment) else {}),
+        "ports": [Because("${" + f"{variable}:-{address}:{port}" + "}" + f":{GATEWAY_PORT}", why)],
         "volumes": volumes,
-        "networks": ["outside", "engines", "monitoring"],
+        "networks": ["outside", "engines", "monitoring", *(["store"] if shared(deployment) else [])],
         "healthcheck": {
             "test": [
                 "CMD",
@@ -295,7 +375,7 @@ def _watchers(deployment: Deployment, engines: list[str]) -> dict[str, Any]:
 
 
 def _monitoring(deployment: Deployment, engines: list[str]) -> dict[str, str]:
-    jobs = {"gemstead": [f"gateway:{ADMIN_PORT}"]}
+    jobs = {"gemstead": [f"{name}:{ADMIN_PORT}" for name in gateways(deployment)]}
     scraped = {
         f"{pool.name}-{n}"
         for pool in deployment.pools
@@ -324,6 +404,13 @@ def _env(deployment: Deployment) -> str:
     )
     own = "".join(f"{name}=\n" for name in secret_names(deployment))
     token += f"# What gemstead.yaml refers to; the gateway gets each as a file:\n{own}" if own else ""
+    if shared(deployment):
+        name = str(deployment.spec.ledger.store).removeprefix("env:")
+        token += (
+            "# A database of yours is named by its URL above. For the one that comes along: a password without signs\n"
+            "# that URLs need (openssl rand -hex 24), and `docker compose --profile postgres up -d`.\n"
+            f"# {name}=postgresql://gemstead:THE_PASSWORD@postgres/gemstead\n# POSTGRES_PASSWORD=THE_PASSWORD\n"
+        )
     return f"""# Copy to .env and fill in. To start, only the profile `monitoring` needs something: GRAFANA_PASSWORD.
 {token}# Password of Grafana's user `admin`:
 # GRAFANA_PASSWORD=
