@@ -223,6 +223,11 @@ def _unknown(name: str, card: str, known: Sequence[Accelerator]) -> Refused:
     close = nearest(card[:128], spellings)
     meant = f"Did you mean `{spellings[close].id}`? " if close else ""
     shown = name if len(name) <= 80 else name[:77] + "..."
+    if re.search(r"\b(?:gaudi|intel|arc [ab]\d|hpu|xpu)", name[:128], re.IGNORECASE):
+        return _refused(
+            f"`{shown}`: nobody is known to have run Gemma 4 on Intel's cards (Gaudi, Arc, Max), so the catalogue has "
+            "no figures of them; take a card of `gemstead catalog list gpus`, or a processor by naming none."
+        )
     return _refused(
         f"There is no accelerator `{shown}` in the catalogue. {meant}See `gemstead catalog list gpus`."
     )

@@ -24,7 +24,6 @@ IMAGES: dict[tuple[str, str], str] = {
     ("vllm", "google"): "vllm/vllm-tpu:v{version}",
     ("vllm", "cpu"): "vllm/vllm-openai-cpu:v{version}",
     ("sglang", "nvidia"): "lmsysorg/sglang:v{version}",
-    ("sglang", "amd"): "lmsysorg/sglang:v{version}-rocm",
     ("llamacpp", "nvidia"): "ghcr.io/ggml-org/llama.cpp:server-cuda-{version}",
     ("llamacpp", "amd"): "ghcr.io/ggml-org/llama.cpp:server-rocm-{version}",
     ("llamacpp", "cpu"): "ghcr.io/ggml-org/llama.cpp:server-{version}",
@@ -33,6 +32,11 @@ IMAGES: dict[tuple[str, str], str] = {
     ("ollama", "cpu"): "ollama/ollama:{version}",
     ("tgi", "nvidia"): "ghcr.io/huggingface/text-generation-inference:{version}",
     ("tensorrt_llm", "nvidia"): "nvcr.io/nvidia/tensorrt-llm/release:{version}",
+}
+# What no image can be vouched for, by vendor, or by engine and vendor.
+UNKNOWN = {
+    "intel": "nobody is known to have run Gemma 4 on Intel's cards (Gaudi, Arc, Max), so no image was checked",
+    "sglang amd": "SGLang's tags for ROCm name ROCm's version and the card's family, and none was checked with Gemma 4",
 }
 Digests = Mapping[str, str]  # "repository:tag" -> "sha256:..."
 NONE: Digests = {}
@@ -60,6 +64,13 @@ def engine_image(setup: Setup, own: str = "", digests: Digests = NONE) -> Image:
     if own:
         return chosen(own, digests)
     facts = engine_facts(setup.engine)
+    if why := UNKNOWN.get(setup.accelerator.vendor) or UNKNOWN.get(
+        f"{setup.engine} {setup.accelerator.vendor}"
+    ):
+        raise Refused(
+            Reason.BAD_REQUEST,
+            f"{setup.accelerator.name}: {why}; name an image: deploy.images.{setup.engine}",
+        )
     version = setup.version or facts.latest_seen
     if not version:
         raise Refused(
