@@ -16,8 +16,8 @@ _SQUARE = bytes.maketrans(b"{}", b"[]")
 
 def too_deep(text: bytes, most: int = MOST) -> bool:
     """Whether valid JSON is nested deeper than `most` levels. What is no JSON may get either answer."""
-    # Splitting looks for one byte as fast as memory allows; counting it takes ten times as long.
-    if len(text.split(b"[", most + 1)) + len(text.split(b"{", most + 1)) - 2 <= most:
+    braces = _count(text, b"{", most)
+    if braces + _count(text, b"[", most - braces) <= most:
         return False
     if b"\\" in text:
         text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
@@ -27,3 +27,13 @@ def too_deep(text: bytes, most: int = MOST) -> bool:
             return False
         brackets = brackets.replace(b"[]", b"")  # the innermost level
     return bool(brackets)
+
+
+def _count(text: bytes, one: bytes, most: int) -> int:
+    """How often a byte is there, or `most` + 1. To find a byte is ten times as fast as to count it."""
+    at = -1
+    for found in range(most + 1):
+        at = text.find(one, at + 1)
+        if at < 0:
+            return found
+    return most + 1

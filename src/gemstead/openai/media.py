@@ -12,7 +12,6 @@ readers differ in which they take.
 from __future__ import annotations
 
 import json
-from typing import Final
 
 from gemstead.openai.pairs import Pairs
 from gemstead.refused import Reason, Refused
@@ -20,7 +19,6 @@ from gemstead.refused import Reason, Refused
 # Objects or texts under these names are media; so is the `source` of an Anthropic image or document.
 NAMES = frozenset({"image_url", "audio_url", "video_url", "file_url", "input_audio"})
 IN = "messages", "input", "prompt", "system", "instructions", "content"
-_FEW: Final = 16
 _SAID = (
     "The {name} is an address, and this service fetches none: send the content itself, as "
     "`data:image/png;base64,...` (the operator may allow addresses with `gateway.media`)."
@@ -36,7 +34,8 @@ def check(body: bytes, sources: bool = False) -> None:
     Raises:
         Refused: BAD_REQUEST: one is. The field is named.
     """
-    if not _may_name(body) and not (sources and b'"source"' in body):
+    plain = b"_" not in body or (b"_url" not in body and b"input_audio" not in body)
+    if plain and (b"\\" not in body or b"\\u00" not in body) and not (sources and b'"source"' in body):
         return
     try:
         read = json.loads(body, object_pairs_hook=Pairs)
@@ -46,17 +45,6 @@ def check(body: bytes, sources: bool = False) -> None:
         for name, value in read:
             if name in IN:
                 _walk(value, name)
-
-
-def _may_name(body: bytes) -> bool:
-    """Whether a name of a field of media may stand there, in plain letters or as escapes."""
-    if b"\\" in body and b"\\u00" in body:
-        return True
-    # To look for one byte is far cheaper than to look for a word.
-    words = body.split(b"_", _FEW)
-    if len(words) > _FEW:
-        return b"_url" in body or b"input_audio" in body
-    return any(number and word.startswith((b"url", b"audio")) for number, word in enumerate(words))
 
 
 def _walk(value: object, path: str) -> None:
