@@ -14,6 +14,8 @@ from gemstead.testing import FakeEngine, Script, words
 from gemstead.testing.gateway import make_key
 from gemstead.testing.peer import events, post
 from gemstead.testing.stack import start_stack
+from gemstead.traffic import budget
+from gemstead.traffic.caller import RateLimit
 from gemstead.traffic.queue import QueueBounds
 from gemstead.traffic.rules import Rule, Target
 
@@ -133,6 +135,56 @@ async def test_another_model_answers_when_the_first_cannot(tmp_path, how, stream
         assert "so small" in record.reason
         first.close()
         await stack.quiet()
+
+
+BUDGET = budget.RuleBook(
+    rules=(budget.Rule(name="r", tokens_per_day=10**6, requests_per_day=100, concurrent=1),)
+)
+
+
+@pytest.mark.parametrize(
+    "limits", [{"rulebook": BUDGET}, {"limit": RateLimit(requests_per_minute=60, concurrent=1)}]
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_too_long_for_its_model_goes_whole_to_one_that_takes_it_and_is_held_once(
+    tmp_path, limits, stream
+):
+    rule = Rule(name="never-nothing", models=("large",), fallbacks=("other", "small"))
+    prompt = {"role": "user", "content": " ".join(f"word{n}" for n in range(3000))}
+    async with FakeEngine() as large, FakeEngine() as small:
+        two = fleet(large, small, of_large={"context_tokens": 500})
+        other = replace(large.facts("o", pool="other"), context_tokens=1000)
+        two |= {"pools": (*POOLS, Pool(name="other")), "endpoints": (*two["endpoints"], other)}
+        async with (
+            start_stack(folder=tmp_path, routing=(rule,), **two, **limits) as stack,
+            await stack.peer() as peer,
+        ):
+            left = []
+            for _ in range(2):
+                await peer.send(post(ASK | {"messages": [prompt], "stream": stream}))
+                answer = await peer.answer()
+                assert (answer.status, answer.headers["x-gemstead-model"]) == (200, "small")
+                left.append(int(answer.headers.get("x-ratelimit-remaining-requests", "-1")))
+            assert left[0] - left[1] == (1 if left[0] >= 0 else 0), "each is one request"
+            assert large.seen == [], "nobody is asked who cannot answer"
+            assert [json.loads(seen.body)["messages"] for seen in small.seen] == [[prompt], [prompt]]
+            records = await stack.records(2)
+            assert [(one.outcome, one.pool, one.attempts) for one in records] == [("served", "small", 1)] * 2
+            assert "large: context_exceeded, so other; other: context_exceeded, so small" in records[0].reason
+            await stack.quiet()
+            if "rulebook" in limits:
+                spent = sum(one.prompt_tokens + one.output_tokens for one in records)
+                await counted(stack, {"tokens_per_day": spent, "requests_per_day": 2})
+
+
+async def counted(stack, wanted, within_s=5.0):
+    """Wait until the store of counters has just this."""
+    until = asyncio.get_running_loop().time() + within_s
+    while (
+        found := {s.cap.name: s.used for s in stack.windows.standings(0.0) if s.cap.name in wanted}
+    ) != wanted:
+        assert asyncio.get_running_loop().time() < until, found
+        await asyncio.sleep(0.02)
 
 
 async def test_a_call_that_no_model_takes_gets_one_refusal_and_one_record(tmp_path):

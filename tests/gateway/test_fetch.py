@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import random
 import ssl
 from collections.abc import AsyncIterator, Callable
 
@@ -13,7 +14,7 @@ import pytest
 import trustme
 
 from gemstead.gateway.fetch import Fetcher
-from gemstead.gateway.settings import Fetch
+from gemstead.gateway.settings import Fetch, Pool
 from gemstead.openai.mediaurl import wanted
 from gemstead.refused import Refused
 from gemstead.testing import FakeEngine, Script, words
@@ -21,6 +22,7 @@ from gemstead.testing.peer import Answer, post
 from gemstead.testing.stack import Stack, start_stack
 from gemstead.traffic.budget import Rule, RuleBook, Selector
 from gemstead.traffic.caller import RateLimit
+from gemstead.traffic.rules import Rule as Fallback
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: image/png\r\nconnection: close\r\n"
@@ -439,6 +441,50 @@ async def test_what_was_fetched_is_held_too_and_charged_once(tmp_path):
         assert (await asked(stack, clip(server.port, "/none"))).status == 400
         await used(stack, "tokens_per_day", record.prompt_tokens + record.output_tokens)
         await used(stack, "requests_per_day", 2)
+
+
+NOISE = b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + random.Random(1).randbytes(9000)
+FILM = b"HTTP/1.1 200 OK\r\ncontent-type: video/mp4\r\nconnection: close\r\n\r\n" + NOISE
+
+
+@pytest.mark.parametrize(
+    ("limits", "status"),
+    [
+        (limited(tokens_per_day=50_000, concurrent=1), 200),
+        ({"limit": RateLimit(tokens_per_minute=50_000, concurrent=1)}, 200),
+        (limited(tokens_per_day=3000), 429),
+        ({"limit": RateLimit(tokens_per_minute=1000)}, 429),
+    ],
+)
+async def test_media_too_long_for_their_model_go_to_another_and_are_held_there_too(tmp_path, limits, status):
+    """What another model is asked holds what was fetched: so do the limits, before it is asked."""
+    falls = Fallback(name="never-nothing", models=("m",), fallbacks=("wide",))
+    async with (
+        shop({"/clip": FILM}) as server,
+        FakeEngine(context_tokens=500) as engine,
+        FakeEngine() as wide,
+    ):
+        more = {
+            "pools": (Pool(name="m"), Pool(name="wide")),
+            "endpoints": (engine.facts("a", pool="m"), wide.facts("w", pool="wide")),
+            "routing": (falls,),
+        }
+        async with start_stack(
+            folder=tmp_path, media="fetch", fetch=local(server.port), **more, **limits
+        ) as stack:
+            for _ in range(2):
+                answer = await asked(stack, clip(server.port))
+                assert answer.status == status, answer.body
+            assert (len(server.asked), engine.seen, len(wide.seen)) == (2, [], 2 if status == 200 else 0)
+            records = await stack.records(2)
+            if status == 200:
+                url = json.loads(wide.seen[0].body)["messages"][0]["content"][0]["video_url"]["url"]
+                assert base64.b64decode(url.partition(",")[2]) == NOISE
+                assert answer.headers["x-gemstead-fallback"] == "m"
+            if "rulebook" in limits:
+                spent = sum(one.prompt_tokens + one.output_tokens for one in records)
+                await used(stack, "tokens_per_day", spent)
+            await stack.quiet()
 
 
 @pytest.mark.parametrize(

@@ -216,6 +216,10 @@ class Exchange(Reply):
                 self.hold = gate.limits.hold(caller, call.most_tokens, self.began_at)
             elif not gate.allowances.admit(self):
                 return  # it goes on by itself when the store of limits has answered
+        elif self.hold is not None:  # it has fallen back, perhaps with what was fetched
+            gate.limits.grow(self.hold, call.most_tokens, monotonic())
+        elif gate.allowances is not None and not gate.allowances.grow(self):
+            return
         if self.errand is not None:
             self.errand.begin(self)  # it goes on by itself when what it names is here
             return
@@ -272,6 +276,8 @@ class Exchange(Reply):
         self.tried_before = record.attempts
         self.call = self.describe(request, to)
         try:
+            if self.call.prompt_tokens >= gate.too_long.get(to, inf):
+                self.check_fits(request, self.call)
             if self in gate.running:
                 self.overdue_at = self.total_at
                 self.another(fresh=True)
