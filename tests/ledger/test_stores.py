@@ -16,7 +16,7 @@ from gemstead.ledger.audittable import MIGRATIONS, append, sealed
 from gemstead.ledger.database import LedgerTrouble, open_to_write
 from gemstead.ledger.denials import Denial
 from gemstead.ledger.keys import Grant, UnknownKey, open_keys
-from gemstead.ledger.log import SqliteLog
+from gemstead.ledger.log import Seen, SqliteLog
 from gemstead.ledger.postgres.keys import PostgresKeys
 from gemstead.ledger.postgres.link import linked
 from gemstead.ledger.postgres.log import PostgresLog
@@ -227,6 +227,16 @@ def test_the_chain_holds_is_signed_and_exported(ledger):
     facts = ledger.log.facts()
     assert (facts.calls, facts.first, facts.signed is not None) == (10, BEGAN, True)
     assert set(facts.acts) == {"key.create", "audit.checkpoint"}
+
+
+def test_who_called_without_a_key_is_told_with_when(ledger):
+    assert ledger.log.callers() == []
+    who = ("corp:ann", "gms_abcdefgh", "mesh:0A", "corp:ann", "")
+    ledger.write(*(record(n, key_id=one, user=one[-3:]) for n, one in enumerate(who)))
+    assert ledger.log.callers() == [
+        Seen(who="corp:ann", tenant="acme", user="ann", last=BEGAN + 3),
+        Seen(who="mesh:0A", tenant="acme", user=":0A", last=BEGAN + 2),
+    ]
 
 
 def test_what_is_due_is_deleted_and_the_chain_stays_whole(ledger):

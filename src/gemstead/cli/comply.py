@@ -7,7 +7,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gemstead.ledger.key import Key
     from gemstead.operate.compliance.evidence import Evidence
 
 FRAMEWORKS = ("soc2", "iso27001", "hipaa", "eu-ai-act", "gdpr")
@@ -30,7 +29,7 @@ def add(subparsers: Any) -> None:
 
     review_ = subparsers.add_parser(
         "access-review",
-        description="Who may do what: every key and rule of identity, last used, and what is stale.",
+        description="Who may do what: every key, rule of identity and caller, last used, and what is stale.",
     )
     review_.add_argument(
         "--record", action="store_true", help="write into the audit log that it was reviewed now"
@@ -41,6 +40,7 @@ def add(subparsers: Any) -> None:
 
 def report(args: argparse.Namespace) -> int:
     """Print the report; 0 also when controls are open."""
+    from gemstead.operate.compliance.access import rows_of
     from gemstead.operate.compliance.judge import as_json, frameworks, judged
 
     evidence = _evidence(args)
@@ -48,7 +48,7 @@ def report(args: argparse.Namespace) -> int:
     about = frameworks()[args.framework]
     if args.json:
         said = {"framework": args.framework, **about, "at": evidence.now, "trouble": evidence.trouble}
-        print(json.dumps({**said, "controls": as_json(lines)}, indent=2))
+        print(json.dumps({**said, "controls": as_json(lines), "access": rows_of(evidence)}, indent=2))
         return 0
     print(f"{about['name']}\n{about['about']}\n")
     for line in lines:
@@ -61,6 +61,9 @@ def report(args: argparse.Namespace) -> int:
         print(f"        you: {line.control.operator}")
     count = [sum(line.state == state for line in lines) for state in ("set", "open", "yours")]
     print(f"\n{count[0]} set, {count[1]} open, {count[2]} yours alone. This is evidence, not a judgement.")
+    rows = rows_of(evidence)
+    noticed = sum(bool(row["notice"]) for row in rows)
+    print(f"Access: {len(rows)} ways in, {noticed} to look at; `gemstead access-review` lists them.")
     for trouble in evidence.trouble:
         print(f"could not be read: {trouble}")
     return 0
@@ -70,6 +73,7 @@ def review(args: argparse.Namespace) -> int:
     """Print who may do what; with --record remember that it was looked at."""
     from gemstead.cli.tables import show
     from gemstead.ledger.key import date
+    from gemstead.operate.compliance.access import rows_of
 
     evidence = _evidence(args)
     rows = rows_of(evidence)
@@ -78,53 +82,38 @@ def review(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
-    heads = ("KEY", "TENANT", "USER", "APP", "ROLES", "STATE", "CREATED", "EXPIRES", "LAST USED", "NOTICE")
+    heads = (
+        "KIND",
+        "WHO",
+        "TENANT",
+        "USER",
+        "APP",
+        "ROLES",
+        "STATE",
+        "CREATED",
+        "EXPIRES",
+        "LAST USED",
+        "NOTICE",
+    )
     times = ("created", "expires", "last_used")
     show(
         heads,
         [
-            [date(value) if name in times and value is not None else value for name, value in row.items()]
+            [date(value) if name in times and value is not None else value for name, value in row.items()][
+                :-1
+            ]
             for row in rows
         ],
     )
-    for issuer in evidence.spec.identity.issuers:
-        print(f"issuer {issuer.name}: whoever it signs in, with the roles that its claims give")
-    print(f"{len(rows)} keys that can be used; {sum(bool(row['notice']) for row in rows)} to look at")
+    print()
+    for roles, may in sorted({(row["roles"], ", ".join(row["may"])) for row in rows if row["roles"]}):
+        print(f"{roles}: {may or 'nothing'}")
+    kinds = [row["kind"] for row in rows]
+    print(
+        f"\n{kinds.count('key')} keys that can be used, {kinds.count('caller')} callers by token or certificate; "
+        f"{sum(bool(row['notice']) for row in rows)} to look at"
+    )
     return 0
-
-
-def rows_of(evidence: Evidence) -> list[dict[str, Any]]:
-    """Each key that can be used, and what is to be noticed of it."""
-    now = evidence.now
-    usable = [key for key in evidence.keys if key.state(now) in ("active", "retiring")]
-    return [
-        {
-            "key_id": key.key_id,
-            "tenant": key.tenant,
-            "user": key.user,
-            "app": key.app,
-            "roles": ",".join(key.roles),
-            "state": key.state(now),
-            "created": key.created,
-            "expires": key.expires,
-            "last_used": key.last_used,
-            "notice": _notice(key, now),
-        }
-        for key in usable
-    ]
-
-
-def _notice(key: Key, now: float) -> str:
-    from gemstead.operate.compliance.judge import STALE_DAYS, is_stale
-
-    said = []
-    if is_stale(key.created, key.last_used, now):
-        said.append(f"unused for {STALE_DAYS} days")
-    if key.expires is None:
-        said.append("never expires")
-    if "admin" in key.roles:
-        said.append("may do everything")
-    return "; ".join(said)
 
 
 def _record(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
@@ -136,8 +125,8 @@ def _record(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     from gemstead.wiring.files import state_dir
     from gemstead.wiring.ledger import audit_log
 
-    noticed = sum(bool(row["notice"]) for row in rows)
-    act = new_act(REVIEWED, detail={"keys": len(rows), "noticed": noticed})
+    keys, noticed = sum(row["kind"] == "key" for row in rows), sum(bool(row["notice"]) for row in rows)
+    act = new_act(REVIEWED, detail={"keys": keys, "ways": len(rows), "noticed": noticed})
     audit_log(state_dir(read_spec(args), os.environ)).remember(act)
 
 
@@ -148,8 +137,9 @@ def _evidence(args: argparse.Namespace) -> Evidence:
     from gemstead.cli.options import read_spec
     from gemstead.operate.compliance.evidence import gather
     from gemstead.wiring.files import state_dir
-    from gemstead.wiring.ledger import audit_log, key_store
+    from gemstead.wiring.ledger import audit_log, key_store, password_file
 
     spec = read_spec(args)
     folder = state_dir(spec, os.environ)
-    return gather(spec, key_store(folder, mint=False), audit_log(folder), time.time())
+    there = password_file(folder).exists()
+    return gather(spec, key_store(folder, mint=False), audit_log(folder), time.time(), password=there)

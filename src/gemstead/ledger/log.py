@@ -34,6 +34,15 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     acts: dict[str, float] = {}  # by action: when it was last done
 
 
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody who called by a token or certificate: `who` is issuer:subject. Times in Unix seconds."""
+
+    who: str
+    tenant: str
+    user: str
+    last: float
+
+
 class AuditLog(Protocol):
     """Every method may raise LedgerTrouble, with what to do."""
 
@@ -75,6 +84,7 @@ class AuditLog(Protocol):
         upto: int | None = None,
     ) -> Pruned: ...
     def facts(self) -> Facts: ...
+    def callers(self) -> list[Seen]: ...
 
 
 class SqliteLog:
@@ -181,6 +191,20 @@ class SqliteLog:
                     "SELECT action, max(at) FROM acts WHERE outcome = 'done' GROUP BY action"
                 )
                 return Facts(calls=calls, first=first, signed=signed, acts=dict(done.fetchall()))
+
+    def callers(self) -> list[Seen]:
+        """Who called by a token or certificate, in the order of their names. Looks at every record."""
+        with reading(self.path, audittable.MIGRATIONS) as connection:
+            rows = [] if connection is None else connection.execute(callers_of("audit")).fetchall()
+        return [Seen(who=who, tenant=tenant, user=user, last=last) for who, tenant, user, last in rows]
+
+
+def callers_of(table: str) -> str:
+    """The question for `callers`, of a table of calls."""
+    return (
+        f'SELECT key_id, max(tenant), max("user"), max(began) FROM {table} '  # noqa: S608
+        "WHERE key_id LIKE '%:%' GROUP BY key_id ORDER BY key_id"
+    )
 
 
 def last_of(path: Path) -> Checkpoint | None:

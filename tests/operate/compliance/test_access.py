@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gemstead.cli.comply import FRAMEWORKS, rows_of
+from gemstead.cli.comply import FRAMEWORKS
 from gemstead.cli.main import main
 from gemstead.ledger.acts import new_act, remember
-from gemstead.ledger.keys import Grant, open_keys
+from gemstead.ledger.audit import AuditRecord
+from gemstead.ledger.keys import Denial, Grant, open_keys
 from gemstead.ledger.log import SqliteLog
+from gemstead.ledger.writer import Writer
+from gemstead.operate.compliance.access import rows_of
 from gemstead.operate.compliance.evidence import gather
 from gemstead.operate.compliance.judge import CHECKS, DAY_S, controls, frameworks, judged
 from gemstead.spec.model import Spec
+from gemstead.traffic.roles import RIGHTS
 
 HERE = Path(__file__).parents[3]
 NOW = 1_800_000_000.0
@@ -95,13 +100,59 @@ def test_what_is_stale_is_said(tmp_path):
     assert state(tmp_path, "iso27001", "A.5.18") == "open"
 
 
+IDENTITY = {
+    "issuers": [
+        {
+            "name": "corp",
+            "issuer": "https://id.example",
+            "audience": ["gemstead"],
+            "default_roles": ["viewer"],
+            "grants": [{"group": "ml", "role": "developer"}, {"group": "root", "role": "admin"}],
+        }
+    ],
+    "certificates": [{"name": "mesh", "when": "dns[0]", "roles": ["lead"]}],
+    "roles": [{"name": "lead", "extends": ["viewer"], "allow": ["usage.all"]}],
+}
+
+
+def test_every_way_in_is_listed_with_what_it_may_do_and_who_came_by_it(tmp_path):
+    store = open_keys(tmp_path / "keys.db", b"p" * 32)
+    writer = Writer(tmp_path / "audit.db")
+    for who, days in (("corp:ann", 200), ("corp:ann", 1), ("corp:ben", 120), ("mesh:0A", 2), ("gms_x", 1)):
+        user = "indexer" if who == "mesh:0A" else who.partition(":")[2]
+        writer.put(
+            AuditRecord(
+                call_id=f"{who}{days}", began=NOW - days * DAY_S, key_id=who, user=user, tenant="acme"
+            )
+        )
+    writer.close()
+    store.deny(Denial(issuer="mesh", kind="subject", value="indexer", at=NOW))
+    found = evidence(tmp_path, {"identity": IDENTITY})
+    rows = {(row["kind"], row["key_id"]): row for row in rows_of(replace(found, password=True))}
+    assert {who: (row["roles"], row["notice"]) for who, row in rows.items()} == {
+        ("issuer", "corp"): ("viewer", ""),
+        ("group", "corp:ml"): ("developer", ""),
+        ("group", "corp:root"): ("admin", "may do everything"),
+        ("certificate", "mesh"): ("lead", ""),
+        ("caller", "corp:ann"): ("", ""),
+        ("caller", "corp:ben"): ("", "unused for 90 days"),
+        ("caller", "mesh:0A"): ("", "denied here"),
+        ("password", "admin.password"): ("admin", "break-glass; may do everything"),
+    }
+    assert rows["caller", "corp:ann"]["last_used"] == NOW - DAY_S
+    assert rows["certificate", "mesh"]["may"] == ["metrics.read", "models.list", "status.read", "usage.all"]
+    assert set(rows["group", "corp:root"]["may"]) == set(RIGHTS)
+    assert ("password", "admin.password") not in {(row["kind"], row["key_id"]) for row in rows_of(found)}
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_the_report_is_printed_and_is_json(tmp_path, framework, capsys):
     folder = ["--set", f"state_dir={tmp_path}"]
     assert main(["comply", "report", "--framework", framework, *folder]) == 0
     assert "not a judgement" in capsys.readouterr().out
     assert main(["comply", "report", "--framework", framework, "--json", *folder]) == 0
-    assert json.loads(capsys.readouterr().out)["controls"]
+    said = json.loads(capsys.readouterr().out)
+    assert said["controls"] and said["access"] == []
 
 
 def test_a_recorded_review_is_evidence(tmp_path, capsys):

@@ -16,7 +16,7 @@ from gemstead.ledger.acts import new_act, signed
 from gemstead.ledger.audit import Act, AuditRecord
 from gemstead.ledger.chain import Checkpoint, Fault
 from gemstead.ledger.database import LedgerTrouble
-from gemstead.ledger.log import Facts, Mark, last_of
+from gemstead.ledger.log import Facts, Mark, Seen, callers_of, last_of
 from gemstead.ledger.postgres.link import Link, kept, linked, told
 from gemstead.ledger.postgres.place import Place, shown
 from gemstead.ledger.postgres.proof import StoreChain
@@ -144,6 +144,12 @@ class PostgresLog:
                 "SELECT action, max(at) FROM gemstead_acts WHERE outcome = 'done' GROUP BY action"
             )
         return Facts(calls=calls, first=first, signed=signed_at, acts=dict(done))
+
+    def callers(self) -> list[Seen]:
+        """Who called by a token or certificate, through any gateway. Looks at every record."""
+        with linked(self._place.url()) as link:
+            rows = link.rows(callers_of("gemstead_audit"))
+        return [Seen(who=who, tenant=tenant, user=user, last=last) for who, tenant, user, last in rows]
 
     # -- proven -----------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gemstead.ledger.database import LedgerTrouble
 from gemstead.ledger.key import Key
 from gemstead.ledger.keys import KeyStore
-from gemstead.ledger.log import AuditLog, Facts
+from gemstead.ledger.log import AuditLog, Facts, Seen
 from gemstead.spec.model import Spec
 from gemstead.spec.secrets import references
 
@@ -28,20 +28,25 @@ class Evidence:
     drilled: float | None
     secrets: int
     trouble: tuple[str, ...] = ()
+    callers: tuple[Seen, ...] = ()  # by token or certificate
+    denied: frozenset[tuple[str, str]] = frozenset()  # issuer ("*": any), and subject, token or serial number
+    password: bool = False  # whether there is one to break the glass
 
 
-def gather(spec: Spec, keys: KeyStore, audit: AuditLog, now: float) -> Evidence:
-    """The evidence of the installation with these keys and this audit log."""
+def gather(spec: Spec, keys: KeyStore, audit: AuditLog, now: float, *, password: bool = False) -> Evidence:
+    """The evidence of the installation with these keys, this audit log and perhaps a break-glass password."""
     trouble: list[str] = []
     found: tuple[Key, ...] = ()
-    facts = Facts()
+    facts, callers, denied = Facts(), tuple[Seen, ...](), frozenset[tuple[str, str]]()
     try:
         found = tuple(keys.list())
+        denied = frozenset((one.issuer, one.value) for one in keys.denied())
     except LedgerTrouble as error:
         trouble.append(str(error))
     try:
-        facts = audit.facts()
+        facts, callers = audit.facts(), tuple(audit.callers())
     except LedgerTrouble as error:
         trouble.append(str(error))
     values = (facts.calls, facts.first, facts.signed, facts.acts.get(REVIEWED), facts.acts.get(DRILLED))
-    return Evidence(spec, now, found, *values, len(list(references(spec))), tuple(trouble))
+    secrets = len(list(references(spec)))
+    return Evidence(spec, now, found, *values, secrets, tuple(trouble), callers, denied, password)

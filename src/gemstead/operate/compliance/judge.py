@@ -139,7 +139,7 @@ def _access_reviewed(e: Evidence) -> Found:
 
 
 def _restore_drilled(e: Evidence) -> Found:
-    return _lately(e.drilled, e.now, DRILL_DAYS, "restore drill", "")
+    return _lately(e.drilled, e.now, DRILL_DAYS, "restore drill", "gemstead restore --drill FILE")
 
 
 def _identity_provider(e: Evidence) -> Found:
