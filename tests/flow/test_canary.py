@@ -8,24 +8,37 @@ import base64
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import msgspec
 import pytest
+import redis.asyncio as redis
 
-from gemstead.gateway.settings import Bounds, Deadlines
+from gemstead.gateway.settings import Bounds, Deadlines, Fetch, Sharing
 from gemstead.ledger.acts import checkpoint, new_act, remember
+from gemstead.ledger.database import LedgerTrouble
 from gemstead.ledger.keys import Grant
+from gemstead.ledger.postgres.link import linked
+from gemstead.ledger.postgres.push import Pusher
+from gemstead.ledger.postgres.schema import upgrade
 from gemstead.ledger.proof import export
 from gemstead.ledger.ship.forms import FORMS
 from gemstead.ledger.ship.spool import Spool
 from gemstead.ledger.signing import Signer
+from gemstead.operate.backup import backup
 from gemstead.testing import FakeEngine, Script, make_key
 from gemstead.testing.peer import post
 from gemstead.testing.stack import start_stack
+from gemstead.traffic.budget import Rule, RuleBook
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "ledger" / "counters"))
+
+from servers import postgres_bin, postgres_server, redis_server, until
 
 PLACES = (
     "prompt", "system", "tool", "argument", "toolresult", "image", "imagename",
@@ -182,6 +195,117 @@ async def test_no_content_is_written_anywhere(tmp_path):
         assert not found_in(data), name
         assert key.secret.encode() not in data, name
     assert {Path(name).name for name, _ in left_over(folder)} >= {"audit.db", "worker.log", "export.jsonl"}
+
+
+async def a_host_that_knows_nothing(reader, writer):
+    """Tells in its answer what it was asked for."""
+    asked = await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 404 Not Found\r\nconnection: close\r\n\r\n" + asked)
+    writer.close()
+
+
+def rows_of(url):
+    """Every row of every table, as text."""
+    with linked(url) as link:
+        tables = link.rows("SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'")
+        return {table: repr(link.rows(f"SELECT t::text FROM {table} t")).encode() for (table,) in tables}
+
+
+async def keys_of(url):
+    """All that a Redis holds; streams and hashes as they were written."""
+    client = redis.Redis.from_url(url)
+    found = []
+    async for key in client.scan_iter():
+        kind = await client.type(key)
+        read = {b"stream": client.xrange, b"hash": client.hgetall, b"string": client.get}.get(
+            kind, client.dump
+        )
+        found.append(repr((key, await read(key))).encode())
+    await client.aclose()
+    return found
+
+
+async def test_no_content_goes_to_the_store_to_other_gateways_or_into_a_backup(tmp_path):
+    """Nor to hosts of media that cannot be fetched, into counters of limits, or into words about any of that."""
+    if shutil.which("redis-server") is None or postgres_bin() is None:
+        pytest.skip("redis-server or PostgreSQL is not installed")
+    folder = tmp_path / "state"
+    folder.mkdir()
+    key = make_key(folder, Grant(tenant="acme", app="shop", user="eve"))
+    head = (*HEADERS, f"Authorization: Bearer {key.secret}")
+    server = await asyncio.start_server(a_host_that_knows_nothing, "127.0.0.1", 0)
+    host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    fetch = Fetch(hosts=(host,), networks=("127.0.0.0/8",), plain_http=True)
+    rules = RuleBook(rules=(Rule(name="r", tokens_per_day=10**9, requests_per_minute=10**6),))
+    answer = Script(pieces=tuple(f"{CANARIES['answer']} {n}" for n in range(4)))
+    with redis_server() as kept, postgres_server() as store:
+        async with (
+            FakeEngine(answer) as one,
+            FakeEngine(answer) as other,
+            start_stack(
+                one,
+                other,
+                folder=folder,
+                keys_required=True,
+                keys_path=key.keys_path,
+                pepper=key.pepper,
+                media="fetch",
+                fetch=fetch,
+                rulebook=rules,
+                limit_store=kept.url,
+                sharing=Sharing(store=kept.url, secret="s" * 32),
+            ) as stack,
+        ):
+            long = {"role": "user", "content": CANARIES["prompt"] * 500}
+            for stream in (False, True):
+                await tell(stack, post(ask(stream=stream), headers=head))
+                await tell(stack, post(ask(messages=[long], stream=stream), headers=head))
+            for address in (f"http://{host}/{CANARIES['path']}?{CANARIES['query']}",
+                            f"http://{host}/{'x' * 9000}{CANARIES['path']}",
+                            f"https://{CANARIES['path']}.example/{CANARIES['query']}",
+                            f"file:///{CANARIES['path']}"):  # fmt: skip
+                part = {"type": "image_url", "image_url": {"url": address}}
+                await tell(stack, post(ask(messages=[{"role": "user", "content": [part]}]), headers=head))
+            assert any(CANARIES["prompt"].encode() in seen.body for seen in (*one.seen, *other.seen))
+            await stack.records(8)
+            metrics = msgspec.json.encode(await stack.figures())
+            await asyncio.sleep(0.6)  # two turns of what gateways tell each other
+            told = await keys_of(kept.url)
+            heard = repr(stack.heard).encode()
+        until_there(store.url)
+        pusher = Pusher(folder / "audit.db", "n")
+        with linked(store.url) as link:
+            while pusher.push(link):
+                pass
+        pusher.close()
+        tables = rows_of(store.url)
+    server.close()
+    backup(folder, tmp_path / "backup.tar.gz", 1.0)
+    with tarfile.open(tmp_path / "backup.tar.gz") as archive:
+        packed = [(one.name, archive.extractfile(one).read()) for one in archive if one.isfile()]
+    assert len(told) >= 2 and any(b"traffic" in one for one in told), (
+        "limits are counted there, and it was told"
+    )
+    assert tables["gemstead_audit"].count(b"acme") >= 8 and any(
+        name.endswith("audit.db") for name, _ in packed
+    )
+    everywhere = [*left_over(folder), *tables.items(), *packed, *(("Redis", one) for one in told)]
+    for name, data in [*everywhere, ("metrics", metrics), ("troubles", heard)]:
+        assert not found_in(data), name
+        assert key.secret.encode() not in data, name
+
+
+def until_there(url):
+    until(lambda: reachable(url), "PostgreSQL lets nobody in")
+    upgrade(url)
+
+
+def reachable(url):
+    try:
+        with linked(url) as link:
+            return bool(link.value("SELECT 1"))
+    except LedgerTrouble:
+        return False
 
 
 def test_the_search_finds_what_it_looks_for(tmp_path):
