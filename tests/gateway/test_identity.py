@@ -147,6 +147,16 @@ async def test_a_client_certificate_stands_for_a_caller(tmp_path, keys, whose):
                 await peer.send(post(ASK))
                 assert (await peer.answer()).status == 401
             [first, *_] = await stack.records(3)
+            bare = ssl.create_default_context()
+            server.configure_trust(bare)
+            for forgotten in (keys.lift("mesh", "subject", "indexer.research.svc"), True):
+                assert forgotten
+                assert (await status(stack, "", tls=context)).status == 200
+                # The same bytes over a connection without it are nobody's.
+                assert (await status(stack, "", tls=bare)).status == 401
+            serial = first.key_id.removeprefix("mesh:")
+            keys.deny(Denial(issuer="mesh", kind="token", value=serial, at=time.time()))
+            assert (await status(stack, "", tls=context)).status == 401
             assert (first.tenant, first.user, first.app) == ("research", "indexer.research.svc", "indexer")
 
 
