@@ -1,7 +1,8 @@
 """Writes records for some seconds through the product's own Writer, then verifies the chain.
 
 `--rate` puts so many a second, as a gateway would (default: as fast as they are taken, held below 50,000 in memory).
-Says records a second of wall time and microseconds of CPU of this process for each, with and without the sealing, and
+Says records a second of wall time (from the first one written to the close, and while they were put), how many waited
+in memory at most, and microseconds of CPU of this process for each, with and without the sealing, and
 the same for verification. With `--processes` several write one file at once.
 """
 
@@ -57,10 +58,14 @@ def record(name: str, number: int) -> AuditRecord:
 def write(path: Path, name: str, seconds: float, rate: float, told: multiprocessing.Queue) -> None:
     """Put records for so long; tells how many, the wall and the CPU time."""
     writer = Writer(path)
-    began, cpu, put = time.monotonic(), time.process_time(), 0
-    making = 0.0
+    writer.put(record(name, 0))
+    while not writer.written:  # the file is made, and its writer runs
+        time.sleep(0.001)
+    began, cpu, put = time.monotonic(), time.process_time(), 1
+    making, most_held = 0.0, 0
     while (now := time.monotonic() - began) < seconds:
         if (rate and put > now * rate) or writer.held > 50_000:
+            most_held = max(most_held, writer.held)
             time.sleep(0.001)
             continue
         at = time.thread_time()
@@ -69,8 +74,10 @@ def write(path: Path, name: str, seconds: float, rate: float, told: multiprocess
             one = record(name, put)
             writer.put(one)
         making += time.thread_time() - at
+    steady = (writer.written - 1) / (time.monotonic() - began)
     unwritten = writer.close(within_s=60)
-    told.put((put - unwritten, time.monotonic() - began, time.process_time() - cpu - making))
+    wall, cpu = time.monotonic() - began, time.process_time() - cpu - making
+    told.put((put - unwritten, wall, cpu, steady, most_held))
 
 
 def without_sealing(count: int) -> float:
@@ -118,6 +125,8 @@ def main() -> None:
     said = {
         "records": count,
         "records_per_s": round(count / wall),
+        "while_putting_per_s": round(sum(r[3] for r in results)),
+        "most_held": max(r[4] for r in results),
         "writing_cpu_us": round(cpu / count * 1e6, 1),
         "of_it_sealing_us": round(without_sealing(20_000), 1),
         "bytes_per_record": round(size / count),
