@@ -133,8 +133,8 @@ async def _by_device(document: Any, us: oidc.Client, http: httpx2.AsyncClient) -
     if whole := shown.get("verification_uri_complete"):
         print(f"or open {whole}\n", file=sys.stderr)
     sys.stderr.flush()
-    pause_s = float(shown.get("interval", 5))
-    until = time.monotonic() + float(shown.get("expires_in", WAIT_S))
+    pause_s = _seconds(shown.get("interval"), 5.0)
+    until = time.monotonic() + _seconds(shown.get("expires_in"), WAIT_S)
     while time.monotonic() < until:
         await asyncio.sleep(pause_s)
         try:
@@ -147,6 +147,11 @@ async def _by_device(document: Any, us: oidc.Client, http: httpx2.AsyncClient) -
         if tokens is not None:
             return tokens
     raise Trouble("nobody entered the code in time; try again")
+
+
+def _seconds(said: object, usual: float) -> float:
+    """What a provider said, an hour at most; the usual where that is no time."""
+    return min(float(said), 3600.0) if isinstance(said, (int, float)) and said >= 0 else usual
 
 
 def logout(args: argparse.Namespace) -> int:
