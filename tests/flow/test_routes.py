@@ -177,6 +177,45 @@ async def test_a_prompt_too_long_for_its_model_goes_whole_to_one_that_takes_it_a
                 await counted(stack, {"tokens_per_day": spent, "requests_per_day": 2})
 
 
+@pytest.mark.parametrize("how", ["too long", "503"])
+async def test_limits_of_the_model_that_answers_hold_and_not_those_of_the_one_that_did_not(tmp_path, how):
+    """A call that falls back is one request, and pays where it was answered; a limit there may refuse it."""
+    of = lambda name, model, **limits: budget.Rule(  # noqa: E731
+        name=name, select=budget.Selector(model=model), **limits
+    )
+    rules = (
+        of("all", (), requests_per_day=100, tokens_per_day=10**6, concurrent=1),
+        of("l", ("large",), tokens_per_minute=10**6, money_per_day=10**12),
+        of("s", ("small",), requests_per_hour=2, tokens_per_month=10**6),
+    )
+    rule = Rule(name="never-nothing", models=("large",), fallbacks=("small",))
+    prompt = {"role": "user", "content": " ".join(f"word{n}" for n in range(3000))}
+    facts = {"context_tokens": 500} if how == "too long" else {}
+    async with (
+        FakeEngine(Script(status=503)) as large,
+        FakeEngine() as small,
+        start_stack(
+            folder=tmp_path,
+            routing=(rule,),
+            rulebook=budget.RuleBook(rules=rules),
+            **fleet(large, small, of_large=facts),
+        ) as stack,
+        await stack.peer() as peer,
+    ):
+        statuses = []
+        for _ in range(3):
+            await peer.send(post(ASK | {"messages": [prompt]}))
+            statuses.append((await peer.answer()).status)
+        assert statuses == [200, 200, 429], "the third is one more than the small model's limit"
+        records = await stack.records(3)
+        assert len(small.seen) == 2
+        spent = sum(one.prompt_tokens + one.output_tokens for one in records)
+        held = 2 if how == "too long" else 3  # the third was let in at the first model, or nowhere
+        used = {"tokens_per_day": spent, "tokens_per_month": spent, "requests_per_day": held}
+        await counted(stack, used)
+        await stack.quiet()
+
+
 async def counted(stack, wanted, within_s=5.0):
     """Wait until the store of counters has just this."""
     until = asyncio.get_running_loop().time() + within_s

@@ -144,6 +144,33 @@ class Allowances:
         self.accounts.check_size(accounts, need.tokens, need.bound, need.money)
         return self.decide(exchange, Need(need.terms, accounts, tokens, bound, money), Waiting)
 
+    def move(self, exchange: Exchange) -> bool:
+        """Whether the call, which another model than before takes, goes on now. False: as of `admit`.
+
+        It stays one request. What it held of limits that do not hold for the other model comes back.
+
+        Raises:
+            Refused: as of `admit`, by what holds for the other model.
+        """
+        before, caller, call, held = exchange.need_of, exchange.caller, exchange.call, exchange.allowed
+        assert caller is not None and call is not None
+        found, accounts = self.accounts.terms(caller, call.model)
+        if before is not None and found == before.terms:
+            return self.grow(exchange)
+        if held is not None:
+            held.settle(0, 0, 0)
+            exchange.allowed = None
+        if found.bounded or found.budgets:
+            need = self.bind(exchange, found, accounts)
+        else:
+            need = Need(found, accounts, call.most_tokens, 0, 0)
+        exchange.need_of = need
+        counted = () if before is None else before.accounts
+        due = tuple(one for one in accounts if one.cap.unit != "requests" or one not in counted)
+        if not due:
+            return True
+        return self.decide(exchange, Need(found, due, need.tokens, need.bound, need.money), Waiting)
+
     def decide(self, exchange: Exchange, need: Need, new: Callable[[Exchange, Need, Short], Waiting]) -> bool:
         """Hold what the call needs, or needs beside what it holds; or let it wait."""
         held, before = self.hold(need), exchange.allowed

@@ -218,7 +218,7 @@ class Exchange(Reply):
                 return  # it goes on by itself when the store of limits has answered
         elif self.hold is not None:  # it has fallen back, perhaps with what was fetched
             gate.limits.grow(self.hold, call.most_tokens, monotonic())
-        elif gate.allowances is not None and not gate.allowances.grow(self):
+        elif gate.allowances is not None and not gate.allowances.move(self):
             return
         if self.errand is not None:
             self.errand.begin(self)  # it goes on by itself when what it names is here
@@ -280,7 +280,8 @@ class Exchange(Reply):
                 self.check_fits(request, self.call)
             if self in gate.running:
                 self.overdue_at = self.total_at
-                self.another(fresh=True)
+                if gate.allowances is None or gate.allowances.move(self):
+                    self.another(fresh=True)
             else:  # it was too long before limits had looked at it, or its media could not be fetched at once
                 self.enter(self.call)
         except Refused as refusal:
