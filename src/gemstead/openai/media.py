@@ -34,7 +34,7 @@ def check(body: bytes, sources: bool = False) -> None:
     Raises:
         Refused: BAD_REQUEST: one is. The field is named.
     """
-    plain = b"_" not in body or (b"_url" not in body and b"input_audio" not in body)
+    plain = b"_" not in body or (b"_url" not in body and b"_audio" not in body)
     if plain and (b"\\" not in body or b"\\u00" not in body) and not (sources and b'"source"' in body):
         return
     try:
