@@ -191,7 +191,7 @@ def test_the_drill_is_where_compliance_looks_for_it(ledger, tmp_path, capsys, mo
         ]
         return found["met"], found["seen"]
 
-    assert last_drill() == (False, "no restore drill is recorded")
+    assert last_drill() == (False, "no restore drill is recorded (`gemstead restore --drill FILE`)")
     code, said = run(capsys, "backup", "a.tar.gz", *options)
     assert code == 0 and "3 keys" in said.out
     bad = rewritten(tmp_path / "a.tar.gz", tmp_path / "b.tar.gz", flipped("pepper"))
