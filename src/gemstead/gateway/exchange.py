@@ -220,6 +220,14 @@ class Exchange(Reply):
             gate.limits.grow(self.hold, call.most_tokens, monotonic())
         elif gate.allowances is not None and not gate.allowances.move(self):
             return
+        self.onward()
+
+    def onward(self) -> None:
+        """No limit forbids it: fetch what it names, or pick an endpoint.
+
+        Raises:
+            Refused: no endpoint takes it.
+        """
         if self.errand is not None:
             self.errand.begin(self)  # it goes on by itself when what it names is here
             return
@@ -298,11 +306,7 @@ class Exchange(Reply):
     def allowed_in(self) -> None:
         """The store of limits has answered, and the call may run."""
         try:
-            if self.errand is not None:
-                self.errand.begin(self)
-                return
-            self.let_in()
-            self.another(fresh=True)
+            self.onward()
         except Refused as refusal:
             self.turned_away(refusal)
 
