@@ -11,10 +11,11 @@ from __future__ import annotations
 import copy
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from gemstead.testing.served import Served
 
 Object = dict[str, Any]
 Path = tuple[str, ...]
@@ -44,7 +45,7 @@ KINDS: dict[str, dict[str, tuple[str, bool]]] = {
 }
 
 
-class ClusterApi:
+class ClusterApi(Served):
     """Use as a context manager; `url` is where it answers."""
 
     def __init__(self, *, looks: int = 1) -> None:
@@ -56,18 +57,7 @@ class ClusterApi:
         self.fail_at, self.fail_how = 0, "before"
         self.stuck: set[str] = set()  # names of workloads that never become ready
         self.lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> ClusterApi:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(_handler(self))
 
     def there(self, kind: str) -> dict[str, Object]:
         """Objects of a kind, by name."""

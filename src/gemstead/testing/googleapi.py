@@ -12,12 +12,12 @@ import json
 import re
 import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from gemstead.testing.google_vertex import VertexApi, no
+from gemstead.testing.served import Served
 
 Object = dict[str, Any]
 SERVICES = r"/apis/serving.knative.dev/v1/namespaces/[^/]+/services(?:/([^/]+))?"
@@ -35,7 +35,7 @@ class Exchange:
     answer: Object = field(default_factory=dict)
 
 
-class GoogleApi:
+class GoogleApi(Served):
     """Use as a context manager; `url` is where all three APIs answer."""
 
     def __init__(self, secrets: tuple[str, ...] = ()) -> None:
@@ -45,18 +45,7 @@ class GoogleApi:
         self.exchanges: list[Exchange] = []
         self.changes, self.fail_at, self.fail_how = 0, 0, "before"
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> GoogleApi:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(_handler(self))
 
     @property
     def asked(self) -> list[tuple[str, str, Object]]:
