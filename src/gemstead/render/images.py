@@ -97,9 +97,9 @@ def in_image(command: Command) -> Command:
     return replace(command, program=(PROGRAMS["llamacpp"], *command.program[1:]))
 
 
-def gateway_image(built: str, own: str = "", digests: Digests = NONE) -> Image:
-    """The gateway's image: the user's, or ours, which is named by what is in it."""
-    return chosen(own, digests) if own else pinned(built, "built by `gemstead render docker`", digests)
+def gateway_image(built: str, digests: Digests = NONE) -> Image:
+    """Our image of the gateway, which is named by what is in it."""
+    return pinned(built, "built by `gemstead render docker`", digests)
 
 
 def content(*texts: str) -> str:
@@ -109,7 +109,7 @@ def content(*texts: str) -> str:
 
 def chosen(own: str, digests: Digests = NONE) -> Image:
     """The user's image, by its digest where it names none and the lock file does."""
-    digest = "" if "@" in own else digests.get(own, "")
+    digest = digests.get(own, "") if own and "@" not in own else ""
     return Image(f"{own}@{digest}" if digest else own, "as the file says")
 
 

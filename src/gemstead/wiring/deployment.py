@@ -24,7 +24,7 @@ from gemstead.refused import Reason, Refused
 from gemstead.render.because import Because
 from gemstead.render.deployment import ENGINE_PORT, Deployment, Pool, needs_of
 from gemstead.render.docker import gateway_name
-from gemstead.render.images import NONE, Digests, engine_image, gateway_image, in_image
+from gemstead.render.images import NONE, Digests, chosen, engine_image, gateway_image, in_image
 from gemstead.spec.deploy import DeploySpec
 from gemstead.spec.model import ModelSpec, Spec
 
@@ -56,12 +56,12 @@ def deployment(spec: Spec, catalogue: Catalogue, digests: Digests = NONE) -> Dep
     found = Deployment(
         spec,
         pools,
-        gateway_image("", own, digests),
+        chosen(own, digests),  # ours is named by what is in it, which is known when the rest is
         gemstead.__version__,
         tuple(dict.fromkeys(notes)),
         digests,
     )
-    return found if own else replace(found, gateway=gateway_image(gateway_name(found), "", digests))
+    return found if own else replace(found, gateway=gateway_image(gateway_name(found), digests))
 
 
 def _dealt(models: Sequence[ModelSpec], card: Accelerator, count: int | None) -> list[int | None]:
