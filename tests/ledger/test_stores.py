@@ -16,7 +16,7 @@ from gemstead.ledger.audittable import MIGRATIONS, append, sealed
 from gemstead.ledger.database import LedgerTrouble, open_to_write
 from gemstead.ledger.denials import Denial
 from gemstead.ledger.keys import Grant, UnknownKey, open_keys
-from gemstead.ledger.log import Seen, SqliteLog
+from gemstead.ledger.log import SEEN, Seen, SqliteLog
 from gemstead.ledger.postgres.keys import PostgresKeys
 from gemstead.ledger.postgres.link import linked
 from gemstead.ledger.postgres.log import PostgresLog
@@ -25,6 +25,7 @@ from gemstead.ledger.postgres.push import Pusher
 from gemstead.ledger.postgres.vault import Vault, hand_out
 from gemstead.ledger.proof import verify_exports
 from gemstead.ledger.retention import Rule
+from gemstead.ledger.search import Question
 from gemstead.ledger.signing import Signer, known_keys
 from gemstead.traffic.caller import RateLimit
 
@@ -229,14 +230,63 @@ def test_the_chain_holds_is_signed_and_exported(ledger):
     assert set(facts.acts) == {"key.create", "audit.checkpoint"}
 
 
-def test_who_called_without_a_key_is_told_with_when(ledger):
+def test_who_came_without_a_key_is_told_with_when_and_what_they_might_do(ledger):
     assert ledger.log.callers() == []
     who = ("corp:ann", "gms_abcdefgh", "mesh:0A", "corp:ann", "")
     ledger.write(*(record(n, key_id=one, user=one[-3:]) for n, one in enumerate(who)))
-    assert ledger.log.callers() == [
-        Seen(who="corp:ann", tenant="acme", user="ann", last=BEGAN + 3),
-        Seen(who="mesh:0A", tenant="acme", user=":0A", last=BEGAN + 2),
-    ]
+    for name, roles in (("ann", ["viewer"]), ("ann", ["developer"]), ("ben", ["admin"])):
+        detail = {"user": name, "roles": roles, "groups": ["ml"], "kind": "token"}
+        ledger.log.remember(new_act(SEEN, f"corp:{name}", tenant="acme", detail=detail))
+    ann, ben, mesh = ledger.log.callers()
+    assert (ann.who, ann.last, ann.roles, ann.groups) == ("corp:ann", BEGAN + 3, ("developer",), ("ml",))
+    assert (ben.who, ben.last, ben.roles, ben.noted is not None) == ("corp:ben", None, ("admin",), True)
+    assert mesh == Seen(who="mesh:0A", tenant="acme", user=":0A", last=BEGAN + 2)
+
+
+# Looking for records.
+
+
+def all_of(log, **asked):
+    """Every record that is found, a few at a time."""
+    found, after = [], ""
+    while True:
+        page = log.find(Question(**{"since": 0.0, "until": 1e12, "most": 3, **asked}, after=after))
+        assert len(page.records) <= 3
+        found += page.records
+        if not (after := page.next):
+            return found
+
+
+def test_what_is_looked_for_is_found_once_and_the_latest_first(ledger):
+    tenants = ("a", "b\0\x1a", "a", "c")
+    ledger.write(
+        *(
+            record(
+                n, began=BEGAN + n // 2, tenant=tenants[n % 4], key_id=f"k{n % 3}", pool="m" if n % 2 else ""
+            )
+            for n in range(20)
+        )
+    )
+    found = all_of(ledger.log)
+    assert [one.record.call_id for one in found] == [f"call-{n:06}" for n in reversed(range(20))]
+    some = all_of(ledger.log, tenant="b\0\x1a", caller="k2", since=BEGAN + 1.0, until=BEGAN + 9.0)
+    assert [one.record.call_id for one in some] == ["call-000017", "call-000005"]
+    assert len(all_of(ledger.log, model="m", outcome="served")) == 10
+    assert all_of(ledger.log, tenant="nobody") == [] and all_of(ledger.log, until=BEGAN) == []
+    with pytest.raises(LedgerTrouble, match="calls have no action"):
+        all_of(ledger.log, action="key.create")
+    with pytest.raises(LedgerTrouble, match="no mark"):
+        ledger.log.find(Question(since=0, until=1, after="x/y/z"))
+
+
+def test_acts_are_found_by_who_did_them(ledger):
+    for n in range(4):
+        who = ("user:ann", "key:gms_x", "os:root", "gemstead")[n]
+        ledger.log.remember(new_act(f"do.{n % 2}", f"t{n}", actor=who, tenant="acme"))
+    assert [one.record.target for one in all_of(ledger.log, records="acts")] == ["t3", "t2", "t1", "t0"]
+    for who in ("user:ann", "ann"):
+        assert [one.record.target for one in all_of(ledger.log, records="acts", caller=who)] == ["t0"]
+    assert [one.record.target for one in all_of(ledger.log, records="acts", action="do.1")] == ["t3", "t1"]
 
 
 def test_what_is_due_is_deleted_and_the_chain_stays_whole(ledger):

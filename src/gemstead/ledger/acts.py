@@ -12,7 +12,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,17 @@ def remember(path: Path, one: Act) -> int:
     """
     with changing(path) as connection:
         return audittable.append_act(connection, one)
+
+
+def remember_all(path: Path, many: Sequence[Act]) -> None:
+    """Write acts in their order, all of them or none.
+
+    Raises:
+        LedgerTrouble: they cannot be written.
+    """
+    with changing(path) as connection:
+        for one in many:
+            audittable.append_act(connection, one)
 
 
 def checkpoint(path: Path, signer: Signer, now: float) -> Checkpoint | None:

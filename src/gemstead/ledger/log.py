@@ -6,23 +6,25 @@ deleted. `SqliteLog` is the file; the store's is `postgres/log.py`. One suite of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
-from gemstead.ledger import acts, audittable, proof, read, retention
+from gemstead.ledger import acts, audittable, proof, read, retention, search
 from gemstead.ledger.audit import Act, AuditRecord
 from gemstead.ledger.chain import Checkpoint
 from gemstead.ledger.database import LedgerTrouble, reading
 from gemstead.ledger.proof import Verified
 from gemstead.ledger.read import Entry, Gap, Usage
 from gemstead.ledger.retention import Hold, Pruned, Rule
+from gemstead.ledger.search import Page, Question
 from gemstead.ledger.signing import PublicKeys, Signer
 
 Mark = dict[str, int]  # by chain: the last place that was looked at
+SEEN = "identity.seen"  # the act that notes what somebody may do who came by a token or certificate
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,12 +37,15 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody who called by a token or certificate: `who` is issuer:subject. Times in Unix seconds."""
+    """Somebody who came by a token or certificate: `who` is issuer:subject. Times in Unix seconds."""
 
     who: str
     tenant: str
     user: str
-    last: float
+    last: float | None = None  # of the last call; None: there is none in the log
+    noted: float | None = None  # when it was noted last what they may do; None: that is not in the log
+    roles: tuple[str, ...] = ()  # as the file's expressions gave them then
+    groups: tuple[str, ...] = ()  # of theirs then: those that gave roles
 
 
 class AuditLog(Protocol):
@@ -59,6 +64,7 @@ class AuditLog(Protocol):
     def newer(
         self, mark: Mark, most: int, where: Mapping[str, str] | None = None
     ) -> tuple[list[Entry], Mark]: ...
+    def find(self, question: Question) -> Page: ...
     def show(self, call_id: str) -> AuditRecord | None: ...
     def verify(self, keys: PublicKeys, outside: Sequence[Checkpoint] = ()) -> list[Verified]: ...
     def export(self, since: float, until: float, tenant: str | None, signer: Signer) -> Iterator[bytes]: ...
@@ -131,6 +137,13 @@ class SqliteLog:
             return entries, {"": entries[-1].seq}
         return entries, {"": max([latest, after, *(entry.seq for entry in entries)])}
 
+    def find(self, question: Question) -> Page:
+        """A page of the records that are asked for, the latest first."""
+        query, values = search.sql_of(question)
+        with reading(self.path, audittable.MIGRATIONS) as connection:
+            rows = [] if connection is None else connection.execute(query, values).fetchall()
+        return search.page_of(question, rows)
+
     def show(self, call_id: str) -> AuditRecord | None:
         """The record of one call."""
         return read.show(self.path, call_id)
@@ -193,18 +206,49 @@ class SqliteLog:
                 return Facts(calls=calls, first=first, signed=signed, acts=dict(done.fetchall()))
 
     def callers(self) -> list[Seen]:
-        """Who called by a token or certificate, in the order of their names. Looks at every record."""
+        """Who came by a token or certificate, in the order of their names. Looks at every record."""
         with reading(self.path, audittable.MIGRATIONS) as connection:
-            rows = [] if connection is None else connection.execute(callers_of("audit")).fetchall()
-        return [Seen(who=who, tenant=tenant, user=user, last=last) for who, tenant, user, last in rows]
+            if connection is None:
+                return []
+            called = connection.execute(callers_of("audit")).fetchall()
+            noted = connection.execute(noted_of("acts")).fetchall()
+        return seen_of(called, noted)
 
 
 def callers_of(table: str) -> str:
-    """The question for `callers`, of a table of calls."""
+    """The question for those who called, of a table of calls."""
     return (
         f'SELECT key_id, max(tenant), max("user"), max(began) FROM {table} '  # noqa: S608
-        "WHERE key_id LIKE '%:%' GROUP BY key_id ORDER BY key_id"
+        "WHERE key_id LIKE '%:%' GROUP BY key_id"
     )
+
+
+def noted_of(table: str) -> str:
+    """The question for what was noted last of each, of a table of acts."""
+    return (
+        f"SELECT target, tenant, at, detail FROM (SELECT target, tenant, at, detail, row_number() OVER "  # noqa: S608
+        f"(PARTITION BY target ORDER BY at DESC) AS n FROM {table} WHERE action = '{SEEN}') AS noted WHERE n = 1"
+    )
+
+
+class _Noted(msgspec.Struct):
+    """The detail of such an act."""
+
+    user: str = ""
+    roles: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+
+def seen_of(called: Iterable[Sequence[Any]], noted: Iterable[Sequence[Any]]) -> list[Seen]:
+    """Who came, from the answers to the two questions."""
+    found = {who: Seen(who=who, tenant=tenant, user=user, last=last) for who, tenant, user, last in called}
+    for who, tenant, at, detail in noted:
+        said = msgspec.json.decode(detail or "{}", type=_Noted)
+        last = found[who].last if who in found else None
+        found[who] = Seen(
+            who=who, tenant=tenant, user=said.user, last=last, noted=at, roles=said.roles, groups=said.groups
+        )
+    return [found[who] for who in sorted(found)]
 
 
 def last_of(path: Path) -> Checkpoint | None:

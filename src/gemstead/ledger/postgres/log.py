@@ -11,12 +11,12 @@ from pathlib import Path
 
 import msgspec
 
-from gemstead.ledger import acts, audittable, read
+from gemstead.ledger import acts, audittable, read, search
 from gemstead.ledger.acts import new_act, signed
 from gemstead.ledger.audit import Act, AuditRecord
 from gemstead.ledger.chain import Checkpoint, Fault
 from gemstead.ledger.database import LedgerTrouble
-from gemstead.ledger.log import Facts, Mark, Seen, callers_of, last_of
+from gemstead.ledger.log import Facts, Mark, Seen, callers_of, last_of, noted_of, seen_of
 from gemstead.ledger.postgres.link import Link, kept, linked, told
 from gemstead.ledger.postgres.place import Place, shown
 from gemstead.ledger.postgres.proof import StoreChain
@@ -26,6 +26,7 @@ from gemstead.ledger.proof import Verified, export_chain, follows, verify_chain
 from gemstead.ledger.read import Dialect, Entry, Gap, Usage
 from gemstead.ledger.retention import HOLD_COLUMNS, Hold, Pruned, Rule, new_hold
 from gemstead.ledger.retention import told as told_of
+from gemstead.ledger.search import Form, Page, Question
 from gemstead.ledger.signing import PublicKeys, Signer
 
 _GROUPS = read.GROUPS | {
@@ -33,6 +34,7 @@ _GROUPS = read.GROUPS | {
     "hour": "to_char(to_timestamp(began) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:00')",
 }
 POSTGRES = Dialect(table="gemstead_audit", groups=_GROUPS, period="began >= $1 AND began < $2")
+_SEARCH = Form(calls="gemstead_audit", acts="gemstead_acts", chain="chain", mark="$")
 _ENTRY = f"SELECT chain, seq, {AUDIT_NAMES} FROM gemstead_audit"  # noqa: S608
 
 
@@ -129,6 +131,13 @@ class PostgresLog:
                         behind[name] = rows[-1][1]
         return sorted(entries, key=lambda entry: entry.record.began), behind
 
+    def find(self, question: Question) -> Page:
+        """A page of the records that are asked for, of all chains, the latest first."""
+        query, values = search.sql_of(question, _SEARCH)
+        with linked(self._place.url()) as link:
+            rows = link.rows(query, *(kept(value) for value in values))
+        return search.page_of(question, _plain(rows))
+
     def show(self, call_id: str) -> AuditRecord | None:
         """The record of one call."""
         with linked(self._place.url()) as link:
@@ -146,10 +155,10 @@ class PostgresLog:
         return Facts(calls=calls, first=first, signed=signed_at, acts=dict(done))
 
     def callers(self) -> list[Seen]:
-        """Who called by a token or certificate, through any gateway. Looks at every record."""
+        """Who came by a token or certificate, through any gateway. Looks at every record."""
         with linked(self._place.url()) as link:
-            rows = link.rows(callers_of("gemstead_audit"))
-        return [Seen(who=who, tenant=tenant, user=user, last=last) for who, tenant, user, last in rows]
+            called, noted = link.rows(callers_of("gemstead_audit")), link.rows(noted_of("gemstead_acts"))
+        return seen_of(_plain(called), _plain(noted))
 
     # -- proven -----------------------------------------------------------------------------------------
 
