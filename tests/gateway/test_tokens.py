@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from joserfc import jwk, jws
 
-from gemstead.gateway.issuers import Certificate, Claims, Identity, Issuer, Signing
+from gemstead.gateway.issuers import Came, Certificate, Claims, Identity, Issuer, Signing
 from gemstead.gateway.tokens import TOKEN_MOST, TokenBook, usable_keys
 from gemstead.ledger.denials import NONE_DENIED, Denial, Denials
 from gemstead.refused import Reason, Refused
@@ -276,6 +276,27 @@ def test_a_token_is_remembered_until_it_expires():
     first = verifier.find(text, NOW, NONE_DENIED)
     assert verifier.find(text, NOW + 39, NONE_DENIED) is first
     assert "expired" in refused(text, verifier, NOW + 40).message
+
+
+def test_who_was_verified_is_told_once_a_day_and_when_they_may_do_something_else():
+    told = []
+    verifier = TokenBook(Identity(issuers=(ISSUER,), certificates=(MESH,)), seen=told.append)
+    ann = claims(org="acme", groups=["ml", "football"], roles=["viewer", "made-up"])
+    verifier.find(token(ann), NOW, NONE_DENIED)
+    for number in range(3):  # other tokens of the same person
+        verifier.find(token({**ann, "jti": str(number)}), NOW, NONE_DENIED)
+    came = Came(
+        who="corp:ann", kind="token", tenant="acme", user="ann", roles=("viewer", "developer"), groups=("ml",)
+    )
+    assert told == [came]
+    verifier.find(token({**ann, "groups": ["sec"], "roles": []}), NOW, NONE_DENIED)
+    assert (told[1].roles, told[1].groups) == (("auditor",), ("sec",))
+    verifier.find(token({**ann, "groups": ["sec"], "roles": [], "exp": NOW + 2e5}), NOW + 86_400, NONE_DENIED)
+    assert len(told) == 3 and told[2] == told[1]
+    refused(token(claims(sub="max", groups=[])), verifier)  # vouched for, and may do nothing
+    verifier.of_certificate((b"1", CERTIFICATE), NOW, NONE_DENIED)
+    assert (told[3].who, told[3].kind, told[3].roles) == ("mesh:0A0B", "certificate", ("service",))
+    assert len(told) == 4
 
 
 def test_what_is_remembered_is_bounded():

@@ -47,8 +47,9 @@ def spec(issuer, **more):
 class Door:
     """Two workers, and the head's part that keeps keys."""
 
-    def __init__(self, url, keeper, keys, troubles):
+    def __init__(self, url, keeper, keys, troubles, came):
         self.url, self.keeper, self.keys, self.troubles = url, keeper, keys, troubles
+        self.came = came  # whom workers told of
 
     async def ask(self, token, path="/v1/chat/completions"):
         async with httpx2.AsyncClient(trust_env=False, timeout=10) as http:
@@ -77,7 +78,7 @@ class Door:
 @asynccontextmanager
 async def door(tmp_path, made):
     held = reserve("127.0.0.1", 0)
-    keys, troubles = open_keys(tmp_path / "keys.db", PEPPER), []
+    keys, troubles, came = open_keys(tmp_path / "keys.db", PEPPER), [], []
     keys.create(Grant(), now=time.time())
     async with FakeEngine(Script(pieces=words(3))) as engine:
         settings = GatewaySettings(
@@ -97,13 +98,14 @@ async def door(tmp_path, made):
         )
         keeper = Keeper(workers.tell_signing, troubles.append)
         workers.on_unknown_key = keeper.unknown_key
+        workers.on_caller_seen = came.append
         workers.start()
         keeper.configure(providers(made, resolver(os.environ)))
         try:
             async with asyncio.timeout(20):
                 while not all(seat.listening for seat in workers.seats.values()):
                     await asyncio.sleep(0.02)
-            yield Door(f"http://127.0.0.1:{settings.port}", keeper, keys, troubles)
+            yield Door(f"http://127.0.0.1:{settings.port}", keeper, keys, troubles, came)
         finally:
             keeper.close()
             await workers.drain(5)
@@ -115,6 +117,9 @@ async def test_tokens_of_a_real_provider(provider, tmp_path):
     token = provider.machine_token()
     async with door(tmp_path, spec(provider.issuer)) as gate:
         await gate.until(token, 200)
+        assert {(one.who, one.kind, one.roles) for one in gate.came} == {
+            ("corp:machine", "token", ("developer",))
+        }
         assert (await gate.ask(provider.machine_token(), "/v1/models")).status_code == 200
         assert "aud" in (await gate.ask(provider.machine_token(resource="urn:other"))).text
         assert (await gate.ask(token[:-4] + "AAAA")).status_code == 401

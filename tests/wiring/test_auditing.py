@@ -6,8 +6,11 @@ import asyncio
 import sqlite3
 
 import pytest
+from msgspec import structs
 
 from gemstead.console.door import OWNER
+from gemstead.gateway.issuers import Came
+from gemstead.ledger.log import SqliteLog
 from gemstead.ledger.proof import verify
 from gemstead.ledger.signing import known_keys
 from gemstead.spec.load import load
@@ -60,6 +63,39 @@ async def test_a_service_remembers_what_was_done_to_it(folder):
     found = verify(folder.audit, known_keys(folder.ledger / "audit.key"))
     assert found.fault is None and found.vouched == found.records - 1
     assert not told
+
+
+async def test_who_came_is_written_down_once_whichever_worker_told_it(folder):
+    auditor = Auditor(folder, lambda name: Log(), print)
+    auditor.start(load("", "x").spec, ())
+    ann = Came(who="corp:ann", kind="token", tenant="acme", user="ann", roles=("viewer",), groups=("ml",))
+    ben = Came(who="corp:ben", kind="token", tenant="acme", user="ben", roles=("developer",))
+    for came in (ann, ben, ann, ann, ben, structs.replace(ann, roles=("admin",))):
+        auditor.seen(came)
+    await auditor.end()
+    assert [row[1] for row in rows(folder) if row[0] == "identity.seen"] == [
+        "corp:ann",
+        "corp:ben",
+        "corp:ann",
+    ]
+    callers = SqliteLog(folder.audit).callers()
+    assert [(one.who, one.roles, one.groups) for one in callers] == [
+        ("corp:ann", ("admin",), ("ml",)),
+        ("corp:ben", ("developer",), ()),
+    ]
+
+
+async def test_who_came_while_the_log_could_not_be_written_is_written_down_later(folder):
+    told = []
+    auditor = Auditor(folder, lambda name: Log(), told.append)
+    folder.audit.mkdir()  # in the way
+    auditor.seen(Came(who="corp:ann", kind="token", tenant="acme", user="ann", roles=("viewer",)))
+    async with asyncio.timeout(10):
+        while not told:
+            await asyncio.sleep(0.02)
+    folder.audit.rmdir()
+    await auditor.end()
+    assert [one.who for one in SqliteLog(folder.audit).callers()] == ["corp:ann"]
 
 
 async def test_a_receiver_that_is_down_is_told_and_its_secret_never(folder):

@@ -6,9 +6,15 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from gemstead.cli.trouble import Trouble
+
 if TYPE_CHECKING:
     from gemstead.operate.compliance.evidence import Evidence
 
+COLUMNS = {"kind": "KIND", "key_id": "WHO", "tenant": "TENANT", "user": "USER", "app": "APP", "roles": "ROLES",
+           "state": "STATE", "created": "CREATED", "expires": "EXPIRES", "last_used": "LAST USED",
+           "notice": "NOTICE"}  # fmt: skip
+TIMES = ("created", "expires", "last_used")
 FRAMEWORKS = ("soc2", "iso27001", "hipaa", "eu-ai-act", "gdpr")
 
 
@@ -76,35 +82,19 @@ def review(args: argparse.Namespace) -> int:
     from gemstead.operate.compliance.access import rows_of
 
     evidence = _evidence(args)
+    if evidence.trouble:  # a list that lacks some of those who may come in is worse than none
+        raise Trouble("; ".join(evidence.trouble))
     rows = rows_of(evidence)
     if args.record:
         _record(args, rows)
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
-    heads = (
-        "KIND",
-        "WHO",
-        "TENANT",
-        "USER",
-        "APP",
-        "ROLES",
-        "STATE",
-        "CREATED",
-        "EXPIRES",
-        "LAST USED",
-        "NOTICE",
-    )
-    times = ("created", "expires", "last_used")
-    show(
-        heads,
-        [
-            [date(value) if name in times and value is not None else value for name, value in row.items()][
-                :-1
-            ]
-            for row in rows
-        ],
-    )
+    cells = [
+        [date(row[name]) if name in TIMES and row[name] is not None else row[name] for name in COLUMNS]
+        for row in rows
+    ]
+    show(tuple(COLUMNS.values()), cells)
     print()
     for roles, may in sorted({(row["roles"], ", ".join(row["may"])) for row in rows if row["roles"]}):
         print(f"{roles}: {may or 'nothing'}")
@@ -141,5 +131,5 @@ def _evidence(args: argparse.Namespace) -> Evidence:
 
     spec = read_spec(args)
     folder = state_dir(spec, os.environ)
-    there = password_file(folder).exists()
-    return gather(spec, key_store(folder, mint=False), audit_log(folder), time.time(), password=there)
+    set_at = password_file(folder).set_at()
+    return gather(spec, key_store(folder, mint=False), audit_log(folder), time.time(), password=set_at)

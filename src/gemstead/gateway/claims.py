@@ -34,23 +34,24 @@ class Reading:
             if (text := getattr(claims, name))
         }
 
-    def of_issuer(self, claims: dict[str, Any], issuer: Issuer) -> Caller:
-        """Whose token this is.
+    def of_issuer(self, claims: dict[str, Any], issuer: Issuer) -> tuple[Caller, tuple[str, ...]]:
+        """Whose token this is, and which of their groups gave roles.
 
         Raises:
             Refused: UNAUTHENTICATED, the claims say nothing of use; FORBIDDEN, they give no role.
         """
         groups = set(self._list("groups", claims))
-        granted = (role for group, role in issuer.grants if group in groups)
+        granting = [(group, role) for group, role in issuer.grants if group in groups]
         said = self._list("roles", claims)
-        roles = self._roles.only_known((*said, *granted, *issuer.default_roles))
+        roles = self._roles.only_known((*said, *(role for _, role in granting), *issuer.default_roles))
         if not roles:
             raise Refused(
                 Reason.FORBIDDEN,
                 f"{issuer.name} vouches for you, but gives you no role here: ask whoever runs this service to add "
                 "one of your groups (identity.issuers.grants in gemstead.yaml).",
             )
-        return self._caller(claims, roles, f"{issuer.name}:{claims.get('sub')}"[:LETTERS_MOST])
+        caller = self._caller(claims, roles, f"{issuer.name}:{claims.get('sub')}"[:LETTERS_MOST])
+        return caller, tuple(dict.fromkeys(group for group, _ in granting))
 
     def of_certificate(self, names: dict[str, Any], certificate: Certificate) -> Caller:
         """Whose certificate this is.

@@ -3,14 +3,14 @@
 Head to worker: `Configure` (first, and at each reload), `Fleet` (endpoints changed), `Loads` (engine figures),
 `SigningKeys` (issuers' keys, when they changed or were asked for), `Report` (asks for a `Figures` at once), `Drain`.
 Worker to head: `Listening`, `Figures` (its metrics, each second and when asked), `Drained`, `Trouble`,
-`Needed`, `UnknownKey`.
+`Needed`, `UnknownKey`, `CallerSeen`.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from gemstead.gateway.issuers import Signing
+from gemstead.gateway.issuers import Came, Signing
 from gemstead.gateway.settings import GatewaySettings
 from gemstead.traffic.endpoint import EndpointFacts, Load
 from gemstead.traffic.hold import Crossed
@@ -108,6 +108,12 @@ class UnknownKey(msgspec.Struct, tag="unknown_key"):
     kid: str = ""
 
 
+class CallerSeen(msgspec.Struct, tag="caller_seen"):
+    """Somebody came by a token or certificate: for the first time today, or with other roles than before."""
+
+    came: Came
+
+
 class Take(msgspec.Struct, tag="take"):
     """What a worker wants of the counters that the head keeps."""
 
@@ -128,4 +134,15 @@ class BudgetCrossed(msgspec.Struct, tag="budget_crossed"):
 
 
 ToWorker = AdapterFailed | Given | Configure | Fleet | Loads | SigningKeys | Report | Drain
-ToHead = NeedAdapter | Take | BudgetCrossed | Listening | Figures | Drained | Trouble | Needed | UnknownKey
+ToHead = (
+    NeedAdapter
+    | Take
+    | BudgetCrossed
+    | Listening
+    | Figures
+    | Drained
+    | Trouble
+    | Needed
+    | UnknownKey
+    | CallerSeen
+)

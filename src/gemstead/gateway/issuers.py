@@ -58,3 +58,14 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     issuers: tuple[Issuer, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     roles: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}  # by name: what it extends, rights it adds
+
+
+class Came(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody whose token or certificate was verified, and what the file made of it."""
+
+    who: str  # issuer:subject, as calls are recorded
+    kind: str  # "token" or "certificate"
+    tenant: str
+    user: str
+    roles: tuple[str, ...]
+    groups: tuple[str, ...] = ()  # of theirs, those that gave roles

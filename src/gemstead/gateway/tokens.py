@@ -9,6 +9,9 @@ The first look costs about 0.1 ms. What was found is remembered by the SHA-256 o
 each further call costs a hash and a lookup. Whatever could change the answer (keys, denials, settings) empties the
 memory.
 
+Who was verified is told (`seen`), the first time on a day and whenever what they may do has changed: so the audit log
+knows what people might do who never had a key here. That costs calls nothing whose token is remembered.
+
 Keys are fetched by the head (`wiring/identity.py`), never here. A key id that is not known may be a new key: the head
 is asked to look (`ask`), at most once in `refetch_s`, and until it has looked callers are told to try again, which
 official clients do by themselves. With no new key there, the token is refused.
@@ -30,7 +33,7 @@ from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jws import JWSRegistry
 
 from gemstead.gateway.claims import Reading, certificate_names, matches
-from gemstead.gateway.issuers import Identity, Issuer, Signing
+from gemstead.gateway.issuers import Came, Identity, Issuer, Signing
 from gemstead.ledger.denials import NONE_DENIED, Denials
 from gemstead.refused import Reason, Refused
 from gemstead.traffic.caller import Caller
@@ -38,6 +41,7 @@ from gemstead.traffic.roles import Roles
 
 TOKEN_MOST = 16_384  # bytes
 KNOWN_MOST = 16_384  # tokens remembered; some 400 bytes each
+DAY_S = 86_400.0
 RSA_LEAST_BITS = 2048  # RFC 7518, 3.3
 RETRY_S = 1.0
 _KEYS_MOST = 100
@@ -78,8 +82,11 @@ class TokenBook:
         roles: Roles | None = None,
         ask: Callable[[str, str], None] = lambda issuer, kid: None,
         most: int = KNOWN_MOST,
+        seen: Callable[[Came], None] = lambda came: None,
     ) -> None:
         self._most = most
+        self._seen = seen
+        self._told: dict[str, tuple[Came, int]] = {}  # what we have told of somebody, and on which day
         self._roles = roles or Roles(identity.roles)
         self._ask = ask
         self._trusted = [_Trusted(issuer, self._roles) for issuer in identity.issuers]
@@ -165,6 +172,7 @@ class TokenBook:
             caller = reading.of_certificate(names, certificate)
             if self._denials.denies(certificate.name, caller.user, names["serial"], 0.0, now):
                 raise _no("this client certificate was revoked here: get a new one")
+            self._tell("certificate", caller, (), now)
             return caller, until
         return None
 
@@ -190,7 +198,27 @@ class TokenBook:
             raise _no("the token's signature is wrong")
         until = check_claims(claims, header, trusted.facts, now)
         self._check_denied(trusted.facts, claims, now)
-        return trusted.reading.of_issuer(claims, trusted.facts), until
+        caller, groups = trusted.reading.of_issuer(claims, trusted.facts)
+        self._tell("token", caller, groups, now)
+        return caller, until
+
+    def _tell(self, kind: str, caller: Caller, groups: tuple[str, ...], now: float) -> None:
+        """Tell of somebody who was verified, unless that was told today."""
+        came = Came(
+            who=caller.key_id,
+            kind=kind,
+            tenant=caller.tenant,
+            user=caller.user,
+            roles=caller.roles,
+            groups=groups,
+        )
+        told = (came, int(now // DAY_S))
+        if self._told.get(came.who) == told:
+            return
+        if len(self._told) >= self._most:
+            del self._told[next(iter(self._told))]
+        self._told[came.who] = told
+        self._seen(came)
 
     def _issuer_of(self, claims: dict[str, Any]) -> _Trusted:
         said = claims.get("iss")

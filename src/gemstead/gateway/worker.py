@@ -28,6 +28,7 @@ from gemstead.gateway.app import STOPPING, SWEEP_S, Gateway
 from gemstead.gateway.control import (
     AdapterFailed,
     BudgetCrossed,
+    CallerSeen,
     Configure,
     Drain,
     Drained,
@@ -345,7 +346,7 @@ class Worker:
         from gemstead.gateway.tokens import TokenBook
 
         ask = lambda issuer, kid: self.say(UnknownKey(issuer=issuer, kid=kid))  # noqa: E731
-        book = TokenBook(settings.identity, ask=ask)
+        book = TokenBook(settings.identity, ask=ask, seen=lambda came: self.say(CallerSeen(came=came)))
         book.learn(self.signing)
         return book
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,9 +19,11 @@ from typing import Any
 import msgspec
 
 from gemstead.console.door import OWNER
+from gemstead.gateway.issuers import Came
 from gemstead.ledger import acts, retention
 from gemstead.ledger.audit import Act
 from gemstead.ledger.database import LedgerTrouble
+from gemstead.ledger.log import SEEN
 from gemstead.ledger.ship.cursors import shipped_everywhere
 from gemstead.ledger.ship.sink import ShipSettings, SinkSettings
 from gemstead.ledger.signing import Signer
@@ -34,6 +37,9 @@ from gemstead.wiring.ledger import audit_log
 from gemstead.wiring.secrets import Resolve
 
 PRUNE_S = 3600.0
+DAY_S = 86_400.0
+SEEN_S = 0.5  # those who came are written down together
+SEEN_MOST = 100_000  # of whom it is remembered what was written
 STRANGER_S = 1.0  # between two records of requests by nobody who is known
 LAST_S = 5.0  # for what is still to be written when the service ends
 
@@ -54,6 +60,8 @@ class Auditor:
         self._tasks: list[asyncio.Task[None]] = []
         self._failing = False
         self._strangers, self._stranger_at = 0, 0.0
+        self._noted: dict[str, tuple[Came, int]] = {}  # what was written of somebody, and on which day
+        self._coming: deque[Act] = deque()  # to be written down; for two threads
 
     def sinks(self, spec: Spec, resolve: Resolve) -> tuple[SinkSettings, ...]:
         """The receivers of a file, their secrets read; raises what `resolve` raises."""
@@ -106,8 +114,32 @@ class Auditor:
             detail={"status": status} if caller else {"status": status, "strangers": self._strangers},
         )
 
+    def seen(self, came: Came) -> None:
+        """Somebody came by a token or certificate. It is written down once a day, and when what they may do changes."""
+        noted = (came, int(time.time() // DAY_S))
+        if self._noted.get(came.who) == noted:  # told by another worker
+            return
+        if len(self._noted) >= SEEN_MOST:
+            del self._noted[next(iter(self._noted))]
+        self._noted[came.who] = noted
+        detail = {"kind": came.kind, "user": came.user, "roles": came.roles, "groups": came.groups}
+        if not self._coming:
+            asyncio.get_running_loop().call_later(SEEN_S, self._later, self._note)
+        self._coming.append(acts.new_act(SEEN, came.who, actor="gemstead", tenant=came.tenant, detail=detail))
+
+    def _note(self) -> None:
+        """Write down who came; what cannot be written is tried again when the log is signed."""
+        many = [self._coming.popleft() for _ in range(len(self._coming))]
+        try:
+            if many:
+                acts.remember_all(self.path, many)
+        except LedgerTrouble:
+            self._coming.extendleft(reversed(many))
+            raise
+
     async def end(self) -> None:
         """Write what is still to be written, sign it, and stop."""
+        self._later(self._note)
         self.act("service.stop", "gateway")
         self._later(self._sign)
         if self._worker is not None:
@@ -179,6 +211,7 @@ class Auditor:
         acts.remember(self.path, one)
 
     def _sign(self) -> None:
+        self._note()
         acts.checkpoint(self.path, Signer(self._key), time.time())
 
     def _prune(self) -> None:

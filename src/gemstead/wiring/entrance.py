@@ -15,7 +15,7 @@ from typing import Any
 import httpx2
 
 from gemstead.console.door import Door
-from gemstead.gateway.issuers import Identity, Signing
+from gemstead.gateway.issuers import Came, Identity, Signing
 from gemstead.gateway.keyring import Keyring
 from gemstead.gateway.tokens import TokenBook
 from gemstead.ledger import acts
@@ -46,9 +46,10 @@ class Entrance:
         secret: Resolve,
         ask: Callable[[str], None] = lambda issuer: None,
         say: Callable[[str], None] = lambda sentence: None,
+        seen: Callable[[Came], None] = lambda came: None,
     ) -> None:
         self._book, self._file, self._audit, self._secret = book, password, audit, secret
-        self._ask, self._say = ask, say
+        self._ask, self._say, self._seen = ask, say, seen
         self._spec = IdentitySpec()
         self._tokens: TokenBook | None = None
         self._keyring = Keyring(book)
@@ -58,7 +59,8 @@ class Entrance:
         """Believe the issuers of this file."""
         made: Identity = identity(spec)
         self._spec = spec
-        self._tokens = TokenBook(made, ask=lambda issuer, kid: self._ask(issuer)) if made.issuers else None
+        ask = lambda issuer, kid: self._ask(issuer)  # noqa: E731
+        self._tokens = TokenBook(made, ask=ask, seen=self._seen) if made.issuers else None
         self._keyring = Keyring(self._book, b"", self._tokens)
         self.learn(signing)
 
@@ -175,11 +177,18 @@ def client_of(spec: IssuerSpec, secret: str) -> oidc.Client:
 
 
 def entrance(
-    spec: Spec, folder: StateDir, secret: Resolve, keeper: Keeper, say: Callable[[str], None]
+    spec: Spec,
+    folder: StateDir,
+    secret: Resolve,
+    keeper: Keeper,
+    say: Callable[[str], None],
+    seen: Callable[[Came], None] = lambda came: None,
 ) -> Entrance:
     """Who gets in at the admin port of a service with this state folder, which has these keys of issuers."""
     book = KeyBook(folder.keys, secret_at(folder.pepper))
-    made = Entrance(book, password_file(folder), folder.audit, secret, ask=keeper.unknown_key, say=say)
+    made = Entrance(
+        book, password_file(folder), folder.audit, secret, ask=keeper.unknown_key, say=say, seen=seen
+    )
     made.configure(spec.identity, keeper.signing)
     keeper.listeners.append(made.learn)
     return made

@@ -17,6 +17,7 @@ import msgspec
 from gemstead.gateway.control import (
     AdapterFailed,
     BudgetCrossed,
+    CallerSeen,
     Configure,
     Drain,
     Drained,
@@ -36,7 +37,7 @@ from gemstead.gateway.control import (
     Trouble,
     UnknownKey,
 )
-from gemstead.gateway.issuers import Signing
+from gemstead.gateway.issuers import Came, Signing
 from gemstead.gateway.settings import GatewaySettings
 from gemstead.gateway.sharing import environment
 from gemstead.observe import names
@@ -97,6 +98,7 @@ class GatewayWorkers:
         self.on_adapters_used: Callable[[dict[str, list[str]]], None] = lambda uses: None
         self.on_needed: Callable[[str], None] = lambda pool: None  # a call came for a model that sleeps
         self.on_unknown_key: Callable[[str], None] = lambda issuer: None
+        self.on_caller_seen: Callable[[Came], None] = lambda came: None
         self._logs, self._trouble = logs, trouble
         self._replies: dict[int, Reply] = {}
         self._number = 0
@@ -266,6 +268,8 @@ class GatewayWorkers:
             self.on_needed(word.pool)
         elif isinstance(word, UnknownKey):
             self.on_unknown_key(word.issuer)
+        elif isinstance(word, CallerSeen):
+            self.on_caller_seen(word.came)
         elif isinstance(word, Trouble):
             self._trouble(f"{worker.name}: {word.message}")
         elif isinstance(word, Drained) and word.unfinished:

@@ -78,6 +78,13 @@ class PasswordFile:
     def exists(self) -> bool:
         return self.path.exists()
 
+    def set_at(self) -> float | None:
+        """When the present one was set, in Unix seconds; None: there is none that can be read."""
+        try:
+            return msgspec.json.decode(self.path.read_bytes(), type=Kept).set_at
+        except (OSError, msgspec.MsgspecError):
+            return None
+
     def set(self, password: str, now: float) -> None:
         """Take a new password.
 

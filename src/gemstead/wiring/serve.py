@@ -225,7 +225,10 @@ class Service:
             discover=self._discovered,
         )
         token = secrets.token_urlsafe(32)
-        self.entrance = entrance(self.spec, self.folder, self._secret, head.keeper, self._trouble)
+        gateway.on_caller_seen = self.auditor.seen
+        self.entrance = entrance(
+            self.spec, self.folder, self._secret, head.keeper, self._trouble, self.auditor.seen
+        )
         self.door = door = door_of(self.spec, token, self.entrance)
         door.acted = self.auditor.asked
         self.auditor.start(self.spec, self.auditor.sinks(self.spec, self._secret))

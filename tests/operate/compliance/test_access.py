@@ -126,23 +126,65 @@ def test_every_way_in_is_listed_with_what_it_may_do_and_who_came_by_it(tmp_path)
             )
         )
     writer.close()
+
+    def noted(who, days, roles, groups=()):
+        detail = {"user": who.partition(":")[2], "roles": roles, "groups": groups, "kind": "token"}
+        act = new_act("identity.seen", who, actor="gemstead", tenant="acme", detail=detail)
+        act.at = NOW - days * DAY_S
+        remember(tmp_path / "audit.db", act)
+
+    noted("corp:ann", 200, ["viewer"])
+    noted("corp:ann", 1, ["viewer", "admin"], ["root"])
+    noted("corp:cat", 120, ["viewer", "developer", "emperor"], ["ml"])
+    noted("gone:dan", 3, ["admin"])
     store.deny(Denial(issuer="mesh", kind="subject", value="indexer", at=NOW))
     found = evidence(tmp_path, {"identity": IDENTITY})
-    rows = {(row["kind"], row["key_id"]): row for row in rows_of(replace(found, password=True))}
+    rows = {
+        (row["kind"], row["key_id"]): row
+        for row in rows_of(replace(found, password=NOW - DAY_S, password_used=NOW))
+    }
     assert {who: (row["roles"], row["notice"]) for who, row in rows.items()} == {
         ("issuer", "corp"): ("viewer", ""),
-        ("group", "corp:ml"): ("developer", ""),
+        ("group", "corp:ml"): ("developer", "unused for 90 days"),
         ("group", "corp:root"): ("admin", "may do everything"),
         ("certificate", "mesh"): ("lead", ""),
-        ("caller", "corp:ann"): ("", ""),
-        ("caller", "corp:ben"): ("", "unused for 90 days"),
-        ("caller", "mesh:0A"): ("", "denied here"),
+        ("caller", "corp:ann"): ("viewer,admin", "may do everything"),
+        ("caller", "corp:ben"): ("", "unused for 90 days; its roles are not in the log"),
+        ("caller", "corp:cat"): (
+            "viewer,developer,emperor",
+            "unused for 90 days; `emperor` is no role any more",
+        ),
+        ("caller", "gone:dan"): ("admin", "`gone` is not in the file any more"),
+        ("caller", "mesh:0A"): ("", "its roles are not in the log; denied here"),
         ("password", "admin.password"): ("admin", "break-glass; may do everything"),
     }
-    assert rows["caller", "corp:ann"]["last_used"] == NOW - DAY_S
+    used = {who: row["last_used"] for who, row in rows.items()}
+    assert used["caller", "corp:ann"] == used["issuer", "corp"] == used["group", "corp:root"] == NOW - DAY_S
+    assert (used["certificate", "mesh"], used["password", "admin.password"]) == (NOW - 2 * DAY_S, NOW)
+    assert (rows["caller", "corp:ann"]["noted"], rows["caller", "corp:ann"]["groups"]) == (
+        NOW - DAY_S,
+        ["root"],
+    )
     assert rows["certificate", "mesh"]["may"] == ["metrics.read", "models.list", "status.read", "usage.all"]
-    assert set(rows["group", "corp:root"]["may"]) == set(RIGHTS)
+    assert set(rows["group", "corp:root"]["may"]) == set(rows["caller", "corp:ann"]["may"]) == set(RIGHTS)
+    assert "inference" in rows["caller", "corp:cat"]["may"]
+    assert (rows["caller", "gone:dan"]["state"], rows["caller", "gone:dan"]["may"]) == ("gone", [])
     assert ("password", "admin.password") not in {(row["kind"], row["key_id"]) for row in rows_of(found)}
+
+
+def test_when_the_glass_was_last_broken_is_told(tmp_path):
+    for actor in ("break-glass", "corp:ann"):
+        remember(tmp_path / "audit.db", new_act("admin.login", "admin port", actor=actor))
+    keys, log = open_keys(tmp_path / "keys.db", b""), SqliteLog(tmp_path / "audit.db")
+    found = gather(Spec(), keys, log, time.time(), password=1.0)
+    (row,) = [row for row in rows_of(found) if row["kind"] == "password"]
+    assert row["created"] == 1.0 and time.time() - row["last_used"] < 60
+
+
+def test_a_review_that_cannot_see_the_keys_says_so(tmp_path, capsys):
+    (tmp_path / "keys.db").write_bytes(b"no database " * 100)
+    assert main(["access-review", "--record", "--set", f"state_dir={tmp_path}"]) == 1
+    assert "keys.db" in capsys.readouterr().err and not (tmp_path / "audit.db").exists()
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

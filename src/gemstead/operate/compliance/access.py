@@ -1,14 +1,21 @@
-"""Who may do what here: keys, what the file believes besides them, people who called, and the break-glass password.
+"""Who may do what here: keys, what the file believes besides them, people who came, and the break-glass password.
 
 One row for each way in, with the roles that it gives, what these may do, when it was last used, and what a reviewer
 should look at. Whether somebody ought to have it is for people to say.
+
+Of a person who comes by a token or certificate we know what the log knows: when they called, and which roles the
+file's expressions gave them when they were last verified, by which of their groups (`identity.seen`). What the provider
+says of them today is known to the provider alone. Of an issuer, a group and a kind of certificate the last use is that
+of the people who were noted with it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from gemstead.ledger.key import Key
+from gemstead.ledger.log import Seen
 from gemstead.operate.compliance.evidence import Evidence
 from gemstead.operate.compliance.judge import STALE_DAYS, is_stale
 from gemstead.spec.identity import CertificateSpec, IssuerSpec
@@ -16,6 +23,8 @@ from gemstead.traffic.roles import Roles
 
 UNUSED = f"unused for {STALE_DAYS} days"
 ALL = "may do everything"
+GONE = "gone"  # the file does not believe their issuer any more
+UNKNOWN = "its roles are not in the log"
 
 
 def rows_of(evidence: Evidence) -> list[dict[str, Any]]:
@@ -26,20 +35,26 @@ def rows_of(evidence: Evidence) -> list[dict[str, Any]]:
         _key(key, evidence.now) for key in evidence.keys if key.state(evidence.now) in ("active", "retiring")
     ]
     for issuer in identity.issuers:
-        rows += _issuer(issuer)
-    rows += [_certificate(one) for one in identity.certificates]
-    rows += _callers(evidence)
-    if evidence.password:
-        rows.append(_row("password", "admin.password", roles="admin", notice=f"break-glass; {ALL}"))
+        rows += _issuer(issuer, evidence)
+    rows += [_certificate(one, evidence) for one in identity.certificates]
+    rows += [_caller(seen, evidence, roles) for seen in evidence.callers]
+    if evidence.password is not None:
+        set_at, used = evidence.password, evidence.password_used
+        notice = f"break-glass; {ALL}"
+        rows.append(
+            _row("password", "admin.password", roles="admin", created=set_at, last_used=used, notice=notice)
+        )
     for row in rows:
-        row["may"] = sorted(roles.rights(tuple(row["roles"].split(",")))) if row["roles"] else []
+        held = tuple(row["roles"].split(",")) if row["roles"] and row["state"] != GONE else ()
+        row["may"] = sorted(roles.rights(held))
     return rows
 
 
 def _row(kind: str, who: str, **more: Any) -> dict[str, Any]:
     blank = {"tenant": "", "user": "", "app": "", "roles": "", "state": "active"}
     times = {"created": None, "expires": None, "last_used": None}
-    return {"kind": kind, "key_id": who, **blank, **times, "notice": "", **more}
+    known: dict[str, Any] = {"noted": None, "groups": []}
+    return {"kind": kind, "key_id": who, **blank, **times, "notice": "", **known, **more}
 
 
 def _key(key: Key, now: float) -> dict[str, Any]:
@@ -63,41 +78,68 @@ def _key(key: Key, now: float) -> dict[str, Any]:
     )
 
 
-def _issuer(issuer: IssuerSpec) -> list[dict[str, Any]]:
+def _issuer(issuer: IssuerSpec, evidence: Evidence) -> list[dict[str, Any]]:
     """Whoever it signs in, then each of its groups."""
+    came = [seen for seen in evidence.callers if seen.who.startswith(f"{issuer.name}:")]
     claimed = issuer.claims.roles
-    notice = f"and the roles in its claim `{claimed}`" if claimed else ""
-    rows = [_row("issuer", issuer.name, roles=",".join(issuer.default_roles), notice=notice)]
+    said = [f"and the roles in its claim `{claimed}`"] if claimed else []
     if "admin" in issuer.default_roles:
-        rows[0]["notice"] = f"everybody whom it signs in {ALL}"
+        said.append(f"everybody whom it signs in {ALL}")
+    rows = [_named("issuer", issuer.name, ",".join(issuer.default_roles), came, said, evidence)]
     for grant in issuer.grants:
-        notice = ALL if grant.role == "admin" else ""
-        rows.append(_row("group", f"{issuer.name}:{grant.group}", roles=grant.role, notice=notice))
+        said = [ALL] if grant.role == "admin" else []
+        of_it = [seen for seen in came if grant.group in seen.groups]
+        rows.append(_named("group", f"{issuer.name}:{grant.group}", grant.role, of_it, said, evidence))
     return rows
 
 
-def _certificate(one: CertificateSpec) -> dict[str, Any]:
-    notice = ALL if "admin" in one.roles else ""
-    return _row("certificate", one.name, roles=",".join(one.roles), notice=notice)
+def _certificate(one: CertificateSpec, evidence: Evidence) -> dict[str, Any]:
+    came = [seen for seen in evidence.callers if seen.who.startswith(f"{one.name}:")]
+    said = [ALL] if "admin" in one.roles else []
+    return _named("certificate", one.name, ",".join(one.roles), came, said, evidence)
 
 
-def _callers(evidence: Evidence) -> list[dict[str, Any]]:
-    """Who has called by a token or certificate. What they may do is said by these, so no roles are known here."""
-    rows = []
-    for seen in evidence.callers:
-        issuer, _, subject = seen.who.partition(":")
-        said = [UNUSED] if is_stale(seen.last, seen.last, evidence.now) else []
-        names = {(by, name) for by in (issuer, "*") for name in (subject, seen.user)}
-        if not names.isdisjoint(evidence.denied):
-            said.append("denied here")
-        rows.append(
-            _row(
-                "caller",
-                seen.who,
-                tenant=seen.tenant,
-                user=seen.user,
-                last_used=seen.last,
-                notice="; ".join(said),
-            )
-        )
-    return rows
+def _named(
+    kind: str, who: str, roles: str, came: Iterable[Seen], said: list[str], evidence: Evidence
+) -> dict[str, Any]:
+    """A way in that the file names, with when somebody last came by it."""
+    used = max((_last(seen) for seen in came), default=None)
+    if used is not None and is_stale(used, used, evidence.now):
+        said = [*said, UNUSED]
+    return _row(kind, who, roles=roles, last_used=used, notice="; ".join(said))
+
+
+def _caller(seen: Seen, evidence: Evidence, roles: Roles) -> dict[str, Any]:
+    """Somebody who came by a token or certificate, with the roles that they had when they were noted last."""
+    issuer, _, subject = seen.who.partition(":")
+    last = _last(seen)
+    said = [UNUSED] if is_stale(last, last, evidence.now) else []
+    if seen.noted is None:
+        said.append(UNKNOWN)
+    said += [f"`{role}` is no role any more" for role in seen.roles if role not in roles.by_name]
+    identity, state = evidence.spec.identity, "active"
+    if issuer not in {one.name for one in identity.issuers} | {one.name for one in identity.certificates}:
+        state = GONE
+        said.append(f"`{issuer}` is not in the file any more")
+    elif "admin" in seen.roles:
+        said.append(ALL)
+    names = {(by, name) for by in (issuer, "*") for name in (subject, seen.user)}
+    if not names.isdisjoint(evidence.denied):
+        said.append("denied here")
+    return _row(
+        "caller",
+        seen.who,
+        tenant=seen.tenant,
+        user=seen.user,
+        roles=",".join(seen.roles),
+        state=state,
+        last_used=last,
+        notice="; ".join(said),
+        noted=seen.noted,
+        groups=list(seen.groups),
+    )
+
+
+def _last(seen: Seen) -> float:
+    """When somebody came last: to call, or to be verified (at the admin port too)."""
+    return max(seen.last or 0.0, seen.noted or 0.0)
