@@ -65,6 +65,15 @@ def test_every_occurrence_of_a_repeated_field_counts():
         assert refused.value.param
 
 
+@pytest.mark.parametrize("name", ["image_url", "input_audio"])
+@pytest.mark.parametrize("before", [0, 1, 63, 64, 65, 1000])
+def test_an_address_is_found_behind_however_much_program_code(name, before):
+    with pytest.raises(Refused):
+        check(
+            chat({"type": "text", "text": "snake_case " * before}, {"type": name, name: {"url": "http://a/"}})
+        )
+
+
 @pytest.mark.parametrize(
     "body",
     [

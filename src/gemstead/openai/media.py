@@ -12,12 +12,15 @@ readers differ in which they take.
 from __future__ import annotations
 
 import json
+from typing import Final
 
 from gemstead.openai.pairs import Pairs
 from gemstead.refused import Reason, Refused
 
 # Objects or texts under these names are media; so is the `source` of an Anthropic image or document.
 NAMES = frozenset({"image_url", "audio_url", "video_url", "file_url", "input_audio"})
+_PARTS: Final = (b"_url", b"_aud")  # one is in each name
+_UNDERSCORES: Final = 64  # that are looked at one by one; in program code they are many
 IN = "messages", "input", "prompt", "system", "instructions", "content"
 _SAID = (
     "The {name} is an address, and this service fetches none: send the content itself, as "
@@ -34,8 +37,8 @@ def check(body: bytes, sources: bool = False) -> None:
     Raises:
         Refused: BAD_REQUEST: one is. The field is named.
     """
-    plain = b"_" not in body or (b"_url" not in body and b"_audio" not in body)
-    if plain and (b"\\" not in body or b"\\u00" not in body) and not (sources and b'"source"' in body):
+    escaped = b"\\" in body and b"\\u00" in body
+    if not (escaped or _named(body) or (sources and b'urce"' in body)):
         return
     try:
         read = json.loads(body, object_pairs_hook=Pairs)
@@ -45,6 +48,21 @@ def check(body: bytes, sources: bool = False) -> None:
         for name, value in read:
             if name in IN:
                 _walk(value, name)
+
+
+def _named(body: bytes) -> bool:
+    """Whether one of NAMES may stand there in plain letters.
+
+    Python looks for one byte twenty times as fast as for a few, and for fewer than six five times as fast as for more.
+    """
+    at = -1
+    for _ in range(_UNDERSCORES):
+        at = body.find(b"_", at + 1)
+        if at < 0:
+            return False
+        if body.startswith(_PARTS, at):
+            return True
+    return b"_url" in body or b"_aud" in body
 
 
 def _walk(value: object, path: str) -> None:

@@ -64,8 +64,8 @@ class Address:
 
 def maybe(body: bytes, sources: bool) -> bool:
     """Whether a medium may be an address in this body: a few searches for bytes."""
-    named = b"_url" in body or b"input_audio" in body or (b"\\" in body and b"\\u00" in body)
-    return named or (sources and b'"source"' in body)
+    named = b"_url" in body or b"t_aud" in body or (b"\\" in body and b"\\u00" in body)
+    return named or (sources and b'urce"' in body)  # short needles are found faster: see media.py
 
 
 def wanted(body: bytes, sources: bool = False) -> list[Wanted]:
