@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from itertools import chain as joined
+from math import nan
 
 import msgspec
 
@@ -40,7 +40,6 @@ _INSERT = f"INSERT INTO audit (seq, link, {COLUMNS}) VALUES "  # noqa: S608
 # Python gives the interpreter lock away for each statement, and the event loop fights for it; so the writing
 # thread says as much as it can in one.
 _AT_ONCE = 32
-_INSERT_ONE = _INSERT + _ROW
 _INSERT_MANY = _INSERT + ", ".join([_ROW] * _AT_ONCE)
 ACT_COLUMNS = "act_id, at, action, actor, role, tenant, client, target, outcome, before, after, detail"
 _ACT_NAMES = tuple(ACT_COLUMNS.split(", "))
@@ -66,7 +65,7 @@ UNFIT = (
 )
 
 
-_STREAM = _NAMES.index("stream")
+_STREAM, _FIRST_TOKEN = _NAMES.index("stream"), _NAMES.index("first_token_s")
 Row = tuple[object, ...]
 Sealed = tuple[Row, bytes]  # a record's values in the order of the columns, and its text for the chain
 _encode = msgspec.json.Encoder().encode
@@ -167,15 +166,29 @@ def _insert(connection: sqlite3.Connection, records: Sequence[Sealed]) -> None:
         return
     seq, before = head(connection)
     links = chain.links(before, seq, [text for _, text in records])
-    rows = [
-        (place, link, *values)
-        for place, (link, (values, _)) in enumerate(zip(links, records, strict=True), seq + 1)
-    ]
-    whole = len(rows) - len(rows) % _AT_ONCE
-    for start in range(0, whole, _AT_ONCE):
-        connection.execute(_INSERT_MANY, list(joined.from_iterable(rows[start : start + _AT_ONCE])))
-    connection.executemany(_INSERT_ONE, rows[whole:])
-    _move_head(connection, seq + len(rows), links[-1])
+    for start in range(0, len(records), _AT_ONCE):
+        some = records[start : start + _AT_ONCE]
+        statement = _INSERT_MANY if len(some) == _AT_ONCE else _INSERT + ", ".join([_ROW] * len(some))
+        connection.execute(statement, _bound(seq + start, links[start : start + _AT_ONCE], some))
+    _move_head(connection, seq + len(records), links[-1])
+
+
+def _bound(seq: int, links: Sequence[bytes], records: Sequence[Sealed]) -> list[object]:
+    """What stands for the `?` of so many rows, the first of them at place `seq` + 1.
+
+    Python's module looks for adapters of whatever is not exactly an int, a float, a text or a bytearray, and that costs
+    more than the rest of the row: so bytes, truth and nothing (which is what SQLite makes of NaN) go as those.
+    """
+    bound: list[object] = []
+    for link, (values, _) in zip(links, records, strict=True):
+        seq += 1
+        bound += (seq, bytearray(link))
+        row = len(bound)
+        bound += values
+        bound[row + _STREAM] = 1 if values[_STREAM] else 0
+        if values[_FIRST_TOKEN] is None:
+            bound[row + _FIRST_TOKEN] = nan
+    return bound
 
 
 def _unknown(connection: sqlite3.Connection, records: Sequence[Sealed]) -> list[Sealed]:
