@@ -118,7 +118,7 @@ async def test_tokens_of_a_real_provider(provider, tmp_path):
     async with door(tmp_path, spec(provider.issuer)) as gate:
         await gate.until(token, 200)
         assert {(one.who, one.kind, one.roles) for one in gate.came} == {
-            ("corp:machine", "token", ("developer",))
+            ("corp:machine", "token", ("service",))
         }
         assert (await gate.ask(provider.machine_token(), "/v1/models")).status_code == 200
         assert "aud" in (await gate.ask(provider.machine_token(resource="urn:other"))).text
