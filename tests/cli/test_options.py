@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gemstead.cli.options import DEFAULT_FILE, add_common, file_of, load, read_spec
+from gemstead.cli import main as cli
+from gemstead.cli.options import DEFAULT_FILE, add_common, file_of, load, read_places, read_spec
 from gemstead.cli.trouble import USAGE, Trouble
+from gemstead.spec.fault import SpecError
 
 
 def options(*arguments: str) -> argparse.Namespace:
@@ -80,3 +82,57 @@ def test_a_link_that_leads_nowhere_is_not_taken_for_no_file(folder: Path) -> Non
 def test_a_byte_order_mark_is_no_fault(folder: Path) -> None:
     (folder / DEFAULT_FILE).write_bytes(b"\xef\xbb\xbfgateway: {retries: 5}")
     assert read_spec(options()).gateway.retries == 5
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "modles: 3\n",
+        "models:\n- name: gemma-4-e2b\n   context: 5\n",
+        "version: 2\ngateway: [\n",
+        "models: [{name: no-such-model}]\nlimits: {rules: [}\n",
+    ],
+)
+def test_a_file_that_is_being_edited_still_says_where_the_service_is(
+    folder: Path, broken: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / DEFAULT_FILE).write_text(
+        f"state_dir: {folder}/state\n{broken}ledger:\n  path: {folder}/ledger\n"
+    )
+    spec = read_places(options("--set", "gateway.retries=4"))
+    assert (spec.state_dir, spec.ledger.path) == (f"{folder}/state", f"{folder}/ledger")
+    assert capsys.readouterr().err.startswith(f"note: passed over: {DEFAULT_FILE}:")
+    with pytest.raises(SpecError):
+        read_spec(options())
+
+
+def test_a_mistake_in_the_place_itself_is_one(folder: Path) -> None:
+    (folder / DEFAULT_FILE).write_text("state_dir: [a]\n")
+    with pytest.raises(SpecError, match="state_dir"):
+        read_places(options())
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("ps",), 1),
+        (("stop",), 0),
+        (("logs",), 1),
+        (("limits",), 1),
+        (("audit", "tail"), 0),
+        (("audit", "verify"), 0),
+        (("usage",), 0),
+        (("keys", "list"), 0),
+        (("keys", "revoke", "gms_AbCdEfGh"), 1),
+        (("deny", "list"), 0),
+        (("keys", "create"), USAGE),  # what it may do is said by the file
+    ],
+)
+def test_a_broken_file_hides_no_running_service(
+    folder: Path, words: tuple[str, ...], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / DEFAULT_FILE).write_text(f"state_dir: {folder}/state\nmodles: 3\n")
+    assert cli.main(list(words)) == code
+    said = capsys.readouterr().err
+    assert "modles: is not a field here" in said
+    assert code == USAGE or said.startswith("note: ")

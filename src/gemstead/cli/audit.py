@@ -190,11 +190,11 @@ def show_call(args: argparse.Namespace) -> int:
 def _log(args: argparse.Namespace) -> AuditLog:
     import os
 
-    from gemstead.cli.options import read_spec
+    from gemstead.cli.options import read_places
     from gemstead.wiring.files import state_dir
     from gemstead.wiring.ledger import audit_log
 
-    return audit_log(state_dir(read_spec(args), os.environ))
+    return audit_log(state_dir(read_places(args), os.environ))
 
 
 def _moment(text: str, now: float, option: str) -> float:

@@ -91,7 +91,7 @@ def verify_log(args: argparse.Namespace) -> int:
     else:
         from gemstead.wiring.ledger import audit_log
 
-        _, folder = _service(args)
+        folder = _looked_at(args)
         try:
             outside = [
                 msgspec.json.decode(_opened(name).read_bytes(), type=Checkpoint) for name in args.outside
@@ -344,6 +344,14 @@ def _service(args: argparse.Namespace) -> tuple[Spec, StateDir]:
     return spec, state_dir(spec, os.environ)
 
 
+def _looked_at(args: argparse.Namespace) -> StateDir:
+    """The folder alone, also where the file has faults."""
+    from gemstead.cli.options import read_places
+    from gemstead.wiring.files import state_dir
+
+    return state_dir(read_places(args), os.environ)
+
+
 def _key(folder: StateDir) -> Path:
     return folder.ledger / "audit.key"
 
@@ -354,7 +362,7 @@ def _trusted(args: argparse.Namespace, folder: StateDir | None) -> PublicKeys:
     if args.keys:
         return public_keys(Path(name) for name in args.keys)
     if folder is None:
-        _, folder = _service(args)
+        folder = _looked_at(args)
     return known_keys(_key(folder))
 
 

@@ -79,18 +79,27 @@ def _create_options(parser: argparse.ArgumentParser) -> None:
 
 
 def create(args: argparse.Namespace) -> int:
+    from gemstead.ledger.granting import Unfit, checked_roles, limit_of, pool_of
     from gemstead.ledger.keys import Grant
 
     spec, folder, store = _open(args)
     now = time.time()
+    if args.unlimited and any(most is not None for most in (args.rpm, args.tpm, args.concurrent)):
+        raise Trouble("--unlimited goes with none of --rpm, --tpm and --concurrent", code=USAGE)
+    try:
+        roles = checked_roles(args.role or ("service",), spec)
+        models = frozenset(pool_of(name, spec) for name in args.model) if args.model else None
+        limit = limit_of(args.rpm, args.tpm, args.concurrent, unlimited=args.unlimited)
+    except Unfit as unfit:
+        raise Trouble(str(unfit), code=USAGE) from None
     grant = Grant(
         tenant=args.tenant,
         app=args.app,
         user=args.user,
-        roles=tuple(_role(name, spec) for name in args.role or ("service",)),
+        roles=roles,
         priority=args.priority,
-        models=frozenset(_pool(name, spec) for name in args.model) if args.model else None,
-        limit=_limit(args),
+        models=models,
+        limit=limit,
         note=args.note,
         expires=_moment(args.expires, now, "--expires") if args.expires else None,
         networks=tuple(args.network or ()),
@@ -243,11 +252,11 @@ def _open(args: argparse.Namespace, *, mint: bool = True) -> tuple[Spec, StateDi
     """The file's Spec, its state folder and its keys; only who makes keys needs (and may make) the pepper."""
     import os
 
-    from gemstead.cli.options import read_spec
+    from gemstead.cli.options import read_places, read_spec
     from gemstead.wiring.files import state_dir
     from gemstead.wiring.ledger import key_store
 
-    spec = read_spec(args)
+    spec = read_spec(args) if mint else read_places(args)
     folder = state_dir(spec, os.environ)
     return spec, folder, key_store(folder, mint=mint)
 
@@ -257,51 +266,6 @@ def _id(text: str) -> str:
     from gemstead.ledger.keyform import PREFIX, key_id_of
 
     return key_id_of(text) if text.startswith(PREFIX) else PREFIX + text
-
-
-def _role(name: str, spec: Spec) -> str:
-    """A role that exists here; one that does not would let nobody do anything."""
-    from gemstead.traffic.roles import Roles
-
-    known = Roles({one.name: (one.extends, one.allow) for one in spec.identity.roles}).by_name
-    if name not in known:
-        raise Trouble(f"--role {name}: there is no such role; there are {', '.join(known)}", code=USAGE)
-    return name
-
-
-def _pool(name: str, spec: Spec) -> str:
-    """The pool that a model's name means here."""
-    from gemstead.catalog import names
-    from gemstead.catalog.check import facts_of
-    from gemstead.refused import Refused
-
-    try:
-        meant = names.canonical(name)
-    except Refused:
-        meant = name
-    pools = []
-    for model in spec.models:
-        facts = facts_of(model)
-        pool = facts.name if facts else model.name
-        if name in (model.name, *model.aliases) or meant == pool:
-            return pool
-        pools.append(pool)
-    raise Trouble(f"--model {name}: this file has no such model; it has {', '.join(pools)}", code=USAGE)
-
-
-def _limit(args: argparse.Namespace) -> RateLimit | None:
-    from gemstead.traffic.caller import RateLimit
-
-    given = {
-        "requests_per_minute": args.rpm,
-        "tokens_per_minute": args.tpm,
-        "concurrent": args.concurrent,
-    }
-    if any(most is not None for most in given.values()):
-        if args.unlimited:
-            raise Trouble("--unlimited goes with none of --rpm, --tpm and --concurrent", code=USAGE)
-        return RateLimit(**given)
-    return RateLimit() if args.unlimited else None
 
 
 def _moment(text: str, now: float, option: str) -> float:
@@ -325,7 +289,9 @@ def _address(spec: Spec, folder: StateDir) -> str:
 
 
 def _first_model(key: Key, spec: Spec) -> str:
-    return min(key.models) if key.models else _pool(spec.models[0].name, spec)
+    from gemstead.ledger.granting import pool_of
+
+    return min(key.models) if key.models else pool_of(spec.models[0].name, spec)
 
 
 def _models(key: Key) -> str:

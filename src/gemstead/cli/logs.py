@@ -31,11 +31,11 @@ def add(subparsers: Any) -> None:
 def show(args: argparse.Namespace) -> int:
     import os
 
-    from gemstead.cli.options import read_spec
+    from gemstead.cli.options import read_places
     from gemstead.supervise.logs import last_lines
     from gemstead.wiring.files import state_dir
 
-    folder = state_dir(read_spec(args), os.environ).logs
+    folder = state_dir(read_places(args), os.environ).logs
     paths = _chosen(folder, args.name)
     many = len(paths) > 1
     for path in paths:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from gemstead.spec.model import Spec
 
 DEFAULT_FILE = "gemstead.yaml"
+PLACES = ("state_dir", "ledger", "secrets")  # what says where a service keeps its things
 MOST_BYTES = 1 << 20
 
 
@@ -60,6 +62,28 @@ def load(args: argparse.Namespace) -> Loaded:
 def read_spec(args: argparse.Namespace) -> Spec:
     """As `load`, for commands that need only the Spec."""
     return load(args).spec
+
+
+def read_places(args: argparse.Namespace) -> Spec:
+    """What the file says of where a service keeps its things, for verbs that look at what runs, stop it, or shut
+    somebody out: a mistake elsewhere in the file is told and does not stop them.
+
+    Raises:
+        Trouble: the file cannot be read.
+        SpecError: the mistake is where the places are said.
+    """
+    from gemstead.spec.fault import SpecError
+    from gemstead.spec.load import salvaged
+
+    file = file_of(args)
+    try:
+        return load_file(file, args.overrides).spec
+    except SpecError as error:
+        name, text = (shown(file), text_of(file)) if file else (DEFAULT_FILE, "")
+        spec = salvaged(text, name, args.overrides, os.environ, PLACES)
+        more = f" (and {len(error.faults) - 1} more)" if len(error.faults) > 1 else ""
+        print(f"note: passed over: {error.faults[0]}{more}; `gemstead validate` tells", file=sys.stderr)
+        return spec
 
 
 def read(file: Path | None, overrides: Sequence[str]) -> Spec:

@@ -97,10 +97,10 @@ def find(args: argparse.Namespace) -> tuple[StateDir, Card | None]:
     """The state folder that the options mean, and the service that runs there."""
     import os
 
-    from gemstead.cli.options import read_spec
+    from gemstead.cli.options import read_places
     from gemstead.wiring.files import running, state_dir
 
-    folder = state_dir(read_spec(args), os.environ)
+    folder = state_dir(read_places(args), os.environ)
     return folder, running(folder)
 
 

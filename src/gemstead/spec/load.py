@@ -6,7 +6,8 @@ wrong is said all at once, each fault with its line, or with the option or varia
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from gemstead.spec.document import Document
 from gemstead.spec.fault import Fault, Path, Place, SpecError, in_order, located
 from gemstead.spec.fields import known_paths
 from gemstead.spec.model import Spec
-from gemstead.spec.overrides import Override
+from gemstead.spec.overrides import PREFIX, Override
 
 FILE = "gemstead.yaml"
 
@@ -84,6 +85,40 @@ def load(
     if every or spec is None:
         raise SpecError(list(dict.fromkeys(every)))
     return Loaded(spec, name, said.places)
+
+
+def salvaged(
+    text: str,
+    name: str,
+    overrides: Sequence[str],
+    environ: Mapping[str, str],
+    sections: Collection[str],
+) -> Spec:
+    """The Spec that these sections alone give, whatever is wrong with the others, in their YAML too.
+
+    For looking at and stopping a service whose file is being edited.
+
+    Raises:
+        SpecError: the fault is in one of them.
+    """
+    named = re.compile(f"({'|'.join(sections)})\\b")
+    counts = False
+    kept = []
+    for line in text.splitlines():  # others become empty lines, so that faults keep their places
+        if line[:1] not in ("", " ", "\t", "#", "-"):
+            counts = named.match(line) is not None
+        kept.append(line if counts else "")
+    starts = tuple(f"{PREFIX}{section.upper()}" for section in sections)
+    return load(
+        "\n".join(kept),
+        name,
+        [said for said in overrides if named.match(said.strip())],
+        {
+            var: value
+            for var, value in environ.items()
+            if not var.startswith(PREFIX) or var.startswith(starts)
+        },
+    ).spec
 
 
 def _override(said: Document, options: Sequence[str], environ: Mapping[str, str]) -> list[Override]:
