@@ -76,6 +76,7 @@ def _act(acts: Any, name: str, run: Any, description: str) -> argparse.ArgumentP
 
 def deny_one(args: argparse.Namespace) -> int:
     from gemstead.cli.spans import moment
+    from gemstead.ledger.key import is_made_by
     from gemstead.ledger.keys import Denial
 
     folder, store = _open(args)
@@ -95,7 +96,8 @@ def deny_one(args: argparse.Namespace) -> int:
     )
     store.deny(entry)
     _remember(folder, "token.deny", args.value, {"kind": args.act, "issuer": args.issuer, "note": args.note})
-    made = [key for key in store.list() if args.act == "subject" and _by(key.note, args.issuer, args.value)]
+    subject = args.act == "subject"
+    made = [key for key in store.list() if subject and is_made_by(key.note, args.issuer, args.value)]
     living = [key for key in made if key.state(now) in ("active", "retiring")]
     for key in living if getattr(args, "keys", False) else ():
         store.revoke(key.key_id, now=now)
@@ -111,16 +113,25 @@ def deny_one(args: argparse.Namespace) -> int:
             if args.keys
             else f"note: keys that it has made go on working: {names}"
         )
+    _tell_if_unknown(args)
     return 0
 
 
-def _by(note: str, issuer: str, subject: str) -> bool:
-    """Whether a key's note says that this subject made it."""
-    from gemstead.ledger.key import made_by
+def _tell_if_unknown(args: argparse.Namespace) -> None:
+    """A mistyped issuer refuses nobody, and must not look as if it did."""
+    from gemstead.cli.options import read_spec
+    from gemstead.spec.fault import SpecError
 
-    if issuer != "*":
-        return note == made_by(f"{issuer}:{subject}")
-    return note.startswith("made by ") and note.endswith(f":{subject}")
+    try:
+        identity = read_spec(args).identity
+    except SpecError:
+        return
+    known = [one.name for one in identity.issuers] + [one.name for one in identity.certificates]
+    if args.issuer not in known:
+        has = f"it has {', '.join(known)}" if known else "it has none"
+        print(
+            f"note: the file names no issuer {args.issuer} ({has}), so this refuses nobody", file=sys.stderr
+        )
 
 
 def list_denied(args: argparse.Namespace) -> int:
@@ -195,11 +206,11 @@ def show_roles(args: argparse.Namespace) -> int:
 def _open(args: argparse.Namespace) -> tuple[StateDir, KeyStore]:
     import os
 
-    from gemstead.cli.options import read_spec
+    from gemstead.cli.options import read_places
     from gemstead.wiring.files import state_dir
     from gemstead.wiring.ledger import key_store
 
-    folder = state_dir(read_spec(args), os.environ)
+    folder = state_dir(read_places(args), os.environ)
     return folder, key_store(folder, mint=False)
 
 
