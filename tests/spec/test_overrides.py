@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 from gemstead.spec.fault import SpecError, written
 from gemstead.spec.fields import known_paths
 from gemstead.spec.load import parse
-from gemstead.spec.overrides import parse_path
+from gemstead.spec.overrides import parse_path, variables
 
 FILE = "models:\n  - name: gemma-4-e2b\n    context: 1000\ngateway:\n  listen: :1000\n"
 
@@ -169,3 +172,11 @@ steps = st.lists(st.from_regex(r"[a-z_]{1,5}", fullmatch=True) | st.integers(0, 
 def test_a_written_path_reads_back(first: str, rest: list[str | int]) -> None:
     path = (first, *rest)
     assert parse_path(written(path)) == path
+
+
+def test_secrets_by_the_names_of_the_documentation_are_no_mistakes_beside_another_file() -> None:
+    root = Path(__file__).parents[2]
+    pages = [*root.glob("docs/**/*.md"), *root.glob("src/gemstead/spec/*.py")]
+    named = {name for page in pages for name in re.findall(r"env:(GEMSTEAD_[A-Z0-9_]+)", page.read_text())}
+    assert named >= {"GEMSTEAD_LIMITS_URL", "GEMSTEAD_STORE_SECRET"}
+    assert variables(dict.fromkeys(named, "x"), (), ()) == ([], [])

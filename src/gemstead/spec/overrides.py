@@ -26,6 +26,13 @@ RESERVED = {
     "GEMSTEAD_URL": "address that `gemstead run` calls",
     "GEMSTEAD_ROLES": "roles that the command line is held to, such as `auditor`",
     "GEMSTEAD_ENGINE_KEY": "bearer token of an embedded engine, in that engine's own process",
+    # What the documentation calls the secrets that a file refers to: set for the whole machine, they must not stop a
+    # command that is run beside another file.
+    "GEMSTEAD_LIMITS_URL": "where `limits.store: env:GEMSTEAD_LIMITS_URL` leads",
+    "GEMSTEAD_SHARING_URL": "the same for `traffic.sharing.store`",
+    "GEMSTEAD_SHARING_SECRET": "the same for `traffic.sharing.secret`",
+    "GEMSTEAD_STORE_URL": "the same for `ledger.store`",
+    "GEMSTEAD_STORE_SECRET": "the same for `ledger.secret`",
 }
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 _KUBERNETES = re.compile(

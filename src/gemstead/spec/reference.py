@@ -42,7 +42,7 @@ that looks like a number goes in quotes.
 ## Secrets
 
 A secret is never written into the file. Where one is wanted, the file says where it is: `env:NAME` is an
-environment variable, `file:PATH` the content of a file.
+environment variable, `file:PATH` the content of a file; [stores of secrets](../secrets.md) have forms of their own.
 
 ## Settings outside the file
 
