@@ -12,6 +12,7 @@ from gemstead.spec.limits import MONEY, LimitRule, LimitSpec, PriceSpec
 from gemstead.spec.model import Spec
 from gemstead.traffic.budget import NANO, Price, Rule, RuleBook, Selector
 from gemstead.traffic.caller import RateLimit
+from gemstead.wiring.extras import need
 from gemstead.wiring.secrets import CannotRun
 
 MILLION = 1_000_000
@@ -47,12 +48,14 @@ def store_url(url: str) -> str:
     """The URL of the shared store, as far as it can be judged without asking it.
 
     Raises:
-        CannotRun: it is none.
+        CannotRun: it is none, or the package that speaks to such a store is not installed.
     """
     if url and not url.startswith(STORES):
         raise CannotRun(
             "limits.store: what it refers to is no URL of a store: write redis://, rediss://, valkey:// or postgresql://"
         )
+    if url:
+        need(("asyncpg",) if url.startswith("postgres") else ("redis",), "shared", "limits.store")
     return url
 
 

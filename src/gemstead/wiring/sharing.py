@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from gemstead.gateway.settings import Sharing
 from gemstead.operate.secrets.keeper import Keeper
 from gemstead.spec.sharing import SharingSpec
+from gemstead.wiring.extras import need
 from gemstead.wiring.secrets import CannotRun, resolved
 
 STORES = ("redis://", "rediss://", "unix://", "valkey://", "valkeys://")
@@ -17,7 +18,8 @@ def sharing(spec: SharingSpec | None, environ: Mapping[str, str], keeper: Keeper
     """Where gateways meet and what seals their words; None: they do not.
 
     Raises:
-        CannotRun: a reference cannot be followed, it is no URL of such a store, or the secret is too short.
+        CannotRun: a reference cannot be followed, it is no URL of such a store, the package that speaks to it is not
+            installed, or the secret is too short.
     """
     if spec is None:
         return None
@@ -27,6 +29,7 @@ def sharing(spec: SharingSpec | None, environ: Mapping[str, str], keeper: Keeper
             "traffic.sharing.store: what it refers to is no URL of a store: write redis://, rediss://, unix:// or valkey://"
         )
     secret = resolved(spec.secret, environ, "traffic.sharing.secret", keeper)
+    need(("redis",), "shared", "traffic.sharing.store")
     if len(secret) < LEAST:
         raise CannotRun(
             f"traffic.sharing.secret: what it refers to has {len(secret)} characters, and needs {LEAST}: "
