@@ -113,6 +113,19 @@ def test_validate_speaks_json(tmp_path: Path, text: str, ok: bool, code: int) ->
         ]
 
 
+def test_validate_finds_what_serve_would_refuse(tmp_path: Path) -> None:
+    (tmp_path / "gemstead.yaml").write_text(
+        "routes:\n  - {name: short, to: [{model: gone}]}\nlimits:\n  rules:\n"
+        "    - {name: a, tokens_per_day: 9, model: gema-4-e2b}\n"
+    )
+    done = gemstead(tmp_path, "validate")
+    assert done.returncode == 1
+    first, second, count = done.stderr.splitlines()
+    assert first.startswith("gemstead.yaml:2 routes[0].to: The model `gone` does not exist here.")
+    assert second.startswith("gemstead.yaml:5 limits.rules[0].model: no model 'gema-4-e2b' is served here")
+    assert count == "2 faults"
+
+
 def test_validate_reads_the_environment_too(tmp_path: Path) -> None:
     done = gemstead(tmp_path, "validate", GEMSTEAD_MODELS__0__CONTXT="5")
     assert done.returncode == 1

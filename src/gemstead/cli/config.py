@@ -111,6 +111,8 @@ def validate(args: argparse.Namespace) -> int:
     path = file_of(args)
     try:
         loaded = load(args)
+        if faults := disagreements(loaded):
+            raise SpecError(faults)
     except SpecError as error:
         if args.json:
             _print_json({"ok": False, "faults": [_as_json(fault) for fault in error.faults]})
@@ -127,6 +129,26 @@ def validate(args: argparse.Namespace) -> int:
         print(f"{shown(path) if path else 'no gemstead.yaml here: the default'}: OK")
         print("\n".join(f"  {line}" for line in summary(loaded)))
     return 0
+
+
+def disagreements(loaded: Loaded) -> list[Fault]:
+    """What `serve` and `reload` would refuse besides: routes and limits of models that the file has not."""
+    from gemstead.spec.fault import Fault
+    from gemstead.spec.overrides import parse_path
+    from gemstead.wiring.desired import pools_of
+    from gemstead.wiring.limits import rulebook
+    from gemstead.wiring.routes import rules
+    from gemstead.wiring.secrets import CannotRun
+
+    pools, found = pools_of(loaded.spec), []
+    for judge in (rules, rulebook):
+        try:
+            judge(loaded.spec, pools)
+        except CannotRun as refusal:
+            where, _, what = str(refusal).partition(": ")
+            path = parse_path(where)
+            found.append(Fault((), str(refusal)) if path is None else Fault(path, what))
+    return loaded.located(found)
 
 
 def summary(loaded: Loaded) -> list[str]:
