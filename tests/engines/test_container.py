@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import subprocess
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemstead.engines.container import Mount, fill, gpus, image_of, prefix, removal
+from gemstead.engines.container import BY_PATH, Mount, fill, gpus, image_of, prefix, removal, started
 from gemstead.refused import Refused
 
 IMAGE = "vllm/vllm-openai@sha256:" + "0" * 64
@@ -70,11 +71,10 @@ def test_docker_on_two_cards_of_nvidia():
                     "--device",
                     "/dev/dri/renderD129",
                 ),
-                *("--group-add", "video", "--group-add", "render"),
             ),
         ),
         ("podman", "amd", (), ("--device", "/dev/kfd", "--device", "/dev/dri", "--group-add", "keep-groups")),
-        ("docker", "intel", ("renderD130",), ("--device", "/dev/dri/renderD130", "--group-add", "render")),
+        ("docker", "intel", ("renderD130",), ("--device", "/dev/dri/renderD130", *BY_PATH)),
         ("docker", "cpu", (), ()),
     ],
 )
@@ -91,8 +91,28 @@ def test_nothing_is_open_to_others_whatever_the_tool_and_the_card(tool, vendor):
     assert "--ipc" not in line and "--ipc=host" not in line
     assert "no-new-privileges" in after(line, "--security-opt")
     assert all(mount.endswith(",readonly") for mount in after(line, "--mount"))
+    assert "--group-add" not in line or tool == "podman"
     assert not any(word in line for word in ("{gpus}", "{env}", "{mounts}"))
     assert line[-1] == IMAGE
+
+
+def test_docker_is_told_groups_by_their_numbers_and_podman_keeps_the_caller_s():
+    """An image need not know the host's groups by name; llama.cpp's do not."""
+    line = prefix("docker", IMAGE, "vllm", "amd", user="1000:1000", groups=("44", "992"))
+    assert after(line, "--group-add") == ["44", "992"]
+    line = fill(prefix("podman", IMAGE, "vllm", "amd", groups=("992",)), name="a", port=1, vendor="amd")
+    assert after(line, "--group-add") == ["keep-groups"]
+
+
+def test_intel_s_libraries_are_found_before_vllm_starts():
+    line = prefix("docker", IMAGE, started("vllm", "intel"), "intel")
+    at = line.index("--entrypoint")
+    assert line[at + 1 : at + 4] == ("bash", IMAGE, "-c") and line[-1] == "vllm"
+    said = subprocess.run(
+        ["bash", *line[at + 3 : -1], "echo", "serve", "a b"], capture_output=True, text=True
+    )
+    assert said.stdout == "serve a b\n", "without oneAPI it starts all the same, with its words as they are"
+    assert started("vllm", "nvidia") == ("vllm",) and started("llamacpp", "intel") == ("/app/llama-server",)
 
 
 def test_podman_refuses_to_keep_the_id_of_root_so_root_is_not_asked_for():
@@ -120,7 +140,13 @@ def test_a_container_is_removed_by_its_name():
 def test_an_engine_has_its_image_for_each_card():
     assert image_of("vllm", "0.32.0", "nvidia") == "vllm/vllm-openai:v0.32.0"
     assert image_of("llamacpp", "b11549", "amd") == "ghcr.io/ggml-org/llama.cpp:server-rocm-b11549"
+    assert image_of("llamacpp", "11549", "intel") == "ghcr.io/ggml-org/llama.cpp:server-intel-b11549"
+    assert image_of("vllm", "v0.32.0", "intel") == "vllm/vllm-openai-xpu:v0.32.0"
+    with pytest.raises(Refused, match=r"published from 0\.26\.0 on, not for 0\.25\.1"):
+        image_of("vllm", "0.25.1", "intel")
     with pytest.raises(Refused, match="--container IMAGE"):
         image_of("sglang", "0.5.23", "intel")
+    with pytest.raises(Refused, match=r"name ROCm's version.*--container IMAGE"):
+        image_of("sglang", "0.5.23", "amd")
     with pytest.raises(Refused, match="name a version"):
         image_of("tgi", "", "nvidia")

@@ -30,6 +30,7 @@ FILES: dict[str, dict[str, Any]] = {
         "gateway": {"listen": ":4367", "tls": TLS},
     },
     "amd": {"models": [{"name": "gemma-4-26b"}], "deploy": {"hardware": {"gpu": "MI300X", "count": 2}}},
+    "intel": {"models": [{"name": "gemma-4-26b"}], "deploy": {"hardware": {"gpu": "B70", "count": 2}}},
     "ollama": {
         "models": [{"name": "gemma-4-e4b", "engine": "ollama"}],
         "deploy": {"hardware": {"gpu": "L4", "count": 1}},

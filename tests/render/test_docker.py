@@ -26,6 +26,8 @@ ENGINES = [
     ("vllm", "H100", "volume"),
     ("vllm", "H100", "image"),
     ("vllm", "MI300X", "volume"),
+    ("vllm", "B70", "image"),
+    ("llamacpp", "B60", "volume"),
     ("sglang", "H100", "image"),
     ("llamacpp", "", "volume"),
     ("llamacpp", "L4", "image"),

@@ -37,6 +37,7 @@ HARDWARE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # -> (deploy.har
     "a processor": ({}, {}),
     "one card": ({"gpu": "RTX PRO 6000", "count": 1}, {}),
     "eight cards": ({"gpu": "H100", "count": 8}, {}),
+    "Intel's cards": ({"gpu": "Arc Pro B70", "count": 2}, {}),
     "two nodes": ({"gpu": "L4", "count": 8, "multi_node": True}, {"tensor_parallel": 8, "engine": "vllm"}),
 }
 CATALOGUE = built_in()

@@ -46,7 +46,7 @@ class Accelerator:
 
     id: str
     name: str
-    vendor: str  # nvidia, amd, google, cpu
+    vendor: str  # nvidia, amd, google, intel, cpu
     arch: str
     sm: int | None  # CUDA compute capability without its dot: 90 is 9.0; None: not NVIDIA
     memory_mib: int  # as the driver reports it
@@ -225,8 +225,9 @@ def _unknown(name: str, card: str, known: Sequence[Accelerator]) -> Refused:
     shown = name if len(name) <= 80 else name[:77] + "..."
     if re.search(r"\b(?:gaudi|intel|arc [ab]\d|hpu|xpu)", name[:128], re.IGNORECASE):
         return _refused(
-            f"`{shown}`: nobody is known to have run Gemma 4 on Intel's cards (Gaudi, Arc, Max), so the catalogue has "
-            "no figures of them; take a card of `gemstead catalog list gpus`, or a processor by naming none."
+            f"`{shown}`: of Intel's accelerators the catalogue knows `arc-pro-b70` and `arc-pro-b60`, on which Gemma 4 "
+            "was run. Of other Arc and Max cards it has no figures: write them into a catalogue file of yours "
+            "(docs/catalogue.md) with `vendor: intel`. For Gaudi, vLLM's plugin does not list Gemma 4 as validated."
         )
     return _refused(
         f"There is no accelerator `{shown}` in the catalogue. {meant}See `gemstead catalog list gpus`."

@@ -138,7 +138,7 @@ def checkpoint(
     return fit[0]
 
 
-_VENDORS = {"nvidia": "NVIDIA", "amd": "AMD", "google": "a TPU", "cpu": "a processor"}
+_VENDORS = {"nvidia": "NVIDIA", "amd": "AMD", "google": "a TPU", "intel": "Intel", "cpu": "a processor"}
 
 
 def _capability(sm: int) -> str:

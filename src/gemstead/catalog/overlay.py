@@ -109,7 +109,7 @@ _ACCELERATOR = {
     "id": text(required=True),
     "like": text(),
     "name": text(),
-    "vendor": text(choices=("nvidia", "amd", "google", "cpu")),
+    "vendor": text(choices=("nvidia", "amd", "google", "intel", "cpu")),
     "arch": text(),
     "sm": Field("whole", least=50, most=200),
     "memory_mib": Field("whole", least=1024, most=16 << 20),

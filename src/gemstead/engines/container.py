@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gemstead.catalog.versions import within
 from gemstead.refused import Reason, Refused
 
 NAME = "gemstead-{name}"
@@ -37,9 +38,17 @@ PROGRAMS = {  # engine: the program in its image
     "tensorrt_llm": "trtllm-serve",
     "transformers": "transformers",
 }
-_IMAGES = {  # engine, vendor: its own published image
+# Repository and tag of each engine's own image, by engine and vendor of the card; `{version}` is without the `v` or `b`
+# that it may be written with. Rendered files and `gemstead engines install --container` read the same lines.
+# Sources, read 2026-11: docs.vllm.ai "Installation" (vllm-openai, -rocm, -cpu, -tpu; -xpu with vLLM's pull request
+# #49148, which says from which version on); ggml-org/llama.cpp docs/docker.md and .github/workflows/docker.yml (a
+# build's tag is `server[-backend]-bNUMBER`); hub.docker.com of lmsysorg and ollama; ghcr.io/huggingface; nvcr.io.
+IMAGES = {
     ("vllm", "nvidia"): "vllm/vllm-openai:v{version}",
     ("vllm", "amd"): "vllm/vllm-openai-rocm:v{version}",
+    ("vllm", "intel"): "vllm/vllm-openai-xpu:v{version}",
+    ("vllm", "google"): "vllm/vllm-tpu:v{version}",
+    ("vllm", "cpu"): "vllm/vllm-openai-cpu:v{version}",
     ("sglang", "nvidia"): "lmsysorg/sglang:v{version}",
     ("llamacpp", "nvidia"): "ghcr.io/ggml-org/llama.cpp:server-cuda-b{version}",
     ("llamacpp", "amd"): "ghcr.io/ggml-org/llama.cpp:server-rocm-b{version}",
@@ -52,6 +61,23 @@ _IMAGES = {  # engine, vendor: its own published image
     ("tgi", "amd"): "ghcr.io/huggingface/text-generation-inference:{version}-rocm",
     ("tensorrt_llm", "nvidia"): "nvcr.io/nvidia/tensorrt-llm/release:{version}",
 }
+# The first version that was published there, where that is later than the first that serves Gemma 4.
+SINCE = {("vllm", "intel"): "0.26.0"}
+# Why nobody can be sure of a tag, though there are images.
+UNSURE = {
+    ("sglang", "amd"): "SGLang's tags for ROCm name ROCm's version and the card's family, as in "
+    "`lmsysorg/sglang:v0.5.18-rocm720-mi30x`, and none was checked with Gemma 4",
+}
+# oneCCL finds Intel's cards by the names in this folder, which `--device` does not bring along: without it vLLM ends
+# with "init_device_fds: condition dir failed" (seen by others with vllm-openai-xpu 0.28.0, 2026-09).
+BY_PATH = ("--mount", "type=bind,source=/dev/dri/by-path,target=/dev/dri/by-path,readonly")
+# Intel's oneAPI has libraries that its images find only after this; vLLM's own recipes for Intel's cards
+# (vllm-project/recipes #753, 2026-08) source it, and where it is not there, nothing is missed.
+ONEAPI = (
+    "bash",
+    "-c",
+    '[ ! -r /opt/intel/oneapi/setvars.sh ] || . /opt/intel/oneapi/setvars.sh --force >&2; exec "$0" "$@"',
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,28 +97,53 @@ class Mount:
         )
 
 
+def published(engine: str, version: str, vendor: str) -> str:
+    """The image that an engine's makers publish for a kind of card; empty: none is known.
+
+    Raises:
+        Refused: UNSUPPORTED, for a version before the first that was published for it.
+    """
+    form = IMAGES.get((engine, vendor), "")
+    plain = version.removeprefix("b").removeprefix("v")
+    first = SINCE.get((engine, vendor), "")
+    if form and first and plain and not within(plain, f">={first}"):
+        message = (
+            f"{form.partition(':')[0]} is published from {first} on, not for {version}: name a later one"
+        )
+        raise Refused(Reason.UNSUPPORTED, message)
+    return form.format(version=plain)
+
+
 def image_of(engine: str, version: str, vendor: str) -> str:
     """The engine's own image for a kind of card.
 
     Raises:
         Refused: UNSUPPORTED, when it publishes none that is known.
     """
-    form = _IMAGES.get((engine, vendor))
-    if form is None or not version:
-        known = sorted({vendor for one, vendor in _IMAGES if one == engine})
-        where = f"; it has one for {', '.join(known)}" if known and form is None else ""
-        what = f"name a version: {engine}==VERSION" if form else "name one yourself: --container IMAGE"
-        raise Refused(Reason.UNSUPPORTED, f"no image of {engine} for {vendor} is known{where}; {what}")
-    return form.format(version=version.removeprefix("b").removeprefix("v"))
+    if version and (found := published(engine, version, vendor)):
+        return found
+    known = sorted({kind for one, kind in IMAGES if one == engine})
+    there = (engine, vendor) in IMAGES
+    where = f"; it has one for {', '.join(known)}" if known and not there else ""
+    what = f"name a version: {engine}==VERSION" if there else "name one yourself: --container IMAGE"
+    why = UNSURE.get((engine, vendor), f"no image of {engine} for {vendor} is known{where}")
+    raise Refused(Reason.UNSUPPORTED, f"{why}; {what}")
+
+
+def started(engine: str, vendor: str) -> tuple[str, ...]:
+    """The words that start an engine's program in its image, before its own."""
+    program = PROGRAMS[engine]
+    return (*ONEAPI, program) if (engine, vendor) == ("vllm", "intel") else (program,)
 
 
 def prefix(
     tool: str,
     image: str,
-    program: str,
+    program: str | Sequence[str],
     vendor: str,
     *,
     user: str = "",
+    groups: Sequence[str] = (),
     memory_bytes: int = 0,
     shm: str = SHM,
     pull: str = "never",
@@ -101,7 +152,10 @@ def prefix(
 
     Args:
         tool: docker or podman.
+        program: what is started in it; several words where one starts the other (`started`).
         user: `UID:GID` of the caller, as whom it runs; empty for root: then the image says as whom.
+        groups: numbers of the groups that own AMD's and Intel's devices on this host. Docker reads names in the image,
+            and llama.cpp's know neither `video` nor `render` (its docs/docker.md); Podman takes the caller's own.
         memory_bytes: the most memory it may take; 0: no bound.
         pull: whether the tool may fetch the image: `never` for one that was installed, `missing` else.
     """
@@ -123,12 +177,15 @@ def prefix(
                 "--security-opt",
                 "label=disable",
             ]  # SELinux: devices, and folders that are mounted read-only
-    elif user:
-        words += ["--user", user]
+    else:
+        words += ["--user", user] if user else []
+        for group in groups:
+            words += ["--group-add", group]
     if memory_bytes:
         words += ["--memory", str(memory_bytes)]
     words += ["--tmpfs", f"{INSIDE_CACHE}:rw,exec,mode=1777", "--env", f"HOME={INSIDE_CACHE}"]
-    words += ["{gpus}", "{env}", "{mounts}", "--entrypoint", program, image]
+    first, *after = [program] if isinstance(program, str) else program
+    words += ["{gpus}", "{env}", "{mounts}", "--entrypoint", first, image, *after]
     return tuple(words)
 
 
@@ -169,16 +226,11 @@ def gpus(tool: str, vendor: str, devices: Sequence[str]) -> tuple[str, ...]:
             )
         which = f'"device={",".join(devices)}"' if devices else "all"
         return ("--gpus", which)
+    groups = ("--group-add", "keep-groups") if tool == "podman" else ()  # Docker's are in the prefix
     if vendor == "amd":
-        groups = (
-            ("--group-add", "keep-groups")
-            if tool == "podman"
-            else ("--group-add", "video", "--group-add", "render")
-        )
         return ("--device", "/dev/kfd", *_nodes(devices), *groups)
     if vendor == "intel":
-        groups = ("--group-add", "keep-groups") if tool == "podman" else ("--group-add", "render")
-        return (*_nodes(devices), *groups)
+        return (*_nodes(devices), *BY_PATH, *groups)
     return ()
 
 

@@ -32,6 +32,7 @@ from gemstead.operate.engines import (
     size_of,
     write,
 )
+from gemstead.operate.engines_host import device_groups
 from gemstead.operate.engines_pip import Say, Source, Tool, python_for, run
 from gemstead.operate.probe import disk_free
 from gemstead.refused import Refused
@@ -240,7 +241,14 @@ def install_container(
     pinned = _digest(tool, image) or image
     # Whoever is root here may read what only root may, so the image's own user stays.
     user = f"{os.getuid()}:{os.getgid()}" if os.getuid() else ""
-    prefix = container.prefix(Path(tool).name, pinned, container.PROGRAMS[engine], vendor, user=user)
+    prefix = container.prefix(
+        Path(tool).name,
+        pinned,
+        container.started(engine, vendor),
+        vendor,
+        user=user,
+        groups=device_groups(vendor),
+    )
     notes = tuple(notes_on(engine, version))
     if "@sha256:" not in pinned:
         notes += (f"{image} has no digest here, so its tag counts, and may come to mean something else",)

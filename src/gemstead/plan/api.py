@@ -37,7 +37,13 @@ from gemstead.refused import Refused
 WIDTH_ORDER = ("bf16", "fp8", "int8", "nvfp4", "int4")  # from the most precise to the smallest
 TEXT_ONLY = Media()
 DAY_S = 86_400.0
-VENDORS = {"nvidia": "NVIDIA cards", "amd": "AMD cards", "google": "TPUs", "cpu": "processors"}
+VENDORS = {
+    "nvidia": "NVIDIA cards",
+    "amd": "AMD cards",
+    "google": "TPUs",
+    "intel": "Intel cards",
+    "cpu": "processors",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +282,10 @@ def _engines(card: Accelerator) -> list[str]:
         return ["embedded"]
     if card.vendor == "google":
         return ["vllm"]
+    if card.vendor == "intel":
+        return [
+            "llamacpp"
+        ]  # vLLM reads long prompts very slowly there (catalogue, Arc Pro B60): it has to be asked for
     return ["vllm", "sglang", "llamacpp"]
 
 

@@ -92,6 +92,9 @@ KNOWN: dict[str, float] = {
     "launch_ms.ollama": 0.10,
     "launch_ms.transformers": 0.35,  # no graphs, about a dozen kernels a layer: reckoned, not measured
     "routing_ms": 0.035,
+    # 26B-A4B on a B70 in llama.cpp (SYCL): 52.6 tokens a second in Q4_K_M (PMZFX/intel-arc-pro-b70-benchmarks, 2026-04)
+    # and 40.1 in Q8_0 (r/LocalLLaMA 1uao1pk, 2026-06) ask for 0.35 to 0.45; 56.1 on a B60 in vLLM for 0.3.
+    "routing_ms.intel": 0.38,
     "exchange_ms": 0.008,
     "exchange_ms.pcie": 0.015,
     "exchange_ms.network": 0.03,  # two boxes over RDMA: reckoned, not measured
@@ -107,6 +110,8 @@ KNOWN: dict[str, float] = {
     "checked_share": 0.45,  # eleven published gains of drafters, of which 1.09 at 100 requests depends on it most
     "prompt_share": 0.35,
     "prompt_share.google": 0.6,
+    # In the same runs 512 tokens of a prompt of 12B reach 0.2 (1,578 a second), of 26B-A4B 0.05 (1,129 and 1,332).
+    "prompt_share.intel": 0.12,
     "attention_share": 0.22,  # two pairs of prompt speeds, as told above
     "attention_share.amd": 0.05,
     # Marlin unpacks 4 bits before it multiplies and does not use the matrix instructions that Hopper and datacentre

@@ -10,11 +10,10 @@ pins cards to services, and because the gateway wants to know each one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from gemstead.observe.alerts import RUNBOOKS
-from gemstead.render import monitoring
+from gemstead.render import compose_cards, monitoring
 from gemstead.render.because import Because
 from gemstead.render.bundle import Bundle
 from gemstead.render.deployment import ADMIN_PORT, ENGINE_PORT, GATEWAY_PORT, Deployment, Pool
@@ -43,7 +42,7 @@ PORTS_APART = 100  # of several gateways' ports on the host
 
 def render(deployment: Deployment) -> Bundle:
     """The folder of a deployment on one host."""
-    seats = list(_seats(deployment))
+    seats = list(compose_cards.seats(deployment))
     services: dict[str, Any] = {}
     if any(pool.setup.engine != "ollama" for pool in deployment.pools):
         services["models"] = _models(deployment)
@@ -155,16 +154,6 @@ def _secrets(deployment: Deployment) -> dict[str, Any]:
     return found | ({"hf_token": {"environment": "HF_TOKEN"}} if deployment.deploy.hub_token else {})
 
 
-def _seats(deployment: Deployment) -> Iterator[tuple[str, Pool, tuple[str, ...]]]:
-    """(service, pool, indices of its cards) of every replica; cards are dealt out once."""
-    card = 0
-    for pool in deployment.pools:
-        for number in range(int(pool.replicas.value)):
-            cards = tuple(str(card + one) for one in range(pool.needs.gpus))
-            card += pool.needs.gpus
-            yield f"{pool.name}-{number}", pool, cards
-
-
 def _hardened() -> dict[str, Any]:
     return {
         "user": f"{USER}:0",
@@ -218,7 +207,7 @@ def _engine(pool: Pool, cards: tuple[str, ...], fetched: bool) -> dict[str, Any]
     service: dict[str, Any] = {
         "image": Because(pool.image.reference, pool.image.reason),
         **_hardened(),
-        "entrypoint": list(pool.command.program),
+        "entrypoint": [word.replace("$", "$$") for word in pool.command.program],  # Compose's own variables
         "command": _commented(pool),
         "environment": environment,
         "volumes": [f"cache:{CACHE}"],
@@ -235,6 +224,8 @@ def _engine(pool: Pool, cards: tuple[str, ...], fetched: bool) -> dict[str, Any]
         "ulimits": {"core": Because(0, "a core file would hold prompts")},
         **_resources(pool, cards),
     }
+    given = compose_cards.given(pool, cards)
+    service |= given | {"volumes": service["volumes"] + given.get("volumes", [])}
     if fetched and setup.engine != "ollama":
         service["depends_on"] = {"models": {"condition": "service_completed_successfully"}}
     return service
@@ -254,21 +245,7 @@ def _resources(pool: Pool, cards: tuple[str, ...]) -> dict[str, Any]:
         "cpus": Because(str(pool.needs.cpus.value), pool.needs.cpus.reason),
         "memory": Because(f"{pool.needs.memory_gib.value}g", pool.needs.memory_gib.reason),
     }
-    resources: dict[str, Any] = {"limits": limits}
-    if cards and pool.setup.accelerator.vendor == "nvidia":
-        devices = {
-            "driver": "nvidia",
-            "device_ids": Because(list(cards), "its cards and no others"),
-            "capabilities": ["gpu"],
-        }
-        resources["reservations"] = {"devices": [devices]}
-    found: dict[str, Any] = {"deploy": {"resources": resources}}
-    if cards and pool.setup.accelerator.vendor == "amd":
-        found["devices"] = Because(
-            ["/dev/kfd", "/dev/dri"], "ROCm's; which cards are seen is set in the environment"
-        )
-        found["group_add"] = ["video", "render"]
-    return found
+    return {"deploy": {"resources": {"limits": limits, **compose_cards.reservation(pool, cards)}}}
 
 
 def _gateway_image(deployment: Deployment) -> str:
@@ -411,8 +388,12 @@ def _env(deployment: Deployment) -> str:
             "# that URLs need (openssl rand -hex 24), and `docker compose --profile postgres up -d`.\n"
             f"# {name}=postgresql://gemstead:THE_PASSWORD@postgres/gemstead\n# POSTGRES_PASSWORD=THE_PASSWORD\n"
         )
-    return f"""# Copy to .env and fill in. To start, only the profile `monitoring` needs something: GRAFANA_PASSWORD.
-{token}# Password of Grafana's user `admin`:
+    group = compose_cards.settings(deployment)
+    needed = "only the profile `monitoring` needs something: GRAFANA_PASSWORD"
+    if group:
+        needed = f"{compose_cards.GROUP} has to be said; the profile `monitoring` needs GRAFANA_PASSWORD"
+    return f"""# Copy to .env and fill in. To start, {needed}.
+{group}{token}# Password of Grafana's user `admin`:
 # GRAFANA_PASSWORD=
 # Where callers connect, `address:port` of this host:
 # GEMSTEAD_LISTEN=127.0.0.1:4367

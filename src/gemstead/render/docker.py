@@ -31,7 +31,7 @@ def render(deployment: Deployment) -> Bundle:
         files[f"engine-{pool.name}/.dockerignore"] = "*\n"
     unpinned = [pool.image.reference for pool in deployment.pools if not pool.image.pinned]
     notes = tuple(f"{one} is pinned by tag only: gemstead render --pin" for one in dict.fromkeys(unpinned))
-    return Bundle("docker", files, notes)
+    return Bundle("docker", files, (*deployment.notes, *notes))
 
 
 def image_names(deployment: Deployment) -> dict[str, str]:

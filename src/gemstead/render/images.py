@@ -12,32 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from gemstead.catalog.engine_versions import engine_facts
-from gemstead.engines.container import PROGRAMS
+from gemstead.engines.container import UNSURE, published, started
 from gemstead.engines.flag import Command
 from gemstead.plan.setup import Setup
 from gemstead.refused import Reason, Refused
 
-# Repository and tag of each engine's own image, by vendor of the card; `{version}` is the engine's.
-IMAGES: dict[tuple[str, str], str] = {
-    ("vllm", "nvidia"): "vllm/vllm-openai:v{version}",
-    ("vllm", "amd"): "vllm/vllm-openai-rocm:v{version}",
-    ("vllm", "google"): "vllm/vllm-tpu:v{version}",
-    ("vllm", "cpu"): "vllm/vllm-openai-cpu:v{version}",
-    ("sglang", "nvidia"): "lmsysorg/sglang:v{version}",
-    ("llamacpp", "nvidia"): "ghcr.io/ggml-org/llama.cpp:server-cuda-{version}",
-    ("llamacpp", "amd"): "ghcr.io/ggml-org/llama.cpp:server-rocm-{version}",
-    ("llamacpp", "cpu"): "ghcr.io/ggml-org/llama.cpp:server-{version}",
-    ("ollama", "nvidia"): "ollama/ollama:{version}",
-    ("ollama", "amd"): "ollama/ollama:{version}-rocm",
-    ("ollama", "cpu"): "ollama/ollama:{version}",
-    ("tgi", "nvidia"): "ghcr.io/huggingface/text-generation-inference:{version}",
-    ("tensorrt_llm", "nvidia"): "nvcr.io/nvidia/tensorrt-llm/release:{version}",
-}
-# What no image can be vouched for, by vendor, or by engine and vendor.
-UNKNOWN = {
-    "intel": "nobody is known to have run Gemma 4 on Intel's cards (Gaudi, Arc, Max), so no image was checked",
-    "sglang amd": "SGLang's tags for ROCm name ROCm's version and the card's family, and none was checked with Gemma 4",
-}
 Digests = Mapping[str, str]  # "repository:tag" -> "sha256:..."
 NONE: Digests = {}
 
@@ -63,38 +42,29 @@ def engine_image(setup: Setup, own: str = "", digests: Digests = NONE) -> Image:
     """
     if own:
         return chosen(own, digests)
-    facts = engine_facts(setup.engine)
-    if why := UNKNOWN.get(setup.accelerator.vendor) or UNKNOWN.get(
-        f"{setup.engine} {setup.accelerator.vendor}"
-    ):
-        raise Refused(
-            Reason.BAD_REQUEST,
-            f"{setup.accelerator.name}: {why}; name an image: deploy.images.{setup.engine}",
-        )
+    facts, vendor = engine_facts(setup.engine), setup.accelerator.vendor
+    another = f"name an image: deploy.images.{setup.engine}"
+    if why := UNSURE.get((setup.engine, vendor)):
+        raise Refused(Reason.BAD_REQUEST, f"{setup.accelerator.name}: {why}; {another}")
     version = setup.version or facts.latest_seen
     if not version:
         raise Refused(
+            Reason.BAD_REQUEST, f"no version of {facts.title} is known to serve it; {another}, which does"
+        )
+    found = published(setup.engine, version, vendor)
+    if not found:
+        raise Refused(
             Reason.BAD_REQUEST,
-            f"no version of {facts.title} is known to serve it: name one that does, `deploy.images.{setup.engine}`",
+            f"{facts.title}'s makers publish no image for {setup.accelerator.name} that is known; {another}",
         )
-    form = IMAGES.get((setup.engine, setup.accelerator.vendor))
-    if form is None:
-        return Image(
-            f"gemstead/{setup.engine}:{version}",
-            f"{facts.title} publishes none: build ours, `gemstead render docker`",
-        )
-    return pinned(
-        form.format(version=version),
-        f"{facts.title} {version}, the version that the flags were checked against",
-        digests,
-    )
+    return pinned(found, f"{facts.title} {version}, the version that the flags were checked against", digests)
 
 
-def in_image(command: Command) -> Command:
-    """The command as the engine's own image has it: llama.cpp's server lies in /app there, which is on no PATH."""
-    if command.engine != "llamacpp":
+def in_image(command: Command, vendor: str) -> Command:
+    """The command as the engine's own image has it: with where its program lies, and what has to be read before it."""
+    if command.engine not in ("llamacpp", "vllm"):
         return command
-    return replace(command, program=(PROGRAMS["llamacpp"], *command.program[1:]))
+    return replace(command, program=(*started(command.engine, vendor), *command.program[1:]))
 
 
 def gateway_image(built: str, digests: Digests = NONE) -> Image:

@@ -52,6 +52,7 @@ def deployment(spec: Spec, catalogue: Catalogue, digests: Digests = NONE) -> Dep
         for model, count in zip(local, counts, strict=True)
     )
     notes = [note for pool in pools for note in pool.command.notes]
+    notes += [f"{card.name}: {limit}" for limit in card.limits]
     own = spec.deploy.images.get("gateway", "")
     found = Deployment(
         spec,
@@ -102,7 +103,7 @@ def _pool(
         model=model,
         layout=layout,
         placement=placement,
-        command=in_image(launch_command(placement)),
+        command=in_image(launch_command(placement), layout.setup.accelerator.vendor),
         image=engine_image(layout.setup, model.image or deploy.images.get(layout.setup.engine, ""), digests),
         replicas=_replicas(model, layout, count),
         needs=needs_of(layout),

@@ -182,7 +182,7 @@ def _in_container(image: str, engine: str, version: str, around: Surroundings) -
     import shutil
 
     from gemstead.engines import container
-    from gemstead.operate.engines_host import vendor
+    from gemstead.operate.engines_host import device_groups, vendor
 
     tool = next(
         (one for one in ("docker", "podman") if shutil.which(one, path=around.environ.get("PATH"))), ""
@@ -190,7 +190,10 @@ def _in_container(image: str, engine: str, version: str, around: Surroundings) -
     if not tool:
         raise CannotRun(f"models[].image: {image} needs Docker or Podman, and neither is on the PATH")
     user = f"{os.getuid()}:{os.getgid()}" if tool == "docker" else ""
-    words = container.prefix(tool, image, container.PROGRAMS[engine], vendor(), user=user, pull="missing")
+    started = container.started(engine, vendor())
+    words = container.prefix(
+        tool, image, started, vendor(), user=user, groups=device_groups(vendor()), pull="missing"
+    )
     said = version or image.rpartition(":")[2].removeprefix("v")
     return Installed(engine, said if said[:1].isdigit() else "", "container", words, image)
 

@@ -55,6 +55,7 @@ def notes(deployment: Deployment) -> tuple[str, ...]:
             "several models behind one inference Gateway are told apart by the header X-Gateway-Model-Name: callers "
             "set it, or the extension's chart body-based-routing does"
         )
+    found += hardware.notes(deployment)
     found += enginetls.notes(deployment)
     found += several.notes(deployment)
     return tuple(found)

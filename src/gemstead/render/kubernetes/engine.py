@@ -170,7 +170,7 @@ def template(
         "terminationGracePeriodSeconds": Because(
             grace, f"{pool.drain_s.reason}, after {PRESTOP_S} s in which it leaves the Service"
         ),
-        "securityContext": pod_security(USER),
+        "securityContext": pod_security(USER) | hardware.groups(deployment, pool),
         **hardware.scheduling(deployment, pool),
         "containers": [container],
         "volumes": held + certificate,

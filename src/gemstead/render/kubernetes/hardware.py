@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from gemstead.plan.setup import GIB
+from gemstead.refused import Reason, Refused
 from gemstead.render.because import Because
 from gemstead.render.deployment import Deployment, Pool
 from gemstead.render.kubernetes.objects import ENGINE, Object, engine_name, made, selector
@@ -48,6 +49,44 @@ def is_google(deployment: Deployment) -> bool:
     """Whether the cluster is Google's."""
     routes = deployment.deploy.kubernetes.routes
     return routes is not None and routes.flavour == "gke"
+
+
+def own_devices(pool: Pool) -> bool:
+    """Whether its cards are device files with an owner and a group, which only they may open: AMD's and Intel's."""
+    return bool(pool.needs.gpus) and pool.setup.accelerator.vendor in ("amd", "intel")
+
+
+def groups(deployment: Deployment, pool: Pool) -> Object:
+    """The groups by which a pod's user may open its cards, where the file says their numbers.
+
+    Without them containerd has to give the devices to the pod's user: `device_ownership_from_security_context`
+    (kubernetes.io, "Non-root Containers And Devices"). NVIDIA's files are open to everybody.
+
+    Raises:
+        Refused: the file says something else than numbers.
+    """
+    said = str(deployment.deploy.options.get("device_groups", "")).replace(" ", "")
+    if not said or not own_devices(pool):
+        return {}
+    if not all(one.isdigit() for one in said.split(",")):
+        raise Refused(
+            Reason.BAD_REQUEST,
+            f"deploy.options.device_groups: `{said[:64]}` is no list of numbers; on a node with cards, "
+            "`stat -c %g /dev/dri/renderD128` says which: write 992, or 44,992",
+        )
+    numbers = [int(one) for one in said.split(",")]
+    return {"supplementalGroups": Because(numbers, "the groups that own the cards' devices on the nodes")}
+
+
+def notes(deployment: Deployment) -> list[str]:
+    """What a user should know of the cards before the first start."""
+    found = []
+    if any(own_devices(pool) and not groups(deployment, pool) for pool in deployment.pools):
+        found.append(
+            "the cards' devices belong to a group of the nodes: say its number in deploy.options.device_groups (stat "
+            "-c %g /dev/dri/renderD128), or set containerd's device_ownership_from_security_context"
+        )
+    return found
 
 
 def nodes(pool: Pool, deployment: Deployment) -> int:
