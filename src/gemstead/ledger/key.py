@@ -162,6 +162,13 @@ def made_by(key_id: str) -> str:
     return f"made by {key_id}"[:_MOST_LETTERS]
 
 
+def is_made_by(note: str, issuer: str, subject: str) -> bool:
+    """Whether a key's note says that this subject made it. `issuer`: "*" for any."""
+    if issuer != "*":
+        return note == made_by(f"{issuer}:{subject}")
+    return note.startswith("made by ") and note.endswith(f":{subject}")
+
+
 def date(when: float) -> str:
     """A time as people read it, in UTC, such as `2026-11-21 03:00:00Z`."""
     try:

@@ -60,6 +60,8 @@ ROLE_SAYS: dict[str, str] = {
     "viewer": "sees that it runs",
     "service": "a program that calls models",
 }
+# What whoever makes keys may give without having it: what programs and their makers do, which governs nobody.
+GIVEN_FREELY: frozenset[str] = ROLES["developer"] | ROLES["service"]
 assert set(ROLES) == set(ROLE_SAYS), "every role is explained"
 assert all(rights <= RIGHTS.keys() for rights in ROLES.values()), "roles hold rights that exist"
 
@@ -198,6 +200,13 @@ class Roles:
                 self._known.clear()
             self._known[roles] = found
         return found
+
+    def beyond(self, giver: tuple[str, ...], given: tuple[str, ...]) -> list[str]:
+        """The rights in `given` that the holder of the roles `giver` may not give to anybody; [] is as it should be.
+
+        Whoever may make keys, and is no admin, could else make one for an admin and be one.
+        """
+        return sorted(self.rights(given) - GIVEN_FREELY - self.rights(giver))
 
     def those_with(self, right: str) -> list[str]:
         """The roles that hold a right."""
