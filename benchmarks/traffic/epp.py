@@ -1,27 +1,37 @@
-"""What a call costs a picker: CPU seconds of the `gemstead epp` process for one ext_proc stream, from /proc.
+"""What a call costs a picker: CPU seconds of the `gemstead epp` process for one ext_proc stream.
 
     python -m benchmarks.traffic.epp            # all scenarios, about a minute
     python -m benchmarks.traffic.epp --calls 500 --only small
+    python -m benchmarks.traffic.epp --envoy    # behind a real Envoy instead, with pretend engines
 
 A gRPC client plays the gateway's part: head and body in, the choice and the body back, the answer's head and body in
-and back. No Envoy and no engine runs, so that the figure is the picker's alone. CPU is counted by the kernel in ticks
-of 10 ms for the whole process, gRPC's own threads included; with 1 000 calls that is 0.01 ms a call.
+and back. No Envoy and no engine runs, so that the figure is the picker's alone. CPU is the process's own clock, all of
+its threads and the kernel's work for it included. Small calls are measured in turns with a server that does nothing
+(`epp_nothing.py`), so that a busy machine shows in both.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
+import ssl
+import statistics
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import httpx2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
+
+from gemstead.testing.engine import FakeEngine
+from gemstead.testing.envoy import Envoy, Gateway
 
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 EVENT = b'data: {"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"word%d"}}]}\n\n'
@@ -121,8 +131,8 @@ async def one(method: grpc.aio.StreamStreamMultiCallable, request: list[bytes], 
 
 
 def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """CPU seconds of a process, with the kernel's for it (clock_getcpuclockid(3): the id is made of the pid)."""
+    return time.clock_gettime((~pid << 3) | 2)
 
 
 def memory_mib(pid: int) -> float:
@@ -130,41 +140,59 @@ def memory_mib(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-async def measure(scenario: Scenario, calls: int) -> str:
-    """One line of the table."""
+@dataclass(frozen=True)
+class Cost:
+    """Of one run of one scenario."""
+
+    cpu_ms: float  # per call
+    calls_s: float
+    mib: float
+
+
+@contextlib.asynccontextmanager
+async def process(*words: str) -> AsyncIterator[tuple[int, int]]:
+    """Port and process id of a server that says its port in its first line."""
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        assert running.stdout is not None
+        line = (await running.stdout.readline()).decode()
+        yield next(int(word) for word in line.replace(",", "").split() if word.isdigit()), running.pid
+    finally:
+        running.kill()
+        await running.wait()
+
+
+@contextlib.asynccontextmanager
+async def picker(addresses: Sequence[str], tls: bool = False) -> AsyncIterator[tuple[int, int]]:
+    """Port and process id of a `gemstead epp` that looks at no metrics."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "endpoints.yaml"
-        rows = "".join(
-            f'- {{address: "127.0.{n // 200}.{n % 200 + 1}:9", name: e{n}}}\n'
-            for n in range(scenario.endpoints)
-        )
+        rows = "".join(f'- {{address: "{address}", name: e{n}}}\n' for n, address in enumerate(addresses))
         file.write_text(f"scrape_s: 86400\nendpoints:\n{rows}")
-        words = ["epp", "--file", str(file)]
+        words = ["gemstead", "epp", "--file", str(file)]
         for option in ("--listen", "--health", "--metrics"):
             words += [option, "127.0.0.1:0"]
-        words += [] if scenario.tls else ["--plain"]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "gemstead",
-            *words,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        try:
-            assert process.stdout is not None
-            line = (await process.stdout.readline()).decode()
-            port = next(int(word) for word in line.replace(",", "").split() if word.isdigit())
-            return await drive(scenario, calls, port, process.pid)
-        finally:
-            process.kill()
-            await process.wait()
+        async with process(*words, *([] if tls else ["--plain"])) as found:
+            yield found
 
 
-async def drive(scenario: Scenario, calls: int, port: int, pid: int) -> str:
+async def measure(scenario: Scenario, calls: int) -> Cost:
+    """Our picker's cost."""
+    addresses = [f"127.0.{n // 200}.{n % 200 + 1}:9" for n in range(scenario.endpoints)]
+    async with picker(addresses, scenario.tls) as (port, pid):
+        return await drive(scenario, calls, port, pid)
+
+
+async def measure_nothing(scenario: Scenario, calls: int) -> Cost:
+    """The cost of a server that does nothing."""
+    async with process("benchmarks.traffic.epp_nothing") as (port, pid):
+        return await drive(scenario, calls, port, pid)
+
+
+async def drive(scenario: Scenario, calls: int, port: int, pid: int) -> Cost:
     if scenario.tls:
-        import ssl
-
         pem = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port))
         channel = grpc.aio.secure_channel(
             f"127.0.0.1:{port}",
@@ -178,36 +206,105 @@ async def drive(scenario: Scenario, calls: int, port: int, pid: int) -> str:
         method = channel.stream_stream(METHOD)
         for request, answer in prepared:
             await one(method, request, answer)
-        before, began = cpu_s(pid), time.monotonic()
 
-        async def worker(number: int) -> None:
-            for _ in range(calls // scenario.at_once):
-                await one(method, *prepared[number % len(prepared)])
-                number += scenario.at_once
+        async def call(number: int) -> None:
+            await one(method, *prepared[number % len(prepared)])
 
-        await asyncio.gather(*(worker(number) for number in range(scenario.at_once)))
-        done = calls // scenario.at_once * scenario.at_once
-        spent_ms = 1000 * (cpu_s(pid) - before) / done
-        wall_s = time.monotonic() - began
+        return await counted(call, calls, scenario.at_once, pid)
+
+
+async def counted(call: Callable[[int], Awaitable[None]], calls: int, at_once: int, pid: int) -> Cost:
+    """What so many calls cost that process."""
+    before, began = cpu_s(pid), time.monotonic()
+
+    async def worker(number: int) -> None:
+        for _ in range(calls // at_once):
+            await call(number)
+            number += at_once
+
+    await asyncio.gather(*(worker(number) for number in range(at_once)))
+    done = calls // at_once * at_once
+    return Cost(1000 * (cpu_s(pid) - before) / done, done / (time.monotonic() - began), memory_mib(pid))
+
+
+async def behind_envoy(calls: int, rounds: int) -> str:
+    """What a request of a real Envoy costs the picker, and one that does nothing; both go on to pretend engines."""
+    lines = []
+    async with contextlib.AsyncExitStack() as stack:
+        engines = [await stack.enter_async_context(FakeEngine()) for _ in range(2)]
+        places = [f"127.0.0.1:{one.port}" for one in engines]
+        for at_once in (1, 16):
+            ours, nothing = [], []
+            for _ in range(rounds):
+                async with picker(places) as (port, pid):
+                    ours.append(await through_envoy(port, pid, [one.port for one in engines], calls, at_once))
+                async with process("benchmarks.traffic.epp_nothing", places[0]) as (port, pid):
+                    ends = [one.port for one in engines]
+                    nothing.append(await through_envoy(port, pid, ends, calls, at_once))
+            lines.append(line("behind Envoy", 2, at_once, ours, nothing))
+    return "\n".join(lines)
+
+
+async def through_envoy(port: int, pid: int, engines: Sequence[int], calls: int, at_once: int) -> Cost:
+    async with (
+        Envoy(port, engines, Gateway(health_checked=False)) as envoy,
+        httpx2.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=60, trust_env=False) as http,
+    ):
+
+        async def call(number: int) -> None:
+            text = f"{number:08d} " + "word " * 80
+            body = {"model": "gemma", "messages": [{"role": "user", "content": text}]}
+            answer = await http.post("/v1/chat/completions", json=body)
+            assert answer.status_code == 200, answer.text
+
+        await counted(call, 64, at_once, pid)
+        return await counted(call, calls, at_once, pid)
+
+
+async def row(scenario: Scenario, calls: int, rounds: int) -> str:
+    """One line of the table."""
+    small = scenario.prompt_bytes < 1000 and not scenario.chunks and not scenario.tls
+    ours, nothing = [], []
+    for _ in range(rounds):
+        ours.append(await measure(scenario, calls))
+        if small:
+            nothing.append(await measure_nothing(scenario, calls))
+    return line(scenario.name, scenario.endpoints, scenario.at_once, ours, nothing)
+
+
+def line(name: str, endpoints: int, at_once: int, ours: Sequence[Cost], nothing: Sequence[Cost]) -> str:
+    """The middle of several rounds, and beside it the same of doing nothing."""
+    spent = [one.cpu_ms for one in ours]
+    middle = statistics.median(spent)
+    floor = statistics.median(one.cpu_ms for one in nothing) if nothing else 0.0
+    beside = f"{floor:.2f} | {middle / floor:.2f}" if floor else "|"
     return (
-        f"| {scenario.name} | {scenario.endpoints} | {scenario.at_once} | {spent_ms:.2f} | {done / wall_s:.0f} "
-        f"| {memory_mib(pid):.0f} |"
+        f"| {name} | {endpoints} | {at_once} | {middle:.2f} | {min(spent):.2f} to {max(spent):.2f} | {beside} "
+        f"| {statistics.median(one.calls_s for one in ours):.0f} | {ours[-1].mib:.0f} |"
     )
 
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--calls", type=int, default=1000)
+    parser.add_argument("--calls", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="scenarios whose name begins so")
+    parser.add_argument("--envoy", action="store_true", help="behind a real Envoy")
     args = parser.parse_args()
-    print("| call | endpoints | at once | CPU ms per call | calls/s seen | MiB |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print(
+        "| call | endpoints | at once | CPU ms per call | spread | doing nothing | ratio | calls/s seen | MiB |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    if args.envoy:
+        print(await behind_envoy(args.calls, args.rounds), flush=True)
+        return
     for scenario in SCENARIOS:
         if scenario.name.startswith(args.only):
-            calls = (
-                max(args.calls // 5, 50) if scenario.chunks or scenario.prompt_bytes > 100_000 else args.calls
+            large = scenario.chunks or scenario.prompt_bytes > 100_000
+            print(
+                await row(scenario, max(args.calls // 5, 50) if large else args.calls, args.rounds),
+                flush=True,
             )
-            print(await measure(scenario, calls), flush=True)
 
 
 if __name__ == "__main__":

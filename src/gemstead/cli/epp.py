@@ -49,17 +49,13 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from gemstead.gateway.epp.grpc_settings import prepare
-
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what is wrong is said in our words
-    prepare(os.environ)
     try:
+        import cryptography  # noqa: F401
         import envoy.service.ext_proc.v3  # noqa: F401
-        import grpc  # noqa: F401
-        import grpc_health.v1  # noqa: F401
-    except ImportError:
+        import hpack  # noqa: F401
+    except ImportError as error:
         raise Trouble(
-            "a picker needs gRPC: pip install 'gemstead[epp]' (or add [epp] to how Gemstead was installed)"
+            f"a picker needs {error.name}: pip install 'gemstead[epp]' (or add [epp] to how Gemstead was installed)"
         ) from None
     import asyncio
 
@@ -71,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     file = Path(args.file).expanduser().absolute() if args.file else None
     spec = read(args, file)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    for noisy in ("httpx2", "httpcore", "uvicorn", "grpc"):
+    for noisy in ("httpx2", "httpcore", "uvicorn", "hpack"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
     async def picked() -> int:

@@ -37,6 +37,7 @@ class Gateway:
     tls: bool = False  # towards the picker
     tells_who_served: bool = True  # by the attribute upstream.address
     retries: int = 1
+    health_checked: bool = True  # the picker, by gRPC
 
 
 def binary() -> str | None:
@@ -98,7 +99,7 @@ class Envoy:
             }
         }
         # Envoy has to know that a picker is away before it gives a body away: only then can it fail open.
-        picker["health_checks"] = [
+        check = [
             {
                 "timeout": "1s",
                 "interval": "0.2s",
@@ -108,6 +109,8 @@ class Envoy:
                 "grpc_health_check": {"service_name": "envoy.service.ext_proc.v3.ExternalProcessor"},
             }
         ]
+        if self.gateway.health_checked:
+            picker["health_checks"] = check
         picker["common_lb_config"] = {"healthy_panic_threshold": {"value": 0}}
         if self.gateway.tls:
             picker["transport_socket"] = {

@@ -27,7 +27,8 @@ from gemstead.gateway.epp import objects
 from gemstead.gateway.epp.certificate import from_files, self_signed
 from gemstead.gateway.epp.desk import Desk, DeskSettings, address_of
 from gemstead.gateway.epp.rules import Rewrite, Rules
-from gemstead.gateway.epp.server import Pem, Server
+from gemstead.gateway.epp.server import Server
+from gemstead.gateway.epp.sockets import Pem
 from gemstead.gateway.figures import Figures
 from gemstead.observe import names
 from gemstead.observe.metrics import Registry, exposition

@@ -56,7 +56,6 @@ class Conversation:
         self.desk = desk
         self.over = False
         self.picked = False
-        self.listening = False  # whoever drives it waits for the next message
         self.waiting: Waiting | None = None
         self.woken: Callable[[], None] = _nobody_waits
         self.call: Call | None = None

@@ -1,8 +1,9 @@
 """The gRPC server that gateways call: one stream for each HTTP request, its health, and how it ends.
 
-The only file that knows grpcio. A stream's task reads a message, asks its `Conversation` what to say, and says it;
-it waits only for messages and for its turn. When the stream is gone (the client left, Envoy died), the task is
-cancelled, and the conversation hears of it either way.
+A message that comes is given to its stream's `Conversation` and answered before the next is looked at; there are no
+tasks and no threads. A call that waits for its turn is answered when the desk says so. When a stream is gone (the
+client left, Envoy died), its conversation hears of it at once. What HTTP/2 is, `link.py` knows, and sockets
+`sockets.py`.
 
 Health is told on the same port and, in plain text for Kubernetes' probes, on another: `liveness` as long as the
 process answers, `readiness` and the service itself while the pool is known and nothing is draining.
@@ -17,25 +18,77 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from functools import partial
 from time import monotonic
-from typing import Any
-
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from gemstead.gateway.epp.conversation import Conversation
 from gemstead.gateway.epp.desk import Desk
+from gemstead.gateway.epp.health import CHECK, WATCH, Checking, Health, Watching
+from gemstead.gateway.epp.link import INTERNAL, INVALID_ARGUMENT, OK, Link, Listener, Stream
+from gemstead.gateway.epp.sockets import Door, Pem, listening, tls_by
 from gemstead.gateway.epp.wire import BadMessage
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
-NAMES = ("liveness", "readiness", SERVICE, "")
+PROCESS = f"/{SERVICE}/Process"
 SWEEP_S = 0.05
 LAST_S = 2.0  # for streams that we end to hear of it
 # One message is a head or a piece of a body; a gateway that buffers sends a whole body in one.
 MESSAGE_SPARE = 1 << 20
-Pem = tuple[bytes, bytes]  # private key, certificate chain
 log = logging.getLogger(__name__)
+
+
+class Caller:
+    """One stream and the conversation on it."""
+
+    __slots__ = ("_server", "stream", "talk")
+
+    def __init__(self, server: Server, stream: Stream) -> None:
+        self._server, self.stream = server, stream
+        self.talk = Conversation(server.desk)
+
+    def message(self, raw: bytes) -> None:
+        talk = self.talk
+        try:
+            out = talk.take(raw)
+        except BadMessage as bad:
+            self.end(INVALID_ARGUMENT, f"no message of ext_proc: {bad}")
+            return
+        except Exception:
+            self._broken()
+            return
+        if talk.waiting is not None:
+            talk.woken = self.turn
+            return
+        if out:
+            self.stream.say(out)
+        if talk.over:
+            self.end()
+
+    def turn(self) -> None:
+        """The call has waited, and its turn has come."""
+        try:
+            out = self.talk.turn()
+        except Exception:
+            self._broken()
+            return
+        self.stream.say(out)
+        if self.talk.over:
+            self.end()
+
+    def ended(self) -> None:
+        self.end()
+
+    def gone(self) -> None:
+        self._server.over(self)
+
+    def end(self, status: int = OK, why: str = "") -> None:
+        """End the stream; the conversation is over."""
+        self._server.over(self)
+        self.stream.end(status, why)
+
+    def _broken(self) -> None:
+        """A fault of ours ends one call, not the picker."""
+        log.exception("a call ended by a mistake of ours")
+        self.end(INTERNAL, "a mistake in the picker; see its log")
 
 
 class Server:
@@ -44,13 +97,14 @@ class Server:
     def __init__(self, desk: Desk, *, pem: Callable[[], Pem] | None = None) -> None:
         """`pem` returns key and certificate, and is asked at each handshake; None: plain HTTP/2."""
         self.desk, self._pem = desk, pem
-        self.open: dict[Conversation, asyncio.Task[None] | None] = {}
-        self._health = health.aio.HealthServicer()
-        self._servers: list[grpc.aio.Server] = []
+        self.open: set[Caller] = set()
+        self._health = Health(self._said(False))
+        self._listening: list[asyncio.Server] = []
+        self._doors: set[Door] = set()
+        self._probes: set[Door] = set()
         self._sweeping: asyncio.Task[None] | None = None
-        self._ready: bool | None = None
+        self._ready = False
         self._ending = False
-        self._closing = False
         self._empty = asyncio.Event()  # no stream is open
 
     async def start(self, listen: str, health_listen: str = "") -> tuple[int, int]:
@@ -59,32 +113,26 @@ class Server:
         Raises:
             OSError: an address cannot be listened on.
         """
-        most = self.desk.settings.body_bytes + MESSAGE_SPARE
-        options = [
-            ("grpc.max_receive_message_length", most),
-            ("grpc.max_send_message_length", most),
-            ("grpc.so_reuseport", 0),  # two pickers on one port would be a mistake that nobody sees
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-        ]
-        server = grpc.aio.server(options=options)
-        handler: Any = grpc.stream_stream_rpc_method_handler(self._process)
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, {"Process": handler}),)
+        loop = asyncio.get_running_loop()
+        held = listening(listen)
+        ports = [held.getsockname()[1], 0]
+        tls = tls_by(self._pem) if self._pem is not None else None
+        try:
+            probes = listening(health_listen) if health_listen else None
+        except OSError:
+            held.close()
+            raise
+        self._listening.append(
+            await loop.create_server(lambda: Door(self._link, self._doors), sock=held, ssl=tls)
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        ports = [_bind(server, listen, self._credentials())]
-        self._servers = [server]
-        if health_listen:
-            probes = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, probes)
-            ports.append(_bind(probes, health_listen, None))
-            self._servers.append(probes)
-        for each in self._servers:
-            await each.start()
-        await self._tell_health()
+        if probes is not None:
+            ports[1] = probes.getsockname()[1]
+            self._listening.append(
+                await loop.create_server(lambda: Door(self._probe, self._probes), sock=probes)
+            )
+        self._tell_health()
         self._sweeping = asyncio.create_task(self._sweep())
-        return ports[0], ports[1] if health_listen else 0
+        return ports[0], ports[1]
 
     async def drain(self, within_s: float, lame_s: float = 0.0) -> int:
         """Take nothing new, let what runs end within that time; returns how many calls had not ended.
@@ -94,78 +142,79 @@ class Server:
         end. Whoever still waits for a turn is refused.
         """
         self._ending = True
-        await self._tell_health()
+        self._tell_health()
         if lame_s:
             await asyncio.sleep(lame_s)
-        stopping = asyncio.create_task(self._servers[0].stop(within_s + LAST_S))
-        if self.open:
-            self._empty.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), within_s)
+        self._listening[0].close()
+        for door in list(self._doors):
+            door.link.leave()
+        await self._emptied(within_s)
         unfinished = len(self.open)
-        self.desk.draining = self._closing = True
+        self.desk.draining = True
         self.desk.turn_all_away(monotonic())
-        for talk, task in list(self.open.items()):
-            if task is not None and talk.picked and talk.listening:
-                task.cancel()
-        await stopping
+        for caller in list(self.open):
+            if caller.talk.picked:
+                caller.end()
+        await self._emptied(LAST_S)
         await self._end()
         return unfinished
 
     async def kill(self) -> None:
         """Stop at once."""
-        await asyncio.gather(*(each.stop(None) for each in self._servers))
+        for door in [*self._doors, *self._probes]:
+            door.abort()
         await self._end()
 
     async def _end(self) -> None:
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.gather(self._sweeping, return_exceptions=True)
-        for each in self._servers[1:]:
-            await each.stop(None)
+        for each in self._listening:
+            each.close()
+        doors = [*self._doors, *self._probes]
+        for door in doors:
+            door.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_S):
+                for door in doors:
+                    await door.gone.wait()
+        for door in doors:
+            door.abort()
 
-    # -- a stream ---------------------------------------------------------------------------------------------
+    async def _emptied(self, within_s: float) -> None:
+        """Wait until no stream is open, at most so long."""
+        if self.open:
+            self._empty.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), within_s)
 
-    async def _process(self, _: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        talk = Conversation(self.desk)
-        self.open[talk] = asyncio.current_task()
-        try:
-            await self._talk(talk, context)
-        except BadMessage as bad:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"no message of ext_proc: {bad}")
-        except asyncio.CancelledError:
-            if not self._closing:
-                raise
-            # Ended by us, and in order: Envoy is told OK, not that something broke.
-        except (grpc.RpcError, grpc.aio.AbortError):
-            raise
-        except Exception:  # a fault of ours ends one call, not the picker
-            log.exception("a call ended by a mistake of ours")
-            await context.abort(grpc.StatusCode.INTERNAL, "a mistake in the picker; see its log")
-        finally:
-            talk.left()
-            del self.open[talk]
+    # -- streams ----------------------------------------------------------------------------------------------
+
+    def _link(self, flush: Callable[[], None]) -> Link:
+        return Link(self._answer, self.desk.settings.body_bytes + MESSAGE_SPARE, flush)
+
+    def _probe(self, flush: Callable[[], None]) -> Link:
+        return Link(self._health_only, MESSAGE_SPARE, flush)
+
+    def _answer(self, path: str, stream: Stream) -> Listener | None:
+        if path == PROCESS:
+            caller = Caller(self, stream)
+            self.open.add(caller)
+            return caller
+        return self._health_only(path, stream)
+
+    def _health_only(self, path: str, stream: Stream) -> Listener | None:
+        if path == CHECK:
+            return Checking(self._health, stream)
+        return Watching(self._health, stream) if path == WATCH else None
+
+    def over(self, caller: Caller) -> None:
+        """A stream has ended, however."""
+        if caller in self.open:
+            self.open.discard(caller)
+            caller.talk.left()
             if not self.open:
                 self._empty.set()
-
-    async def _talk(self, talk: Conversation, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        read, write = context.read, context.write
-        while True:
-            talk.listening = True
-            raw = await read()
-            talk.listening = False
-            if not isinstance(raw, bytes):  # the end
-                return
-            out = talk.take(raw)
-            if talk.waiting is not None:
-                turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                talk.woken = partial(_wake, turn)
-                await turn
-                out = talk.turn()
-            for each in out:
-                await write(each)
-            if talk.over:
-                return
 
     # -- around it --------------------------------------------------------------------------------------------
 
@@ -173,58 +222,14 @@ class Server:
         while True:
             await asyncio.sleep(SWEEP_S)
             self.desk.sweep(monotonic())
-            await self._tell_health()
+            self._tell_health()
 
-    async def _tell_health(self) -> None:
+    def _tell_health(self) -> None:
         ready = self.desk.known and not self._ending
-        if ready is self._ready:
-            return
-        self._ready = ready
-        yes, no = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in NAMES:
-            await self._health.set(name, yes if ready or name == "liveness" else no)
+        if ready is not self._ready:
+            self._ready = ready
+            self._health.tell(self._said(ready))
 
-    def _credentials(self) -> grpc.ServerCredentials | None:
-        if self._pem is None:
-            return None
-        pem = self._pem
-        before = pem()
-
-        def fetch() -> Any:
-            nonlocal before
-            try:
-                now = pem()
-            except (OSError, ValueError) as error:
-                log.warning("the certificate cannot be read, the last one stays: %s", error)
-                return None
-            if now == before:
-                return None
-            before = now
-            return grpc.ssl_server_certificate_configuration([now])
-
-        return grpc.dynamic_ssl_server_credentials(
-            grpc.ssl_server_certificate_configuration([before]), fetch, require_client_authentication=False
-        )
-
-
-def _wake(turn: asyncio.Future[None]) -> None:
-    if not turn.done():
-        turn.set_result(None)
-
-
-def _bind(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None) -> int:
-    """Take the port.
-
-    Raises:
-        OSError: it is taken, or not ours.
-    """
-    host, _, port = listen.rpartition(":")
-    address = f"{host or '[::]'}:{port}"
-    try:
-        if credentials is not None:
-            return server.add_secure_port(address, credentials)
-        return server.add_insecure_port(address)
-    except RuntimeError:
-        raise OSError(
-            f"cannot listen on {listen}: is the port taken, or the address not this machine's?"
-        ) from None
+    @staticmethod
+    def _said(ready: bool) -> dict[str, bool]:
+        return {"liveness": True, "readiness": ready, SERVICE: ready, "": ready}
