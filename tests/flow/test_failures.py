@@ -147,6 +147,45 @@ async def test_an_endpoint_that_keeps_failing_is_avoided_and_shown(tmp_path):
         assert sorted(figures[0] for figures in shown.values()) == [0.0, 1.0]
 
 
+BLAMES = {
+    "schema": b'{"error":{"code":500,"message":"JSON schema error at #: unrecognized type x","type":"server_error"}}',
+    "template": json.dumps(
+        {
+            "error": {
+                "code": 500,
+                "message": "\n------------\nWhile executing FilterExpression at line 3, column 9 in source:\n..."
+                "\nError: Conversation roles must alternate",
+                "type": "server_error",
+            }
+        }
+    ).encode(),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("what", BLAMES)
+async def test_a_500_about_the_request_is_the_callers_and_says_nothing_of_the_engine(tmp_path, what, stream):
+    """llama.cpp says 500 of schemas, tools and messages that it cannot read; callers try those again and again."""
+    refuses = Script(status=500, body=BLAMES[what])
+    async with (
+        FakeEngine(refuses) as one,
+        FakeEngine(refuses) as two,
+        start_stack(one, two, folder=tmp_path) as stack,
+        await stack.peer() as peer,
+    ):
+        for _ in range(12):
+            await peer.send(post(ASK | {"stream": stream}))
+            answer = await peer.answer()
+            assert answer.status == 400
+            assert json.loads(answer.body)["error"]["type"] == "invalid_request_error"
+        assert len(one.seen) + len(two.seen) == 12, "none was tried elsewhere"
+        shown = (await stack.figures()).snapshot["gemstead_breaker_open"]
+        assert [figures[0] for figures in shown.values()] == [0.0, 0.0]
+        records = await stack.records(12)
+        assert {record.outcome for record in records} == {"upstream_refused"}
+        assert all(record.reason.endswith(": status 500") for record in records)
+
+
 async def test_a_refusal_is_not_tried_elsewhere(tmp_path):
     async with (
         FakeEngine(Script(status=400)) as one,

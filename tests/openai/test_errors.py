@@ -184,6 +184,12 @@ def test_a_context_overflow_has_the_code_that_clients_look_for(engine):
         (503, b"", "The model's engine answered with status 503."),
         (500, b"{broken", "The model's engine answered with status 500."),
         (400, b'{"error":"no such template"}', "no such template"),
+        (
+            500,
+            b'{"error":{"message":"\\n-----\\nWhile executing X at line 3 in source:\\n...\\n ^\\nError: no turn",'
+            b'"type":"server_error","code":500}}',
+            "The model's chat template cannot write these messages: no turn.",
+        ),
         (400, b"[1]", "The model's engine answered with status 400."),
         (400, b"\xff\x00", "The model's engine answered with status 400."),
     ],
@@ -198,3 +204,23 @@ def test_whatever_an_engine_says_gets_the_clients_shape(status, raw, message, di
     assert errors.from_engine(status, shaped, dialect, "req-1") is None
     event = errors.event_from_engine(status, raw, dialect, "req-1")
     assert json.loads(event.split(b"data: ", 1)[1].split(b"\n")[0])["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("message", "blames"),
+    [
+        ("Failed to parse tools: Unsupported tool type", True),
+        ("Failed to parse tool call arguments as JSON: [json.exception.parse_error.101] ...", True),
+        ("JSON schema error at #: cannot resolve $ref #/nope", True),
+        ("\n----\nWhile executing BinaryExpression at line 30\nError: undefined", True),
+        ("CUDA error: out of memory", False),
+        ("", False),
+    ],
+)
+def test_what_an_engine_blames_the_request_for_is_told_from_its_own_troubles(message, blames):
+    assert errors.blames_request(json.dumps({"error": {"message": message, "code": 500}}).encode()) is blames
+
+
+@pytest.mark.parametrize("raw", [b"", b"[1]", b"{broken", b'{"error": 5}', b'{"error": {"message": 5}}'])
+def test_what_cannot_be_read_blames_nobody(raw):
+    assert not errors.blames_request(raw)

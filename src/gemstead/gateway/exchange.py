@@ -495,7 +495,8 @@ class Exchange(Reply):
         self.body_bytes = 0  # of the answer from here on
         self.whole = self.meter = self.evened = None
         if status >= 400:
-            if status in TRY_ANOTHER and self.may_try_another() and self.has_another():
+            # What a 500 says is read first: some engines say it of requests that no engine would take.
+            if status in TRY_ANOTHER and status != 500 and self.may_try_another() and self.has_another():
                 up.drop()
                 self.failed(f"status {status}")
                 return
@@ -551,7 +552,7 @@ class Exchange(Reply):
     def upstream_body(self, data: bytes, payload: bytes) -> None:
         """Relay one read. `data` is what came, whole chunks with their framing; `payload` is without it."""
         now = monotonic()
-        if self.first_at == 0.0:
+        if self.first_at == 0.0 and self.status < 400:
             self.first_at = now
             assert self.endpoint is not None and self.call is not None
             self.gate.picker.first_token(self.endpoint, self.call, now)
@@ -559,8 +560,7 @@ class Exchange(Reply):
                 self.gate.waitroom.next_ones(self.call.model)
             if self.gate.hedges:
                 self.gate.learn_patience(self.call, now)
-            if self.status < 400:
-                self.open_answer()
+            self.open_answer()
         elif self.meter is not None:
             self.gate.figures.gap(now - self.last_at)
             if self.endpoint is not None:
@@ -815,6 +815,15 @@ class Exchange(Reply):
 
     def answer_engine_error(self) -> None:
         """An engine's refusal goes to the client in the client's dialect."""
+        raw = b"".join(self.whole or ())
+        told = self.status
+        if told == 500:
+            if errors.blames_request(raw):
+                self.status = 400
+            elif self.may_try_another() and self.has_another():
+                self.status = 0
+                self.failed("status 500")
+                return
         if (
             self.fallbacks
             and self.status in TRY_ANOTHER
@@ -824,11 +833,8 @@ class Exchange(Reply):
             self.gate.picker.settle(self.endpoint, self.call, ok=False, now=monotonic())
             if self.falls_back(f"status {self.status}"):
                 return
-        raw = b"".join(self.whole or ())
         status, call_id = self.status, self.record.call_id
-        self.record.reason = f"{self.record.reason}; {self.record.endpoint}: status {status}".removeprefix(
-            "; "
-        )
+        self.record.reason = f"{self.record.reason}; {self.record.endpoint}: status {told}".removeprefix("; ")
         if status in OUR_KEY_REFUSED:
             self.status = 0
             message = f"The model's engine does not let this gateway in; tell the operator. {self.named()}"

@@ -115,6 +115,15 @@ def from_engine(status: int, raw: bytes, dialect: str, request_id: str) -> bytes
     return _shape(_read(status, raw), dialect, request_id)
 
 
+def blames_request(raw: bytes) -> bool:
+    """Whether an engine's answer with status 500 is about the request: no other engine would take it, and this one is
+    well."""
+    loaded = _load(raw)
+    error = loaded.get("error", loaded) if isinstance(loaded, dict) else None
+    message = _message(error) if isinstance(error, dict) else ""
+    return message.startswith(_REQUEST_WORDS)
+
+
 class _Told(msgspec.Struct, gc=False):
     """An error before it has a dialect's shape."""
 
@@ -170,6 +179,7 @@ def _as_event(told: _Told, dialect: str, request_id: str) -> bytes:
 
 
 _json = msgspec.json.encode
+_TEMPLATE = "The model's chat template cannot write these messages:"
 _CONTEXT_CODE = "context_length_exceeded"
 _CONTEXT_WORDS = (
     "maximum context length",  # vLLM, SGLang
@@ -180,6 +190,19 @@ _CONTEXT_WORDS = (
     "context window",
     "longer than the model's context length",  # SGLang
 )
+
+# How llama.cpp begins a 500 for what is a 400 elsewhere; build 11549, each seen on 2026-11-21.
+_REQUEST_WORDS = (
+    _TEMPLATE,
+    "Failed to parse messages",
+    "Failed to parse tools",
+    "Failed to parse tool call arguments",
+    "JSON schema error",
+    "Invalid base64 value",
+    "Unknown reasoning format",
+    "[json.exception.",
+)
+_TEMPLATE_WORDS = "\nWhile executing "  # its chat template cannot write these messages
 
 
 def _load(raw: bytes) -> object:
@@ -228,6 +251,8 @@ def _message(error: dict[str, object]) -> str:
     """The sentence in an error object: `message` (most), `detail` (FastAPI), which may be a list of complaints."""
     message = error.get("message") or error.get("detail")
     if isinstance(message, str):
+        if _TEMPLATE_WORDS in message:  # behind an excerpt of the template comes what was wrong
+            return f"{_TEMPLATE} {message.rpartition('Error:')[2].strip()}."
         return message
     if isinstance(message, list):  # FastAPI: [{"loc": [...], "msg": "..."}]
         return "; ".join(_complaint(entry) for entry in message[:5])
