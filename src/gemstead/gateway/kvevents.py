@@ -17,16 +17,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from gemstead.gateway.place import Place
 from gemstead.traffic.call import Call
 from gemstead.traffic.endpoint import EndpointFacts
 from gemstead.traffic.kvevents import BadEvent, decode, sequence
 from gemstead.traffic.kvprompts import Ended, Follow, Prompts
 from gemstead.traffic.picker import Picker
-
-if TYPE_CHECKING:
-    from gemstead.gateway.app import Gateway
 
 PLACE_S = 0.3  # after a call's end: its events are on their way until then
 REPLAY_S = 2.0  # of silence, after which what was missed is given up (llm-d's router waits as long)
@@ -36,10 +34,17 @@ HELD = 10_000  # messages that wait for us at most
 WHAT = ("messages", "replayed", "gaps", "restarts", "placed", "unplaced")
 
 
+def zmq_address(host: str, port: int | None) -> str:
+    """Where ZeroMQ connects to; "" for no port."""
+    if port is None:
+        return ""
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
 class Ear:
     """At one endpoint. `run` goes on until it is cancelled."""
 
-    def __init__(self, facts: EndpointFacts, gate: Gateway, picker: Picker, context: Any) -> None:
+    def __init__(self, facts: EndpointFacts, gate: Place, picker: Picker, context: Any) -> None:
         self.facts = facts
         self.counts = dict.fromkeys(WHAT, 0)
         self.prompts = Prompts()
@@ -157,7 +162,7 @@ class Ear:
 class Ears:
     """All of a worker's. `look` is called a few times a second."""
 
-    def __init__(self, gate: Gateway, trouble: Callable[[str], None]) -> None:
+    def __init__(self, gate: Place, trouble: Callable[[str], None]) -> None:
         self._gate, self._trouble = gate, trouble
         self._ears: dict[str, tuple[Ear, asyncio.Task[None]]] = {}
         self._context: Any = None

@@ -1,4 +1,5 @@
 """A worker's talk with other gateways, off the request path: a few times a second it says what it has, and hears.
+So does a picker behind Envoy (`epp/`) with others of its kind.
 
 What is said and what it means is decided in `traffic/sharing.py`; the stream is `ledger/counters/news.py`. While the
 server is away the worker carries on alone: what others had expires within `FORGET_S`, its own heads of that time are
@@ -14,9 +15,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from gemstead.gateway.place import PlaceToWait
 from gemstead.gateway.settings import Sharing as Settings
 from gemstead.ledger.counters import StoreAway
 from gemstead.traffic.endpoint import NOBODY, Endpoint
@@ -25,7 +27,6 @@ from gemstead.traffic.prefix import PrefixIndex
 from gemstead.traffic.sharing import PERIOD_S, Sharing, door
 
 if TYPE_CHECKING:
-    from gemstead.gateway.app import Gateway
     from gemstead.gateway.figures import Figures
     from gemstead.ledger.counters.news import NewsStream
 
@@ -52,7 +53,7 @@ def misses_seed(settings: Settings | None) -> dict[str, str]:
 class Talk:
     """One worker's part. `run` goes on until it is cancelled."""
 
-    def __init__(self, settings: Settings, gate: Gateway, trouble: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, gate: PlaceToWait, trouble: Callable[[str], None]) -> None:
         """Raises StoreAway when the library is not installed."""
         self.settings = settings
         self._gate, self._trouble = gate, trouble
@@ -68,7 +69,7 @@ class Talk:
         self._sharing = Sharing(os.urandom(8).hex(), index, int(settings.heads_kib_s * 1024 * PERIOD_S))
         self._machine = socket.gethostname()
         self._doors: dict[str, Endpoint] = {}
-        self._of: dict[str, Endpoint] | None = None
+        self._of: Mapping[str, Endpoint] | None = None
         self._away, self._told_at = False, -TELL_S
         self._unreadable = self._strange = False
 

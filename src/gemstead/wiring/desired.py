@@ -25,6 +25,7 @@ from gemstead.catalog import names
 from gemstead.catalog.check import facts_of
 from gemstead.engines import ENGINES
 from gemstead.engines.lifecycle import Allowance
+from gemstead.gateway.kvevents import zmq_address
 from gemstead.gateway.settings import Bounds, Deadlines, Fetch, GatewaySettings, Pool, Tls
 from gemstead.gateway.trust import Trust
 from gemstead.ledger.hashkeys import hash_keys
@@ -324,13 +325,6 @@ def _trust(files: EngineTls | None, where: str) -> Callable[[], ssl.SSLContext] 
     except OSError as error:
         raise CannotRun(f"{where}: {error}") from error
     return trust.context
-
-
-def zmq_address(host: str, port: int | None) -> str:
-    """Where ZeroMQ connects to; "" for no port."""
-    if port is None:
-        return ""
-    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
 def _renamed(facts: EndpointFacts, name: str) -> EndpointFacts:
