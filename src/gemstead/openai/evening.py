@@ -86,13 +86,22 @@ def needed(dialect: Dialect, path: str, request: Request, thinks: bool, is_set: 
         tell = said
     elif said is None and not is_set and dialect.thinks is not thinks:
         tell = thinks
-    spoken = b'"reasoning":' if dialect.reasoning == OUTWARD else b'"reasoning_content":'
-    thoughts = spoken in request.prompt
+    thoughts = _has(request.prompt, dialect.reasoning == OUTWARD)
     rename = will and dialect.reasoning != OUTWARD
     marks = will and dialect.marks and not request.stream
     if tell is None and not (thoughts or rename or marks):
         return None
     return Needed(dialect, tell=tell, thoughts=thoughts, rename=rename, marks=marks, indexes=False)
+
+
+def _has(prompt: bytes, inward: bool) -> bool:
+    """Whether a key for thoughts is there: `reasoning`, or else `reasoning_content`.
+
+    A few of its bytes first: Python looks for fewer than six bytes five times as fast as for more.
+    """
+    if inward:
+        return prompt.find(b'ing":') >= 0 and prompt.find(b'"reasoning":') >= 0
+    return prompt.find(b"g_con") >= 0 and prompt.find(b'"reasoning_content":') >= 0
 
 
 def request_for(body: bytes, need: Needed) -> bytes:

@@ -20,6 +20,7 @@ from gemstead.refused import Reason, Refused
 # Objects or texts under these names are media; so is the `source` of an Anthropic image or document.
 NAMES = frozenset({"image_url", "audio_url", "video_url", "file_url", "input_audio"})
 _PARTS: Final = (b"_url", b"_aud")  # one is in each name
+_BACKSLASH: Final = 0x5C
 _UNDERSCORES: Final = 64  # that are looked at one by one; in program code they are many
 IN = "messages", "input", "prompt", "system", "instructions", "content"
 _SAID = (
@@ -37,8 +38,8 @@ def check(body: bytes, sources: bool = False) -> None:
     Raises:
         Refused: BAD_REQUEST: one is. The field is named.
     """
-    escaped = b"\\" in body and b"\\u00" in body
-    if not (escaped or _named(body) or (sources and b'urce"' in body)):
+    escaped = _BACKSLASH in body and body.find(b"\\u00") >= 0
+    if not (escaped or _named(body) or (sources and body.find(b'urce"') >= 0)):
         return
     try:
         read = json.loads(body, object_pairs_hook=Pairs)
@@ -54,6 +55,7 @@ def _named(body: bytes) -> bool:
     """Whether one of NAMES may stand there in plain letters.
 
     Python looks for one byte twenty times as fast as for a few, and for fewer than six five times as fast as for more.
+    (And `b"_" in body` raises and drops an exception in there before it looks; a number does not.)
     """
     at = -1
     for _ in range(_UNDERSCORES):
@@ -62,7 +64,7 @@ def _named(body: bytes) -> bool:
             return False
         if body.startswith(_PARTS, at):
             return True
-    return b"_url" in body or b"_aud" in body
+    return body.find(b"_url") >= 0 or body.find(b"_aud") >= 0
 
 
 def _walk(value: object, path: str) -> None:
