@@ -258,7 +258,11 @@ class Picker:
         roster, waits = able[0].roster, None
         if roster is not None and whole_tokens * pool_s > LEAST_READ_S * len(able):
             waits = _disturb(call, able, hits, costs, roster.late_s, now)
-        best = min(costs) + NEAR_S
+        best = inf
+        for cost in costs:
+            if cost < best:
+                best = cost
+        best += NEAR_S
         near = [place for place, cost in enumerate(costs) if cost <= best]
         place = near[0] if len(near) == 1 else near[self._choose(len(near))]
         if hits is not None:
@@ -457,6 +461,7 @@ def _disturb(
 ) -> list[float]:
     """Add what others' answers lose by this prompt; returns the seconds to its first token that each would take."""
     waits: list[float] = []
+    soonest_s = inf  # kept up in the loop: compiled, min() of a list costs as much as the loop
     prompt_tokens = call.prompt_tokens
     whole_tokens = work_tokens(prompt_tokens, 0)
     for place, endpoint in enumerate(able):
@@ -469,13 +474,15 @@ def _disturb(
         if endpoint.head_s:
             wait_s -= min(now - endpoint.progress_at, endpoint.head_s)
         waits.append(wait_s)
+        if wait_s < soonest_s:
+            soonest_s = wait_s
         writing = endpoint.writing
         if writing.calls:
             if now >= writing.fresh_until:
                 _look(endpoint, now)
             if writing.at_risk:
                 costs[place] += LOST_S * writing.lost(read_s)
-    late_s = max(late_s, min(waits))
+    late_s = max(late_s, soonest_s)
     for place, wait_s in enumerate(waits):
         if wait_s > late_s:
             costs[place] += LATE * (wait_s - late_s)
