@@ -121,3 +121,18 @@ def test_a_tag_says_what_an_image_is_built_from() -> None:
     assert (
         made.gateway.reference == image_names(made)["gateway"]
     )  # what clusters and Compose run is what is built
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_a_drafter_s_baked_weights_are_where_the_launch_line_looks(engine: str) -> None:
+    """Its name begins with its model's, which must not be put before it twice."""
+    file = {
+        "models": [{"name": "gemma-4-e4b", "engine": engine, "draft_tokens": 2}],
+        "deploy": {"hardware": {"gpu": "L4", "count": 1}, "cache": {"kind": "image"}},
+    }
+    found = target("docker").render(deployment(Spec.model_validate(file, strict=False), built_in()))
+    text = found.files["engine-gemma-4-e4b/Dockerfile"]
+    fetched = set(re.findall(r"--local-dir /weights/(\S+)", text))
+    looked = set(re.findall(r"/models/([\w./-]+)", text.partition("ENTRYPOINT")[2]))
+    assert looked == fetched and any(one.endswith("-assistant") for one in fetched)
+    assert not re.search(r'"(google|RedHatAI)/', text.partition("ENTRYPOINT")[2]), "asked of the hub, which is off"

@@ -37,7 +37,7 @@ from gemstead.render.cloudrun_names import (
     settings_secret,
 )
 from gemstead.render.deployment import ADMIN_PORT, ENGINE_PORT, GATEWAY_PORT, Deployment, Pool
-from gemstead.render.docker_engine import BAKED, CACHE, CACHES, CACHES_OF, engine_dockerfile, launch_words
+from gemstead.render.docker_engine import BAKED, CACHE, caches, engine_dockerfile, launch_words
 from gemstead.render.docker_gateway import STATE
 from gemstead.render.gatewayfile import gateway_file, secret_names
 from gemstead.render.kubernetes.cache import words
@@ -243,7 +243,7 @@ def _engine(deployment: Deployment, pool: Pool) -> dict[str, Any]:
     card = _card(pool)
     line = _words(deployment, pool)
     environment: dict[str, Any] = {"HOME": CACHE, "USER": "gemstead"}
-    environment |= {name: CACHES[name] for name in CACHES_OF.get(pool.setup.engine, ("HF_HOME",))}
+    environment |= caches(pool.setup.engine, inside=storage(deployment, pool) == "image")
     if pool.setup.engine != "ollama":
         environment["HF_HUB_OFFLINE"] = Because("1", "weights are there already; the engine asks nobody")
     environment |= {one.name: Because(one.value, one.reason) for one in pool.command.variables}

@@ -17,7 +17,7 @@ from gemstead.render import compose_cards, monitoring
 from gemstead.render.because import Because
 from gemstead.render.bundle import Bundle
 from gemstead.render.deployment import ADMIN_PORT, ENGINE_PORT, GATEWAY_PORT, Deployment, Pool
-from gemstead.render.docker_engine import CACHE, CACHES, CACHES_OF, health_words
+from gemstead.render.docker_engine import CACHE, CACHES, caches, health_words
 from gemstead.render.docker_gateway import STATE
 from gemstead.render.dockerfile import USER, asks
 from gemstead.render.gatewayfile import from_files, gateway_file, secret_names
@@ -198,7 +198,7 @@ def _models(deployment: Deployment) -> dict[str, Any]:
 def _engine(pool: Pool, cards: tuple[str, ...], fetched: bool) -> dict[str, Any]:
     setup = pool.setup
     environment: dict[str, Any] = {"HOME": CACHE, "USER": "gemstead"}
-    environment |= {name: CACHES[name] for name in CACHES_OF.get(setup.engine, ("HF_HOME",))}
+    environment |= caches(setup.engine)
     if fetched and setup.engine != "ollama":
         environment["HF_HUB_OFFLINE"] = Because(
             "1", "`models` has fetched everything; the engine asks nobody"

@@ -46,6 +46,16 @@ CACHES_OF = {
 }
 
 
+def caches(engine: str, *, inside: bool = False) -> dict[str, str]:
+    """Variables that say where an engine keeps files; `inside`: its weights lie in its image.
+
+    Ollama knows one folder for weights, and in an image that is not under /cache: a volume there would hide them, and
+    keep those of the image before.
+    """
+    found = {name: CACHES[name] for name in CACHES_OF.get(engine, ("HF_HOME",))}
+    return {**found, "OLLAMA_MODELS": BAKED} if inside and engine == "ollama" else found
+
+
 def baked(deployment: Deployment, pool: Pool) -> bool:
     """Whether the pool's weights lie in its image."""
     return deployment.deploy.cache.kind == "image" or pool.setup.engine == "ollama"
@@ -71,21 +81,23 @@ def engine_dockerfile(deployment: Deployment, pool: Pool) -> str:
     ]
     first = list(_weights_stage(deployment, pool)) if baked(deployment, pool) else []
     if first:
-        to = CACHES["OLLAMA_MODELS"] if setup.engine == "ollama" else BAKED
         last.append(
             Step(
-                f"COPY --from=weights --chown={USER}:0 /weights {to}",
+                f"COPY --from=weights --chown={USER}:0 /weights {BAKED}",
                 "The largest layer, before everything that changes more often.",
             )
         )
-    caches = {name: CACHES[name] for name in CACHES_OF.get(setup.engine, ("HF_HOME",))}
+    places = caches(setup.engine, inside=bool(first))
+    home, why = CACHE, "Weights and compiled kernels outlive the container when /cache is a volume."
+    if setup.engine == "ollama":
+        home, why = "/tmp", "Ollama makes a key in its home as it starts, and ends where it cannot."  # noqa: S108
     if first and setup.engine != "ollama":
-        caches["HF_HUB_OFFLINE"] = "1"
+        places["HF_HUB_OFFLINE"] = "1"
     variables = {one.name: one.value for one in pool.command.variables}
     last += [
         Step(
-            environment({"HOME": CACHE, "USER": "gemstead", **caches}),
-            "Weights and compiled kernels outlive the container when /cache is a volume.",
+            environment({"HOME": home, "USER": "gemstead", **places}),
+            why,
         ),
         *(
             [
@@ -120,15 +132,23 @@ def launch_words(deployment: Deployment, pool: Pool) -> list[str]:
         at = words.index("--hf-file")
         words[at : at + 2] = ["--model", f"{BAKED}/{checkpoint.file}"]
         return words
+    return moved(pool, f"{BAKED}/")
+
+
+def moved(pool: Pool, lead: str) -> list[str]:
+    """The launch line with `lead` before each repository, the checkpoint's and the drafter's: words of their own, or in
+    JSON. A drafter's name may begin with its checkpoint's."""
+    checkpoint = pool.setup.checkpoint
     drafter = checkpoint.drafter or pool.setup.model.assistant.repo
-    return [
-        word.replace(json.dumps(drafter), json.dumps(f"{BAKED}/{drafter}")).replace(
-            checkpoint.repo, f"{BAKED}/{checkpoint.repo}"
-        )
-        if word == checkpoint.repo or word.startswith("{")
-        else word
-        for word in words
-    ]
+    line = []
+    for word in pool.command.argv:
+        if word in (checkpoint.repo, drafter):
+            line.append(lead + word)
+        elif word.startswith("{"):
+            line.append(word.replace(json.dumps(drafter), json.dumps(lead + drafter)))
+        else:
+            line.append(word)
+    return line
 
 
 def _weights_stage(deployment: Deployment, pool: Pool) -> Iterator[Step]:

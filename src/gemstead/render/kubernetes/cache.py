@@ -17,7 +17,7 @@ from typing import Any
 
 from gemstead.render.because import Because, plain
 from gemstead.render.deployment import Deployment, Pool
-from gemstead.render.docker_engine import BAKED, CACHE, CACHES, CACHES_OF, baked, launch_words
+from gemstead.render.docker_engine import BAKED, CACHE, CACHES, baked, caches, launch_words, moved
 from gemstead.render.dockerfile import USER
 from gemstead.render.kubernetes.objects import MODELS, Object, made, pod_security, restricted, selector
 
@@ -71,7 +71,7 @@ def words(deployment: Deployment, pool: Pool) -> list[str]:
         return launch_words(deployment, pool)
     checkpoint = pool.setup.checkpoint
     if where == "bucket-stream":
-        line = _elsewhere(pool, f"{bucket_url(deployment)}/")
+        line = moved(pool, f"{bucket_url(deployment)}/")
         line += ["--load-format", "runai_streamer"]
         return line + (["--model-loader-extra-config", '{"distributed":true}'] if pool.setup.tp > 1 else [])
     if pool.setup.engine == "llamacpp":
@@ -81,22 +81,7 @@ def words(deployment: Deployment, pool: Pool) -> list[str]:
         at = line.index("--hf-file")
         line[at : at + 2] = ["--model", f"{BAKED}/{checkpoint.repo}/{checkpoint.file}"]
         return line
-    return _elsewhere(pool, f"{BAKED}/")
-
-
-def _elsewhere(pool: Pool, lead: str) -> list[str]:
-    """The launch line with `lead` before each repository."""
-    checkpoint = pool.setup.checkpoint
-    drafter = checkpoint.drafter or pool.setup.model.assistant.repo
-    line = []
-    for word in pool.command.argv:
-        if word == checkpoint.repo:
-            line.append(lead + word)
-        elif word.startswith("{"):
-            line.append(word.replace(json.dumps(drafter), json.dumps(lead + drafter)))
-        else:
-            line.append(word)
-    return line
+    return moved(pool, f"{BAKED}/")
 
 
 def bucket_url(deployment: Deployment) -> str:
@@ -108,7 +93,7 @@ def bucket_url(deployment: Deployment) -> str:
 def variables(deployment: Deployment, pool: Pool) -> Object:
     """Environment of an engine that has to do with files."""
     found: Object = {"HOME": CACHE, "USER": "gemstead"}
-    found |= {name: CACHES[name] for name in CACHES_OF.get(pool.setup.engine, ("HF_HOME",))}
+    found |= caches(pool.setup.engine, inside=kind(deployment, pool) == "image")
     if pool.setup.engine != "ollama":
         found["HF_HUB_OFFLINE"] = Because("1", "everything is there already; the engine asks nobody")
     return found

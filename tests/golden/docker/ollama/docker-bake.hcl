@@ -22,7 +22,7 @@ target "gateway-distroless" {
 target "engine-gemma-4-e4b" {
   context    = "engine-gemma-4-e4b"
   dockerfile = "Dockerfile"
-  tags       = ["gemstead-gemma-4-e4b:0.1.0-d15dee69"]
+  tags       = ["gemstead-gemma-4-e4b:0.1.0-2d6f0788"]
   secret     = ["id=hf_token,env=HF_TOKEN"]
   # what is in the image, and how it came about, travel with it
   attest     = ["type=sbom", "type=provenance,mode=max"]
