@@ -1,4 +1,5 @@
-"""The gateway's image, built once for all tests here: from the folder that is rendered, with this checkout inside."""
+"""What the tests here share: the gateway's image, built from the folder that is rendered with this checkout inside, and
+images of engines, built from theirs while a pretend hub has the weights."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ from gemstead.catalog.catalogue import built_in
 from gemstead.cli.render import write
 from gemstead.render import target
 from gemstead.render.deployment import Deployment
+from gemstead.render.docker_gateway import PYTHON_IMAGE
 from gemstead.spec.model import Spec
+from gemstead.testing.hub import PretendHub, serving
 from gemstead.wiring.deployment import deployment
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +62,41 @@ def gateway(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> Built:
     archive(folder / "gateway/source", "sdist")
     tag = "gemstead-gateway:test"
     return Built(podman, folder, deployed, tag, podman.build(folder / "gateway", tag))
+
+
+TOKEN = "hf_of_the_test"
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Builds images of engines; the weights come from a hub of the test's."""
+
+    podman: Podman
+    hub: PretendHub
+    folder: Path
+
+    def build(self, deployed: Deployment, tag: str) -> Path:
+        """The image of the only model's engine, under this tag; the folder that was rendered."""
+        (pool,) = deployed.pools
+        folder = self.folder / tag.partition(":")[0]
+        write(target("docker").render(deployed), folder)
+        self.podman.build(
+            folder / f"engine-{pool.name}", tag, "--secret", f"id=hf_token,src={self.folder}/token",
+            "--build-context", f"{PYTHON_IMAGE}=container-image://localhost/python-with-hub",
+        )  # fmt: skip
+        return folder
+
+
+@pytest.fixture(scope="session")
+def workshop(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
+    folder = tmp_path_factory.mktemp("workshop")
+    (folder / "token").write_text(TOKEN)
+    with serving(PretendHub()) as hub:
+        base = tmp_path_factory.mktemp("base")
+        lines = f"FROM {PYTHON_IMAGE}\nENV HF_ENDPOINT={hub.url} HF_HUB_DISABLE_XET=1\n"
+        (base / "Dockerfile").write_text(lines)
+        podman.build(base, "localhost/python-with-hub")
+        yield Workshop(podman, hub, folder)
 
 
 def archive(folder: Path, kind: str) -> None:

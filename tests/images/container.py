@@ -77,7 +77,8 @@ class Container:
         return said
 
     def logs(self) -> str:
-        return self.podman("logs", self.name)
+        """What it wrote, on both of its outputs."""
+        return self.podman("logs", self.name, errors=True)
 
     def until(self, wanted: str, within_s: float = 90) -> str:
         """The log, once it holds that."""
@@ -106,4 +107,4 @@ def container(
     try:
         yield Container(podman, name)
     finally:
-        podman("rm", "--force", "--time", "0", name, check=False)
+        podman("rm", "--force", "--volumes", "--time", "0", name, check=False)

@@ -51,13 +51,15 @@ class Podman:
         self.words = ["podman", "--root", f"{folder}/store", "--runroot", f"{folder}/run"]
         self.words += ["--storage-driver", "overlay", "--runtime", "runc", "--cgroup-manager", "cgroupfs"]
 
-    def __call__(self, *words: str, timeout_s: float = 60, check: bool = True, text: str = "") -> str:
-        """What Podman prints on standard output."""
+    def __call__(
+        self, *words: str, timeout_s: float = 60, check: bool = True, text: str = "", errors: bool = False
+    ) -> str:
+        """What Podman prints on standard output, and with `errors` on standard error too."""
         done = subprocess.run(
             [*self.words, *words], capture_output=True, text=True, input=text, timeout=timeout_s, check=False
         )
         assert not check or done.returncode == 0, f"{words[0]}: {done.stderr[-4000:]}{done.stdout[-1000:]}"
-        return done.stdout.strip()
+        return (done.stdout + done.stderr if errors else done.stdout).strip()
 
     def build(self, folder: Path, tag: str, *words: str, timeout_s: float = 400) -> str:
         """Build a folder's Dockerfile without a daemon or namespaces of its own; what was said."""
@@ -134,6 +136,16 @@ def llama_base(podman: Podman, name: str, folder: Path) -> None:
         "COPY llama-server /app/",
         "COPY python /app/python",
     ]
+    (folder / "Dockerfile").write_text("\n".join(lines) + "\n")
+    podman.build(folder, name)
+
+
+def engine_base(podman: Podman, name: str, engine: str, options: dict[str, str], folder: Path) -> None:
+    """A stand-in for the image of vLLM, SGLang or Ollama: a program of that name, and Python where theirs has it."""
+    (folder / engine).write_bytes((Path(__file__).parent / "stand_in_engine.py").read_bytes())
+    (folder / engine).chmod(0o755)
+    (folder / "options.json").write_text(json.dumps({engine: options}))
+    lines = [f"FROM {PYTHON_IMAGE}", f"COPY {engine} /usr/bin/", "COPY options.json /opt/stand-in/"]
     (folder / "Dockerfile").write_text("\n".join(lines) + "\n")
     podman.build(folder, name)
 

@@ -7,19 +7,15 @@ is the rendered Dockerfile, and what serves is llama.cpp with the plan's launch 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from container import container
 from podman import Podman, llama_base
 
+from conftest import TOKEN, Workshop
 from gemstead.catalog.catalogue import built_in
-from gemstead.cli.render import write
-from gemstead.render import target
-from gemstead.render.docker_gateway import PYTHON_IMAGE
 from gemstead.spec.model import Spec
-from gemstead.testing.hub import PretendHub, serving
 from gemstead.wiring.deployment import deployment
 
 pytestmark = pytest.mark.slow
@@ -29,29 +25,16 @@ FILE = {"models": [{"name": "gemma-4-e2b"}], "deploy": {"cache": {"kind": "image
 
 
 @pytest.fixture(scope="module")
-def engine(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def engine(podman: Podman, workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The tag of the engine's image."""
     deployed = deployment(Spec.model_validate(FILE, strict=False), built_in())
     (pool,) = deployed.pools
     llama_base(podman, pool.image.reference, tmp_path_factory.mktemp("llama"))
-    folder = tmp_path_factory.mktemp("docker")
-    write(target("docker").render(deployed), folder)
     checkpoint = pool.setup.checkpoint
-    token = tmp_path_factory.mktemp("secret") / "token"
-    token.write_text("hf_of_the_test")
-    hub = PretendHub(files={checkpoint.file: MODEL.read_bytes()}, repo=checkpoint.repo)
-    with serving(hub):
-        base = tmp_path_factory.mktemp("base")
-        (base / "Dockerfile").write_text(
-            f"FROM {PYTHON_IMAGE}\nENV HF_ENDPOINT={hub.url} HF_HUB_DISABLE_XET=1\n"
-        )
-        podman.build(base, "localhost/python-with-hub")
-        podman.build(
-            folder / "engine-gemma-4-e2b", "gemstead-gemma-4-e2b:test", "--secret", f"id=hf_token,src={token}",
-            "--build-context", f"{PYTHON_IMAGE}=container-image://localhost/python-with-hub",
-        )  # fmt: skip
-        assert any("hf_of_the_test" in one for one in hub.tokens), "the token was not used"
-    yield "gemstead-gemma-4-e2b:test"
+    workshop.hub.others[checkpoint.repo] = {checkpoint.file: MODEL.read_bytes()}
+    workshop.build(deployed, "gemstead-gemma-4-e2b:test")
+    assert any(TOKEN in one for one in workshop.hub.tokens), "the token was not used"
+    return "gemstead-gemma-4-e2b:test"
 
 
 def test_the_weights_lie_in_a_layer_of_their_own_and_the_token_in_none(podman: Podman, engine: str) -> None:
@@ -65,11 +48,11 @@ def test_the_weights_lie_in_a_layer_of_their_own_and_the_token_in_none(podman: P
             *(root / "root").rglob("*"),
             *(root / "cache").rglob("*"),
         ]:
-            assert not path.is_file() or b"hf_of_the_test" not in path.read_bytes(), path
+            assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
     finally:
         podman("image", "unmount", engine)
     said = podman.image(engine)
-    assert "hf_of_the_test" not in json.dumps(said) + podman("history", "--no-trunc", engine)
+    assert TOKEN not in json.dumps(said) + podman("history", "--no-trunc", engine)
     assert said["Config"]["User"] == "10001:0" and said["Labels"]["dev.gemstead.engine"].startswith(
         "llamacpp"
     )

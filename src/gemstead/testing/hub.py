@@ -22,8 +22,9 @@ LFS_BYTES = 4096  # larger files are told with a SHA-256, smaller ones with git'
 class PretendHub:
     """A hub and how it behaves."""
 
-    files: dict[str, bytes] = field(default_factory=dict)  # of its one repository
+    files: dict[str, bytes] = field(default_factory=dict)  # of its repository
     repo: str = "google/tiny"
+    others: dict[str, dict[str, bytes]] = field(default_factory=dict)  # files of other repositories
     commit: str = COMMIT
     branch: str = "main"
     licence: str = "apache-2.0"
@@ -42,6 +43,11 @@ class PretendHub:
     def gets(self) -> list[str]:
         """The ranges of the files' GETs, in the order that they came."""
         return [wanted for method, path, wanted in self.asked if method == "GET" and "/resolve/" in path]
+
+    def repository(self, path: str) -> tuple[str, dict[str, bytes]]:
+        """The repository that a path begins with, and its files; its own when none does."""
+        name = "/".join(path.strip("/").split("/")[:2])
+        return (name, self.others[name]) if name in self.others else (self.repo, self.files)
 
     def environ(self, home: object, **more: str) -> dict[str, str]:
         """The variables that lead a client here."""
@@ -109,15 +115,15 @@ def _handler(hub: PretendHub) -> type[BaseHTTPRequestHandler]:
                 self._file(path, body)
 
         def _file(self, path: str, body: bool) -> None:
+            repo, files = hub.repository(path)
             for revision in (hub.commit, hub.branch):
-                prefix = f"/{hub.repo}/resolve/{revision}/"
-                if path.startswith(prefix) and (name := path.removeprefix(prefix)) in hub.files:
-                    self._content(name, body)
+                prefix = f"/{repo}/resolve/{revision}/"
+                if path.startswith(prefix) and (name := path.removeprefix(prefix)) in files:
+                    self._content(files[name], body)
                     return
-            self._refuse(404, "EntryNotFound" if path.startswith(f"/{hub.repo}/") else "RepoNotFound", body)
+            self._refuse(404, "EntryNotFound" if path.startswith(f"/{repo}/") else "RepoNotFound", body)
 
-        def _content(self, name: str, body: bool) -> None:
-            whole = hub.files[name]
+        def _content(self, whole: bytes, body: bool) -> None:
             etag = hashlib.sha256(whole).hexdigest() if len(whole) > LFS_BYTES else git_name(whole)
             begin, _, end = (self.headers.get("Range") or "bytes=0-")[6:].partition("-")
             first, last = int(begin), min(int(end or len(whole)), len(whole) - 1)
@@ -152,23 +158,24 @@ def _handler(hub: PretendHub) -> type[BaseHTTPRequestHandler]:
 
         def _info(self, path: str) -> None:
             rest = path.removeprefix("/api/models/")
+            here, files = hub.repository(rest)
             if "/tree/" in rest:
-                self._json(200, [_entry(name, content) for name, content in sorted(hub.files.items())], "")
+                self._json(200, [_entry(name, content) for name, content in sorted(files.items())], "")
                 return
             repo, _, revision = rest.partition("/revision/")
-            if repo != hub.repo or revision not in ("", hub.commit, hub.branch):
-                self._refuse(404, "RevisionNotFound" if repo == hub.repo else "RepoNotFound", True)
+            if repo != here or revision not in ("", hub.commit, hub.branch):
+                self._refuse(404, "RevisionNotFound" if repo == here else "RepoNotFound", True)
                 return
             siblings = []
-            for name, content in sorted(hub.files.items()):
+            for name, content in sorted(files.items()):
                 one = {"rfilename": name, "size": len(content), "blobId": git_name(content)}
                 if len(content) > LFS_BYTES:
                     sha256 = hashlib.sha256(content).hexdigest()
                     one["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 134}
                 siblings.append(one)
             said = {
-                "id": hub.repo,
-                "modelId": hub.repo,
+                "id": here,
+                "modelId": here,
                 "sha": hub.commit,
                 "private": False,
                 "gated": False,
