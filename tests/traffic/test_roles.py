@@ -15,12 +15,12 @@ from gemstead.cli.main import main
 from gemstead.cli.rolespage import markdown, verbs_of_all, words_of
 from gemstead.console.app import console
 from gemstead.console.door import Door
-from gemstead.console.own import Own
 from gemstead.console.signin import Pages
 from gemstead.gateway import passage
 from gemstead.gateway.app import OWN
 from gemstead.openai.requests import ROUTES
 from gemstead.spec import identity as spec
+from gemstead.spec.model import Spec
 from gemstead.traffic.roles import (
     ADMIN_RULES,
     GATEWAY_RULES,
@@ -32,7 +32,10 @@ from gemstead.traffic.roles import (
     gateway_right,
     verb_right,
 )
+from gemstead.wiring.files import StateDir
 from gemstead.wiring.limitpages import limit_routes
+from gemstead.wiring.policy import Policy
+from gemstead.wiring.policy import pages as policy_pages
 
 
 def test_every_route_of_the_gateway_has_a_rule():
@@ -51,7 +54,7 @@ def admin_routes():
     door = Door("t", time.time)
     pages = [
         *Pages(door, None, time.time).routes(),
-        *Own(door, None, Path("x")).routes(),
+        *policy_pages(Policy(StateDir(Path("x"), Path("x")), Spec, None, None, None), door),
         *limit_routes(None),
     ]
     for route in console(None, "t", door, pages).routes:

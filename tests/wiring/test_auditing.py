@@ -8,6 +8,7 @@ import sqlite3
 import pytest
 from msgspec import structs
 
+from gemstead.console.asked import actor_of
 from gemstead.console.door import OWNER
 from gemstead.gateway.issuers import Came
 from gemstead.ledger.log import SqliteLog
@@ -15,7 +16,7 @@ from gemstead.ledger.proof import verify
 from gemstead.ledger.signing import known_keys
 from gemstead.spec.load import load
 from gemstead.traffic.caller import Caller
-from gemstead.wiring.auditing import Auditor, actor_of
+from gemstead.wiring.auditing import Auditor
 from gemstead.wiring.files import StateDir
 
 SHIP = """

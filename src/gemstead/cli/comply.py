@@ -111,12 +111,11 @@ def _record(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
 
     from gemstead.cli.options import read_spec
     from gemstead.ledger.acts import new_act
-    from gemstead.operate.compliance.evidence import REVIEWED
+    from gemstead.operate.compliance.evidence import REVIEWED, counted
     from gemstead.wiring.files import state_dir
     from gemstead.wiring.ledger import audit_log
 
-    keys, noticed = sum(row["kind"] == "key" for row in rows), sum(bool(row["notice"]) for row in rows)
-    act = new_act(REVIEWED, detail={"keys": keys, "ways": len(rows), "noticed": noticed})
+    act = new_act(REVIEWED, detail=counted(rows))
     audit_log(state_dir(read_spec(args), os.environ)).remember(act)
 
 

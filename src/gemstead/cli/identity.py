@@ -127,7 +127,7 @@ def _tell_if_unknown(args: argparse.Namespace) -> None:
     except SpecError:
         return
     known = [one.name for one in identity.issuers] + [one.name for one in identity.certificates]
-    if args.issuer not in known:
+    if args.issuer != "*" and args.issuer not in known:
         has = f"it has {', '.join(known)}" if known else "it has none"
         print(
             f"note: the file names no issuer {args.issuer} ({has}), so this refuses nobody", file=sys.stderr

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -114,8 +115,19 @@ def console(head: Head, token: str, door: Door | None = None, pages: Sequence[Ro
         *pages,
     ]
     return Starlette(
-        routes=[door.guarded(route) for route in routes], middleware=[Middleware(SecurityHeaders)]
+        routes=[door.guarded(route) for route in routes],
+        middleware=[Middleware(SecurityHeaders)],
+        exception_handlers={HTTPException: _no_such},
     )
+
+
+async def _no_such(request: Request, error: Exception) -> Response:
+    """What is not there, or cannot be done with what is, in the same form as any other refusal."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    said = {404: f"there is no {request.url.path}", 405: f"{request.method} is not for {request.url.path}"}
+    headers = error.headers if isinstance(error, HTTPException) else None
+    words = said.get(status, "this cannot be answered")
+    return JSONResponse({"error": f"{words}; see /admin/openapi.json"}, status, headers=headers)
 
 
 class Server(uvicorn.Server):

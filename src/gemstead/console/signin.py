@@ -17,7 +17,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from gemstead.console.asked import Asked, actor_of, answering
 from gemstead.console.door import OWNER, Door, no
+from gemstead.console.forms import SetPassword
 from gemstead.refused import Reason, Refused
 from gemstead.traffic.caller import Caller
 
@@ -48,6 +50,9 @@ class SignIn(Protocol):
     async def change_password(self, given: str, new: str, client: str) -> None:
         """Raises Refused."""
 
+    async def set_password(self, new: str, actor: str, client: str) -> None:
+        """Raises Refused."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
@@ -70,6 +75,7 @@ class Pages:
             Route("/admin/login/{issuer}", self.begin),
             Route("/admin/callback", self.callback),
             Route("/admin/password", self.change, methods=["POST"]),
+            Route("/admin/password", answering("PUT /admin/password", self.set), methods=["PUT"]),
             Route("/admin/logout", self.logout, methods=["POST"]),
             Route("/admin/whoami", self.whoami),
         ]
@@ -153,6 +159,13 @@ class Pages:
             return no(refusal)
         self._door.close_all(BREAK_GLASS.user)
         return JSONResponse({"changed": True})
+
+    async def set(self, asked: Asked) -> Any:
+        """A new password, set by an admin, whatever the present one is."""
+        form: SetPassword = asked.form
+        await self._behind.set_password(form.new, actor_of(asked.caller), asked.client)
+        self._door.close_all(BREAK_GLASS.user)
+        return {"set": True}
 
     async def logout(self, request: Request) -> Response:
         try:

@@ -77,8 +77,9 @@ class AuditLog(Protocol):
         now: float,
         key: str = "*",
         user: str = "*",
+        actor: str = "",
     ) -> Hold: ...
-    def release(self, hold_id: str, now: float) -> Hold: ...
+    def release(self, hold_id: str, now: float, actor: str = "") -> Hold: ...
     def holds(self) -> list[Hold]: ...
     def prune(
         self,
@@ -168,13 +169,14 @@ class SqliteLog:
         now: float,
         key: str = "*",
         user: str = "*",
+        actor: str = "",
     ) -> Hold:
         """A new legal hold."""
-        return retention.hold(self.path, tenant, since, until, reason, now, key, user)
+        return retention.hold(self.path, tenant, since, until, reason, now, key, user, actor)
 
-    def release(self, hold_id: str, now: float) -> Hold:
+    def release(self, hold_id: str, now: float, actor: str = "") -> Hold:
         """End a legal hold."""
-        return retention.release(self.path, hold_id, now)
+        return retention.release(self.path, hold_id, now, actor)
 
     def holds(self) -> list[Hold]:
         """Every legal hold, oldest first."""

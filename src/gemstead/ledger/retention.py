@@ -130,8 +130,9 @@ def hold(
     now: float,
     key: str = "*",
     user: str = "*",
+    actor: str = "",
 ) -> Hold:
-    """A new legal hold.
+    """A new legal hold. `actor`: who made it; "": whoever runs this.
 
     Raises:
         LedgerTrouble: it cannot be written.
@@ -142,11 +143,11 @@ def hold(
             f"INSERT INTO holds ({HOLD_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
             msgspec.structs.astuple(one),
         )
-        audittable.append_act(connection, new_act("audit.hold", one.hold_id, detail=told(one)))
+        audittable.append_act(connection, new_act("audit.hold", one.hold_id, actor=actor, detail=told(one)))
     return one
 
 
-def release(path: Path, hold_id: str, now: float) -> Hold:
+def release(path: Path, hold_id: str, now: float, actor: str = "") -> Hold:
     """End a legal hold; what it kept is deleted at the next pruning, if it is due.
 
     Raises:
@@ -159,7 +160,7 @@ def release(path: Path, hold_id: str, now: float) -> Hold:
                 f"there is no legal hold {hold_id} in force: `gemstead audit holds` lists them"
             )
         connection.execute("UPDATE holds SET released = ? WHERE hold_id = ?", (now, hold_id))
-        audittable.append_act(connection, new_act("audit.release", hold_id))
+        audittable.append_act(connection, new_act("audit.release", hold_id, actor=actor))
     return msgspec.structs.replace(one, released=now)
 
 

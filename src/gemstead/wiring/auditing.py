@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from gemstead.console.door import OWNER
+from gemstead.console.asked import actor_of
 from gemstead.gateway.issuers import Came
 from gemstead.ledger import acts, retention
 from gemstead.ledger.audit import Act
@@ -224,14 +224,3 @@ class Auditor:
 def rules(said: tuple[RetentionSpec, ...]) -> list[retention.Rule]:
     """The file's rules, as `ledger/retention.py` takes them."""
     return [retention.Rule(**rule.model_dump()) for rule in said]
-
-
-def actor_of(caller: Caller | None) -> str:
-    """Who acted, as acts name them."""
-    if caller is None:
-        return "unknown"
-    if caller is OWNER:
-        return acts.local_actor()
-    return (
-        f"key:{caller.key_id}" if caller.key_id.startswith("gms_") else f"user:{caller.user or caller.key_id}"
-    )

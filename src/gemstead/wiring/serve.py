@@ -27,7 +27,6 @@ import msgspec
 from gemstead import __version__
 from gemstead.console.app import console, server
 from gemstead.console.door import Door
-from gemstead.console.own import Own
 from gemstead.console.signin import Pages
 from gemstead.gateway.settings import Aside
 from gemstead.ledger.acts import new_act, remember
@@ -52,6 +51,8 @@ from gemstead.wiring.head import Head
 from gemstead.wiring.journal import keep_log, log_file
 from gemstead.wiring.limitpages import limit_routes, told
 from gemstead.wiring.models import Stopped
+from gemstead.wiring.policy import Policy
+from gemstead.wiring.policy import pages as policy_pages
 from gemstead.wiring.scale import Scaled, scaled, with_scales
 from gemstead.wiring.secrets import CannotRun, resolved, watch
 from gemstead.wiring.wanted import Wanted
@@ -233,7 +234,6 @@ class Service:
         door.acted = self.auditor.asked
         self.auditor.start(self.spec, self.auditor.sinks(self.spec, self._secret))
         calls = ledger.audit_log(self.folder, beside=True)
-        own = Own(door, ledger.key_store(self.folder), calls)
         head.autoscaler.foresight = Foresight(
             gateway.figures, time.time, lambda since, until: calls.usage(since, until, by=("hour", "model"))
         )
@@ -241,9 +241,10 @@ class Service:
         if self.folder.place is not None:
             self.store.start(self.folder.place, sink_names(self.spec))
         head.store = self.store.describe
+        policy = Policy(self.folder, lambda: self.spec, ledger.key_store(self.folder), calls, head.reload)
         pages = [
             *Pages(door, self.entrance, time.time).routes(),
-            *own.routes(),
+            *policy_pages(policy, door),
             *limit_routes(gateway.limits, gateway.held),
         ]
         gateway.limits.on_crossed = lambda one: self.auditor.act(

@@ -202,15 +202,16 @@ class PostgresLog:
         now: float,
         key: str = "*",
         user: str = "*",
+        actor: str = "",
     ) -> Hold:
         """A new legal hold, for all gateways."""
         one = new_hold(tenant, since, until, reason, now, key, user)
         with linked(self._place.url()) as link:
             put_holds(link, [one])
-        self.remember(new_act("audit.hold", one.hold_id, detail=told_of(one)))
+        self.remember(new_act("audit.hold", one.hold_id, actor=actor, detail=told_of(one)))
         return one
 
-    def release(self, hold_id: str, now: float) -> Hold:
+    def release(self, hold_id: str, now: float, actor: str = "") -> Hold:
         """End a legal hold.
 
         Raises:
@@ -223,7 +224,7 @@ class PostgresLog:
                     f"there is no legal hold {hold_id} in force: `gemstead audit holds` lists them"
                 )
             link.do("UPDATE gemstead_holds SET released = $1 WHERE hold_id = $2", now, hold_id)
-        self.remember(new_act("audit.release", hold_id))
+        self.remember(new_act("audit.release", hold_id, actor=actor))
         return msgspec.structs.replace(one, released=now)
 
     def holds(self) -> list[Hold]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gemstead.ledger.audit import Act
 from gemstead.ledger.database import LedgerTrouble
@@ -70,3 +72,9 @@ def _broken(audit: AuditLog, now: float) -> float | None:
     )
     found = audit.find(asked).records
     return found[0].record.at if found and isinstance(found[0].record, Act) else None
+
+
+def counted(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """What the act of a review says of the list that was reviewed."""
+    keys, noticed = sum(row["kind"] == "key" for row in rows), sum(bool(row["notice"]) for row in rows)
+    return {"keys": keys, "ways": len(rows), "noticed": noticed}
