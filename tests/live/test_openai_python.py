@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import time
 from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel
 
 import openai
+from gemstead.operate.check.questions import red_square
 
 CAPITAL: Any = [{"role": "user", "content": "What is the capital of Peru?"}]
 WEATHER: Any = [{"role": "user", "content": "What is the weather in Lima?"}]
@@ -103,6 +106,34 @@ def test_a_thought_cut_short_stays_outside_the_answer(client, ask):
     body = {"chat_template_kwargs": {"enable_thinking": True}}
     message = client.chat.completions.create(messages=CAPITAL, extra_body=body, **ask).choices[0].message
     assert "channel" not in (message.content or "")
+
+
+def test_a_picture_in_the_prompt(client, ask):
+    picture = "data:image/png;base64," + base64.b64encode(red_square()).decode()
+    parts: Any = [
+        {"type": "text", "text": "Is it red?"},
+        {"type": "image_url", "image_url": {"url": picture}},
+    ]
+    answer = client.chat.completions.create(messages=[{"role": "user", "content": parts}], **ask)
+    alone = client.chat.completions.create(messages=[{"role": "user", "content": parts[:1]}], **ask)
+    assert answer.choices[0].message.content
+    assert answer.usage.prompt_tokens > alone.usage.prompt_tokens + 16
+
+
+def test_an_offline_batch(client, service):
+    body = {"model": service.model, "messages": CAPITAL, "temperature": 0}
+    line = {"custom_id": "q1", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    file = client.files.create(file=("in.jsonl", json.dumps(line).encode()), purpose="batch")
+    batch = client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    deadline = time.monotonic() + 60
+    while batch.status in ("validating", "in_progress", "finalizing") and time.monotonic() < deadline:
+        time.sleep(0.1)
+        batch = client.batches.retrieve(batch.id)
+    assert (batch.status, batch.request_counts.completed) == ("completed", 1)
+    [answer] = client.files.content(batch.output_file_id).text.splitlines()
+    assert json.loads(answer)["response"]["body"]["choices"][0]["message"]["content"] == ANSWER
 
 
 def test_logprobs(client, ask):
