@@ -11,15 +11,19 @@ _MOST_S = 100 * _UNITS["y"]
 
 
 def span(text: str) -> float:
-    """Seconds of a span such as `90s`, `1.5h` or `30d`; a bare number is seconds. For argparse's `type`.
+    """Seconds of a span such as `90s`, `1.5h` or `30d`. For argparse's `type`.
+
+    Without a unit it is none, but for 0: who writes `--expires 90` means days, and would get seconds.
 
     Raises:
         argparse.ArgumentTypeError: it is no span.
     """
-    number, unit = (text[:-1], text[-1:].lower()) if text[-1:].lower() in _UNITS else (text, "s")
+    number, unit = (text[:-1], text[-1:].lower()) if text[-1:].lower() in _UNITS else (text, "")
+    if not unit and number == "0":
+        return 0.0
     try:
         seconds = float(number) * _UNITS[unit]
-    except ValueError:
+    except (ValueError, KeyError):
         seconds = math.nan
     if not 0 <= seconds <= _MOST_S:
         raise argparse.ArgumentTypeError(f"{text!r} is no span of time: write it as 90s, 45m, 12h, 30d or 2w")
