@@ -50,6 +50,20 @@ async def test_a_file_is_answered_and_reported(tmp_path):
         assert "completed: 25 of 25" in shown.stdout
 
 
+async def test_a_place_for_answers_that_cannot_be_written_is_said_before_and_loses_nothing(tmp_path):
+    async with house(tmp_path) as home:
+        (tmp_path / "in.jsonl").write_bytes(lines(3))
+        refused = await gemstead(home, "in.jsonl", "-o", "nowhere/out.jsonl", code=2)
+        assert "-o nowhere/out.jsonl: there is no folder" in refused.stderr
+        assert not home.engine.seen, "nothing was ordered"
+        (tmp_path / "taken.jsonl").mkdir()
+        late = await gemstead(home, "in.jsonl", "-o", "taken.jsonl", code=1)
+        assert "the answers could not be written" in late.stderr
+        batch_id = re.search(r"gemstead batch follow (batch_\w+) -o FILE", late.stderr)[1]
+        await gemstead(home, "follow", batch_id, "-o", "out.jsonl")
+        assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 3
+
+
 async def test_ctrl_c_only_stops_looking_on(tmp_path):
     async with house(tmp_path, Script(delay_s=0.2), concurrency=2) as home:
         (tmp_path / "in.jsonl").write_bytes(lines(40))

@@ -80,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     if args.batch_id:
         raise Trouble(f"one file at a time: what is {args.batch_id!r}?", code=USAGE)
     requests = _requests(args)
+    if not args.detach and not (folder := Path(_named(args, "")).absolute().parent).is_dir():
+        raise Trouble(f"-o {args.output}: there is no folder {folder}", code=USAGE)
     with _service(args, life_s=_seconds(args.window) + SPARE_S) as service:
         batch = service.order(requests, Path(args.what).name, args.window)
         if args.detach:
@@ -288,7 +290,13 @@ def _watch(service: Service, batch_id: str, args: argparse.Namespace) -> int:
         return 130
     except Away as away:
         raise Trouble(f"{away}\n{batch_id} goes on when the service does.\n{_ways(batch_id)}") from None
-    files = _fetch(service, batch, args)
+    try:
+        files = _fetch(service, batch, args)
+    except OSError as error:
+        raise Trouble(
+            f"the answers could not be written ({error.filename}: {error.strerror}) and are kept by the service\n"
+            f"  gemstead batch follow {batch_id} -o FILE   fetch them"
+        ) from None
     report = cost(batch, args.usd_hour)
     _print({**batch, "files": files, "cost": report}, args, said(batch, report, files))
     return 0 if batch["status"] == "completed" and not batch["request_counts"]["failed"] else 1
@@ -333,10 +341,14 @@ def _ways(batch_id: str) -> str:
     )
 
 
+def _named(args: argparse.Namespace, batch_id: str) -> str:
+    """The file that answers go to."""
+    return str(args.output or f"{batch_id if args.what in (*WORDS, '-') else args.what}.answers.jsonl")
+
+
 def _fetch(service: Service, batch: dict[str, Any], args: argparse.Namespace) -> dict[str, str]:
     """Where answers and errors were written."""
-    named = args.output or f"{batch['id'] if args.what in (*WORDS, '-') else args.what}.answers.jsonl"
-    files = {}
+    named, files = _named(args, batch["id"]), {}
     if batch["output_file_id"]:
         service.bytes_of(batch["output_file_id"], Path(named))
         files["answers"] = named
