@@ -26,7 +26,8 @@ from gemstead.spec.epp import parse
 from gemstead.spec.fault import SpecError
 from gemstead.testing.cluster_watch import WatchedCluster
 from gemstead.testing.engine import FakeEngine
-from gemstead.wiring.epp import ClusterSource, FileSource, Picking, Ports
+from gemstead.wiring.epp import Picking, Ports
+from gemstead.wiring.epp_sources import ClusterSource, FileSource
 
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 KINDS = {

@@ -61,18 +61,23 @@ def run(args: argparse.Namespace) -> int:
 
     import uvloop
 
+    from gemstead.gateway.sharing import misses_seed
     from gemstead.wiring.epp import run as pick
-    from gemstead.wiring.epp import source_of
+    from gemstead.wiring.epp_sources import source_of
+    from gemstead.wiring.sharing import sharing
 
     file = Path(args.file).expanduser().absolute() if args.file else None
     spec = read(args, file)
+    shared = sharing(spec.sharing, os.environ, None, "sharing")
+    if more := misses_seed(shared):  # Python hashes prompts by a seed that it reads once
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **more})  # noqa: S606
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     for noisy in ("httpx2", "httpcore", "uvicorn", "hpack"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
     async def picked() -> int:
         source = source_of(spec, file, lambda: read(args, file), os.environ)
-        return await pick(spec, source, lambda sentence: print(sentence, flush=True))
+        return await pick(spec, source, lambda sentence: print(sentence, flush=True), shared)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(picked())

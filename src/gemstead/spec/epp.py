@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from gemstead.spec import document
 from gemstead.spec.fault import Fault, Place, SpecError, in_order, located, nearest
 from gemstead.spec.part import FilePath, Listen, Name, Part, Seconds
+from gemstead.spec.sharing import SharingSpec
 
 ENGINE_NAMES = Literal[
     "vllm", "sglang", "llamacpp", "ollama", "tgi", "tensorrt_llm", "transformers", "external"
@@ -55,6 +56,15 @@ class EppEndpoint(Part):
     )
     slots: int = Field(0, ge=0, description="Requests that it runs at once; 0: unknown")
     context: int = Field(0, ge=0, description="Longest prompt plus answer in tokens; 0: unknown")
+    kv_events_port: int | None = Field(
+        None,
+        ge=1,
+        le=65_535,
+        description="Port at which it says what its prefix cache holds; default: the file's",
+    )
+    kv_replay_port: int | None = Field(
+        None, ge=1, le=65_535, description="Port at which it says again what was missed; default: the file's"
+    )
 
 
 class EppTarget(Part):
@@ -110,6 +120,16 @@ class EppSpec(Part):
     engine: ENGINE_NAMES = Field("vllm", description="Whose metrics endpoints have that do not say")
     slots: int = Field(0, ge=0, description="Requests that an endpoint runs at once, where it does not say")
     context: int = Field(0, ge=0, description="Longest prompt plus answer, where an endpoint does not say")
+    kv_events_port: int | None = Field(
+        None,
+        ge=1,
+        le=65_535,
+        description="Port at which vLLM says what its prefix cache holds (`--kv-events-config`), at every endpoint; "
+        "needs `gemstead[kv-events]`",
+    )
+    kv_replay_port: int | None = Field(
+        None, ge=1, le=65_535, description="Port at which it says again what was missed (`replay_endpoint`)"
+    )
     policy: POLICY_NAMES = Field("gemstead", description="How endpoints are picked")
     fallbacks: int = Field(
         1, ge=0, le=8, description="Further addresses behind the picked one; 0 where a gateway reads one only"
@@ -120,6 +140,10 @@ class EppSpec(Part):
         description="Addresses of images, audio and video in requests: refused, or passed on for the engine to fetch",
     )
     queue: EppQueue = Field(EppQueue(), description="Where calls wait while the pool is full")
+    sharing: SharingSpec | None = Field(
+        None,
+        description="With other pickers of the same pool: what is in flight, and which prompts engines have",
+    )
     objectives: dict[str, int | Literal["critical", "standard", "sheddable"]] = Field(
         {}, description="Priority by objective: a whole number, or `critical`, `standard`, `sheddable`"
     )
@@ -184,6 +208,7 @@ def _fields(path: tuple[str | int, ...]) -> list[str]:
         "queue": EppQueue,
         "targets": EppTarget,
         "rewrites": EppRewrite,
+        "sharing": SharingSpec,
         "tls": EppTls,
     }
     named = [part for part in path if isinstance(part, str) and part in sections]

@@ -1,195 +1,56 @@
-"""A picker behind Envoy, put together: where its endpoints come from, what it knows of them, its ports, its end.
+"""A picker behind Envoy, put together: what it knows of its endpoints, its ports, its end.
 
-Endpoints come from the file (which is read again when it changes) or from the pods of an InferencePool. Either way a
-`Source` hands the desk facts and rules; everything behind the desk is the same.
+Endpoints come from a file or from the pods of an InferencePool (`epp_sources.py`). Either way a `Source` hands the desk
+facts and rules; everything behind the desk is the same. What pickers tell each other, and what engines say of their
+caches, is heard by the same parts as in a gateway's worker.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from gemstead import __version__
 from gemstead.console.app import server as http_server
 from gemstead.console.picker import pages
-from gemstead.gateway.epp import objects
 from gemstead.gateway.epp.certificate import from_files, self_signed
 from gemstead.gateway.epp.desk import Desk, DeskSettings, address_of
-from gemstead.gateway.epp.rules import Rewrite, Rules
+from gemstead.gateway.epp.place import DeskPlace
 from gemstead.gateway.epp.server import Server
 from gemstead.gateway.epp.sockets import Pem
 from gemstead.gateway.figures import Figures
+from gemstead.gateway.kvevents import Ears
+from gemstead.gateway.settings import Sharing
+from gemstead.gateway.sharing import Talk
+from gemstead.ledger.counters import StoreAway
 from gemstead.observe import names
 from gemstead.observe.metrics import Registry, exposition
-from gemstead.operate.cluster.access import Access, CannotReach, from_kubeconfig, in_cluster
-from gemstead.operate.cluster.watch import Watch, client
 from gemstead.spec.epp import EppSpec, EppTls
 from gemstead.supervise.scrape import Round, Scraper
 from gemstead.traffic.endpoint import EndpointFacts
-from gemstead.traffic.objective import priority_of
 from gemstead.traffic.picker import Picker
 from gemstead.traffic.policies import POLICIES
 from gemstead.traffic.policy import Policy
 from gemstead.traffic.prefix import PrefixIndex
 from gemstead.traffic.queue import QueueBounds
 from gemstead.wiring.addresses import listener, split
+from gemstead.wiring.epp_sources import ClusterSource, FileSource, Source
 from gemstead.wiring.secrets import CannotRun
 
 MISSES = 2  # of the looks at an endpoint of the file, until it counts as down
 LAME_S = 5.0  # until a Service of a cluster no longer leads to a pod that ends
-LOOK_S = 1.0  # between two looks at the file
+LISTEN_S = 1.0  # between two looks at who publishes KV events
 log = logging.getLogger(__name__)
-
-
-class Source(Protocol):
-    """Where endpoints and rules come from."""
-
-    def facts(self) -> list[EndpointFacts] | None:
-        """The endpoints; None while nobody knows."""
-
-    def rules(self) -> Rules: ...
-    def trouble(self) -> str:
-        """Why what is known may be old; "" when it is not."""
-
-    async def run(self, changed: Callable[[], None]) -> None:
-        """Keep up to date until cancelled."""
-
-
-class FileSource:
-    """The endpoints that a file names. A file that becomes wrong changes nothing."""
-
-    def __init__(self, spec: EppSpec, file: Path, read: Callable[[], EppSpec]) -> None:
-        self._spec, self._file, self._read = spec, file, read
-        self._trouble = ""
-
-    def facts(self) -> list[EndpointFacts]:
-        like = like_of(self._spec)
-        found = []
-        for one in self._spec.endpoints or ():
-            host, _, port = one.address.rpartition(":")
-            found.append(
-                msgspec.structs.replace(
-                    like,
-                    name=one.name or one.address,
-                    host=host.removeprefix("[").removesuffix("]"),
-                    port=int(port),
-                    engine=one.engine or like.engine,
-                    slots=one.slots or like.slots,
-                    context_tokens=one.context or like.context_tokens,
-                )
-            )
-        return found
-
-    def rules(self) -> Rules:
-        return rules_of(self._spec)
-
-    def trouble(self) -> str:
-        return self._trouble
-
-    async def run(self, changed: Callable[[], None]) -> None:
-        seen = _stamp(self._file)
-        while True:
-            await asyncio.sleep(LOOK_S)
-            if (now := _stamp(self._file)) == seen:
-                continue
-            seen = now
-            try:
-                self._spec = self._read()
-            except Exception as error:  # whatever is wrong with it, what runs goes on
-                self._trouble = f"{self._file}: {error}"
-                log.warning("the file has changed and is not taken: %s", error)
-                continue
-            self._trouble = ""
-            log.info("the file has changed: %d endpoints", len(self._spec.endpoints or ()))
-            changed()
-
-
-class ClusterSource:
-    """The pods of an InferencePool, and the objectives and rewrites of its namespace."""
-
-    def __init__(self, spec: EppSpec, access: Access) -> None:
-        self._spec, self._access = spec, access
-        self._namespace = spec.kubernetes.namespace or access.namespace
-        self._changed: Callable[[], None] = lambda: None
-        self._http = client(access)
-        self._pools = [
-            self._watch(f"/apis/{group}", "inferencepools", fieldSelector=f"metadata.name={spec.pool}")
-            for group in objects.POOL_GROUPS
-        ]
-        self._objectives = [
-            self._watch(f"/apis/{group}", "inferenceobjectives") for group in objects.RULE_GROUPS
-        ]
-        self._rewrites = [
-            self._watch(f"/apis/{group}", "inferencemodelrewrites") for group in objects.RULE_GROUPS
-        ]
-        self._pods: Watch | None = None
-        self._pods_task: asyncio.Task[None] | None = None
-        self._pool: objects.Pool | None = None
-
-    def facts(self) -> list[EndpointFacts] | None:
-        if self._pool is None:
-            older = self._pools[1]  # whoever may not read it sees no pool there
-            return [] if self._pools[0].synced and (older.synced or older.trouble) else None
-        if self._pods is None or not self._pods.synced:
-            return None
-        return objects.endpoints_of(self._pool, self._pods.items.values(), like_of(self._spec))
-
-    def rules(self) -> Rules:
-        objectives = [item for watch in self._objectives for item in watch.items.values()]
-        rewrites = [item for watch in self._rewrites for item in watch.items.values()]
-        found = objects.rules_of(self._spec.pool, objectives, rewrites)
-        own = rules_of(self._spec)
-        return Rules(
-            objectives={**own.objectives, **found.objectives}, rewrites=found.rewrites + own.rewrites
-        )
-
-    def trouble(self) -> str:
-        said = self._pools[0].trouble or (self._pods.trouble if self._pods is not None else "")
-        if not said and self._pool is None and self._pools[0].synced:
-            return f"there is no InferencePool {self._spec.pool} in namespace {self._namespace}"
-        return said
-
-    async def run(self, changed: Callable[[], None]) -> None:
-        self._changed = changed
-        try:
-            async with asyncio.TaskGroup() as group:
-                for watch in (*self._pools, *self._objectives, *self._rewrites):
-                    group.create_task(watch.run())
-        finally:
-            if self._pods_task is not None:
-                self._pods_task.cancel()
-                await asyncio.gather(self._pods_task, return_exceptions=True)
-            await self._http.aclose()
-
-    def _watch(self, group: str, kind: str, **select: str) -> Watch:
-        return Watch(
-            self._http, self._access, f"{group}/namespaces/{self._namespace}/{kind}", self._look, select
-        )
-
-    def _look(self) -> None:
-        """Something has changed; when the pool selects other pods, those are watched from now on."""
-        items = [item for watch in self._pools for item in watch.items.values()]
-        pool = next((found for item in items if (found := objects.pool_of(item)) is not None), None)
-        if (pool and pool.selector) != (self._pool and self._pool.selector):
-            if self._pods_task is not None:
-                self._pods_task.cancel()
-            self._pods = self._pods_task = None
-            if pool is not None:
-                self._pods = self._watch("/api/v1", "pods", labelSelector=pool.selector)
-                self._pods_task = asyncio.create_task(self._pods.run())
-        self._pool = pool
-        self._changed()
 
 
 @dataclass
@@ -204,8 +65,9 @@ class Ports:
 class Picking:
     """One picker, running."""
 
-    def __init__(self, spec: EppSpec, source: Source) -> None:
-        self.spec, self.source = spec, source
+    def __init__(self, spec: EppSpec, source: Source, sharing: Sharing | None = None) -> None:
+        """`sharing`: where pickers meet; None: they do not."""
+        self.spec, self.source, self.sharing = spec, source, sharing
         self.registry = Registry()
         choose = Random().randrange  # noqa: S311
         picker: Policy = (
@@ -224,8 +86,13 @@ class Picking:
         """Listen, and keep up to date from now on.
 
         Raises:
-            OSError, CannotRun: an address cannot be had.
+            OSError, CannotRun: an address cannot be had, or a library that the file needs.
         """
+        place = DeskPlace(self.desk, asyncio.get_running_loop())
+        try:
+            talk = Talk(self.sharing, place, log.warning) if self.sharing is not None else None
+        except StoreAway as error:
+            raise CannotRun(f"sharing: {error}") from error
         try:
             socket = listener(*split(self.spec.metrics))
         except OSError as error:
@@ -239,7 +106,10 @@ class Picking:
             asyncio.create_task(self._http.serve(sockets=[socket])),
             asyncio.create_task(self.source.run(self.look)),
             asyncio.create_task(scraper.run()),
+            asyncio.create_task(self._listen(Ears(place, log.warning))),
         ]
+        if talk is not None:
+            self._tasks.append(asyncio.create_task(talk.run()))
         return Ports(grpc_port, health_port, socket.getsockname()[1])
 
     async def stop(self, within_s: float) -> int:
@@ -268,6 +138,15 @@ class Picking:
         for task in self._tasks[1:]:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _listen(self, ears: Ears) -> None:
+        """Hear what engines say of their prefix caches, those that do."""
+        try:
+            while True:
+                ears.look()
+                await asyncio.sleep(LISTEN_S)
+        finally:
+            await ears.finish()
 
     # -- what is known ------------------------------------------------------------------------------------------
 
@@ -315,6 +194,8 @@ class Picking:
         here = {endpoint.name for endpoint in desk.endpoints}
         for gone in self._shown - here:
             figures.breaker_open.forget(gone)
+            if self.sharing is not None:
+                registry.values(names.ENDPOINT_OTHERS).forget(gone)
             for outcome in ("served", "failed"):
                 figures.endpoint_calls.forget(gone, outcome)
         self._shown = here
@@ -342,6 +223,7 @@ class Picking:
                 "breaker": one.breaker.state.value,
                 "stale": one.is_stale(now),
                 "in_flight": one.in_flight,
+                "others": one.others.calls,
                 "served": one.served,
                 "failed": one.failures,
                 "running": one.load.running if one.load else None,
@@ -367,36 +249,6 @@ def _share(registry: Registry, name: str, help: str, pool: str, values: list[flo
 # -- from the file's words ------------------------------------------------------------------------------------------
 
 
-def source_of(
-    spec: EppSpec, file: Path | None, read: Callable[[], EppSpec], environ: Mapping[str, str]
-) -> Source:
-    """Where the endpoints come from.
-
-    Raises:
-        CannotReach: from a cluster, and there is no way to it.
-    """
-    if spec.endpoints is not None:
-        assert file is not None, "endpoints are said in a file"
-        return FileSource(spec, file, read)
-    if not spec.pool:
-        raise CannotReach(
-            "nothing to pick from: name an InferencePool (--pool NAME) or a file with endpoints (--file)"
-        )
-    kubernetes = spec.kubernetes
-    if kubernetes.kubeconfig:
-        access = from_kubeconfig(Path(kubernetes.kubeconfig).expanduser(), kubernetes.context)
-    elif (inside := in_cluster(environ)) is not None:
-        access = inside
-    else:
-        path = Path(environ.get("KUBECONFIG", "").split(os.pathsep)[0] or "~/.kube/config").expanduser()
-        if not path.exists():
-            raise CannotReach(
-                "this is no pod of a cluster, and there is no kubeconfig; say --kubeconfig FILE or --file FILE"
-            )
-        access = from_kubeconfig(path, kubernetes.context)
-    return ClusterSource(spec, access)
-
-
 def settings_of(spec: EppSpec) -> DeskSettings:
     queue = spec.queue
     bounds = QueueBounds(
@@ -411,34 +263,6 @@ def settings_of(spec: EppSpec) -> DeskSettings:
         body_bytes=spec.body_mib << 20,
         media=spec.media,
         queue=bounds,
-    )
-
-
-def rules_of(spec: EppSpec) -> Rules:
-    """The rules in the file.
-
-    Raises:
-        ValueError: an objective's priority is none.
-    """
-    return Rules(
-        objectives={name: priority_of(word) for name, word in spec.objectives.items()},
-        rewrites=tuple(
-            Rewrite(model=one.model or "", targets=tuple((to.model, to.weight) for to in one.targets))
-            for one in spec.rewrites
-        ),
-    )
-
-
-def like_of(spec: EppSpec) -> EndpointFacts:
-    """An endpoint of which nothing is known but what the file says of all."""
-    return EndpointFacts(
-        name="",
-        pool=spec.pool or "pool",
-        host="",
-        port=0,
-        engine=spec.engine,
-        slots=spec.slots,
-        context_tokens=spec.context,
     )
 
 
@@ -463,18 +287,11 @@ def pem_of(spec: EppSpec) -> Callable[[], Pem] | None:
     return lambda: made
 
 
-def _stamp(file: Path) -> tuple[int, int, int]:
-    """What changes with a file's content; a mounted ConfigMap changes its link's target."""
-    try:
-        stat = file.stat()
-    except OSError:
-        return (0, 0, 0)
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
-
-
-async def run(spec: EppSpec, source: Source, say: Callable[[str], None]) -> int:
+async def run(
+    spec: EppSpec, source: Source, say: Callable[[str], None], sharing: Sharing | None = None
+) -> int:
     """Pick until a signal says otherwise; the exit code. A second signal shortens the end."""
-    picking = Picking(spec, source)
+    picking = Picking(spec, source, sharing)
     loop, told, again = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
 
     def signalled() -> None:

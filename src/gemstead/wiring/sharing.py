@@ -14,8 +14,13 @@ STORES = ("redis://", "rediss://", "unix://", "valkey://", "valkeys://")
 LEAST = 32  # characters of the secret
 
 
-def sharing(spec: SharingSpec | None, environ: Mapping[str, str], keeper: Keeper | None) -> Sharing | None:
-    """Where gateways meet and what seals their words; None: they do not.
+def sharing(
+    spec: SharingSpec | None,
+    environ: Mapping[str, str],
+    keeper: Keeper | None,
+    where: str = "traffic.sharing",
+) -> Sharing | None:
+    """Where gateways meet and what seals their words; None: they do not. `where` is the section's path, for errors.
 
     Raises:
         CannotRun: a reference cannot be followed, it is no URL of such a store, the package that speaks to it is not
@@ -23,16 +28,16 @@ def sharing(spec: SharingSpec | None, environ: Mapping[str, str], keeper: Keeper
     """
     if spec is None:
         return None
-    store = resolved(spec.store, environ, "traffic.sharing.store", keeper)
+    store = resolved(spec.store, environ, f"{where}.store", keeper)
     if not store.startswith(STORES):
         raise CannotRun(
-            "traffic.sharing.store: what it refers to is no URL of a store: write redis://, rediss://, unix:// or valkey://"
+            f"{where}.store: what it refers to is no URL of a store: write redis://, rediss://, unix:// or valkey://"
         )
-    secret = resolved(spec.secret, environ, "traffic.sharing.secret", keeper)
+    secret = resolved(spec.secret, environ, f"{where}.secret", keeper)
     need(("redis",), "shared", "traffic.sharing.store")
     if len(secret) < LEAST:
         raise CannotRun(
-            f"traffic.sharing.secret: what it refers to has {len(secret)} characters, and needs {LEAST}: "
+            f"{where}.secret: what it refers to has {len(secret)} characters, and needs {LEAST}: "
             "`openssl rand -hex 32` makes one"
         )
     return Sharing(store=store, secret=secret, heads_kib_s=spec.heads_kib_s)

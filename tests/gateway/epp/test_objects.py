@@ -62,6 +62,11 @@ def test_each_port_is_an_endpoint_and_labels_say_which_engine_it_is():
         ("a:8000", 8000, "sglang", 8, "gemma"),
         ("a:8001", 8001, "sglang", 8, "gemma"),
     ]
+    told = endpoints_of(pool, [pod("a", ip="fd00::1")], LIKE, 5557, 6557)
+    assert [(one.kv_events, one.kv_replay) for one in told] == [
+        ("tcp://[fd00::1]:5557", "tcp://[fd00::1]:6557"),
+        ("tcp://[fd00::1]:5558", "tcp://[fd00::1]:6558"),
+    ]
     (old,) = endpoints_of(POOL, [pod("a", labels={"inference.networking.k8s.io/engine-type": "tgi"})], LIKE)
     assert old.engine == "tgi"
 

@@ -75,6 +75,7 @@ class Conversation:
         self._held = False  # and has not been answered
         self._addresses: list[str] = []
         self._first: Endpoint | None = None
+        self._session = ""  # what the engine is told to call it, where it says what it stores
         self._refusal: Refused | None = None
         self._queued: Waiting | None = None  # it has waited
         self._status = 0
@@ -237,6 +238,8 @@ class Conversation:
         self._first = endpoint = self.call.charged_to
         if endpoint is not None:
             self.record.endpoint, self.record.version = endpoint.name, endpoint.facts.version
+            if endpoint.facts.kv_events:
+                self._session = self.desk.name_call()
         self.record.attempts = 1
         self.desk.figures.in_flight.add(1)
 
@@ -250,10 +253,12 @@ class Conversation:
         body, self._body = self._body or b"", None
         if not self._held:  # its head was let through, and its body is buffered
             return [
-                wire.picked_with_body(self._addresses, body if self._changed else None, self._new_model),
+                wire.picked_with_body(
+                    self._addresses, body if self._changed else None, self._new_model, self._session
+                ),
             ]
         self._held = False
-        out = [wire.picked(self._addresses, self._new_model)]
+        out = [wire.picked(self._addresses, self._new_model, self._session)]
         if self._body_came:
             out += wire.pieces(body, not self._trailers, request=True)
         if self._trailers:
@@ -367,7 +372,10 @@ class Conversation:
             tokens = record.output_tokens if record.tokens_from else -1
             if self._queued is not None and record.tokens_from:
                 desk.queue.settle(self._queued, record.prompt_tokens + record.output_tokens)
+            endpoint = self.call.charged_to
             desk.settle(self.call, ok, now, tokens, found_tokens(self.call, record))
+            if endpoint is not None and endpoint.exact is not None and self._session:
+                endpoint.exact.ended(self._session, self.call, record.prompt_tokens, record.output_tokens)
         desk.figures.record(record)
 
     def _count(self) -> None:

@@ -10,6 +10,7 @@ picks at once, so that the next in line sees what is booked), or with the refusa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import nsmallest
 from math import inf
@@ -57,33 +58,36 @@ class Desk:
         self.known = False  # the pool has been seen, so that no endpoint means that there is none
         self.adapters: frozenset[str] = frozenset()  # that any endpoint has
         self.turned_away = 0
-        self._named: dict[str, Endpoint] = {}
+        self.named: dict[str, Endpoint] = {}  # replaced whole when the fleet changes
         self._by_address: dict[str, Endpoint] = {}
         self._address: dict[str, str] = {}  # by name
         self._ready = 0
         self._long = inf  # tokens; a shorter prompt fits everywhere
+        self._nonce = os.urandom(6).hex()
+        self._calls = 0
 
     # -- what is known of the pool ------------------------------------------------------------------------------
 
     def fleet(self, facts: Iterable[EndpointFacts], now: float) -> None:
         """These are the endpoints now. Books of those that stay are kept, those that went are forgotten."""
         wanted = {one.name: one for one in facts}
-        changed = wanted.keys() != self._named.keys()
-        for name in self._named.keys() - wanted.keys():
-            del self._named[name]
+        changed = wanted.keys() != self.named.keys()
+        named = {name: endpoint for name, endpoint in self.named.items() if name in wanted}
+        for name in self.named.keys() - wanted.keys():
             self.picker.forget(name)
         for name, one in wanted.items():
-            if (endpoint := self._named.get(name)) is None:
-                self._named[name] = Endpoint(one)
+            if (endpoint := named.get(name)) is None:
+                named[name] = Endpoint(one)
             elif endpoint.facts != one:
                 moved = address_of(one) != self._address[name]
                 if moved or (endpoint.facts.ready and not one.ready):  # it comes back with an empty cache
                     self.picker.forget(name)
                 endpoint.facts = one
+        self.named = named
         if changed:
-            self.endpoints = Roster(self._named.values())
+            self.endpoints = Roster(named.values())
         self._address = {name: address_of(one) for name, one in wanted.items()}
-        self._by_address = {self._address[name]: endpoint for name, endpoint in self._named.items()}
+        self._by_address = {self._address[name]: endpoint for name, endpoint in named.items()}
         self._ready = sum(endpoint.takes_calls for endpoint in self.endpoints)
         self._long = 2.0 * min((one.context_tokens for one in wanted.values()), default=0) or inf
         self.known = True
@@ -92,7 +96,7 @@ class Desk:
     def loads(self, loads: Mapping[str, Load], now: float) -> None:
         """What engines said of themselves, by endpoint name."""
         for name, load in loads.items():
-            if (endpoint := self._named.get(name)) is not None:
+            if (endpoint := self.named.get(name)) is not None:
                 endpoint.load = load
         known = [said.adapters for e in self.endpoints if (said := e.load) is not None and said.adapters]
         self.adapters = frozenset().union(*known)
@@ -102,6 +106,11 @@ class Desk:
     def ready(self) -> int:
         """Endpoints that take calls."""
         return self._ready
+
+    def name_call(self) -> str:
+        """A name that no other call has, for engines that say whose blocks they store."""
+        self._calls += 1
+        return f"{self._nonce}-{self._calls}"
 
     def endpoint_at(self, address: str) -> Endpoint | None:
         """The endpoint with this `ip:port`."""

@@ -18,6 +18,7 @@ LB = "envoy.lb"
 SUBSET_HINT = "envoy.lb.subset_hint"
 DROPPED = "x-llm-d-request-dropped-reason"
 MODEL = "x-gateway-model-name"  # what body-based routing sets
+ENGINE_SESSION = "x-session-id"  # vLLM (0.32) says with each block that it stores which session stored it
 
 FAIRNESS = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
 OBJECTIVE = ("x-llm-d-inference-objective", "x-gateway-inference-objective")

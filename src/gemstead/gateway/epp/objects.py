@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from gemstead.gateway.epp.rules import Rewrite, Rules
+from gemstead.gateway.kvevents import zmq_address
 from gemstead.traffic.endpoint import EndpointFacts
 
 POOL_GROUPS = ("inference.networking.k8s.io/v1", "inference.networking.x-k8s.io/v1alpha2")
@@ -63,8 +64,20 @@ def pool_of(item: Object) -> Pool | None:
     return Pool(name=_name(item), labels=pairs, ports=known[:MOST_PORTS])
 
 
-def endpoints_of(pool: Pool, pods: Iterable[Object], like: EndpointFacts) -> list[EndpointFacts]:
-    """One endpoint for each pod and port. `like` has what pods do not say: engine, slots, context."""
+def endpoints_of(
+    pool: Pool,
+    pods: Iterable[Object],
+    like: EndpointFacts,
+    kv_events_port: int | None = None,
+    kv_replay_port: int | None = None,
+) -> list[EndpointFacts]:
+    """One endpoint for each pod and port. `like` has what pods do not say: engine, slots, context.
+
+    Args:
+        kv_events_port: where the first rank of a pod says what its prefix cache holds; vLLM's further ranks have the
+            ports after it (`offset_endpoint_port`).
+        kv_replay_port: the same for what was missed.
+    """
     found = []
     for pod in pods:
         status, labels = _section(pod, "status"), _section(_section(pod, "metadata"), "labels")
@@ -74,7 +87,7 @@ def endpoints_of(pool: Pool, pods: Iterable[Object], like: EndpointFacts) -> lis
             continue
         named = next((str(labels[label]) for label in ENGINE_LABELS if labels.get(label)), "")
         leaving = bool(_section(pod, "metadata").get("deletionTimestamp"))
-        for port in pool.ports:
+        for rank, port in enumerate(pool.ports):
             found.append(
                 msgspec.structs.replace(
                     like,
@@ -85,9 +98,15 @@ def endpoints_of(pool: Pool, pods: Iterable[Object], like: EndpointFacts) -> lis
                     engine=ENGINES.get(named.casefold(), like.engine),
                     ready=_is_ready(status),
                     draining=leaving,
+                    kv_events=zmq_address(str(address), _of_rank(kv_events_port, rank)),
+                    kv_replay=zmq_address(str(address), _of_rank(kv_replay_port, rank)),
                 )
             )
     return sorted(found, key=lambda one: one.name)
+
+
+def _of_rank(port: int | None, rank: int) -> int | None:
+    return None if port is None else port + rank
 
 
 def decodes(role: str) -> bool:

@@ -12,7 +12,16 @@ from typing import Any
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from google.protobuf.message import DecodeError
 
-from gemstead.gateway.epp.names import DESTINATION, LB, SERVED, SUBSET, SUBSET_HINT, WANTED
+from gemstead.gateway.epp.names import (
+    DESTINATION,
+    ENGINE_SESSION,
+    LB,
+    MODEL,
+    SERVED,
+    SUBSET,
+    SUBSET_HINT,
+    WANTED,
+)
 
 PIECE_BYTES = 62_000  # of a body that is sent back; llm-d-router's figure, below Envoy's frame of 64 KiB
 NONE, STREAMED, BUFFERED, BUFFERED_PARTIAL, FULL_DUPLEX = range(5)  # ProcessingMode.BodySendMode
@@ -104,9 +113,18 @@ def _addresses(value: Any) -> list[str]:
 # -- what is answered ---------------------------------------------------------------------------------------------
 
 
-def picked(addresses: Sequence[str], model: str = "") -> bytes:
-    """The answer to a request's head: where it goes, the first address first. `model`: what it was rewritten to."""
+def picked(addresses: Sequence[str], model: str = "", session: str = "") -> bytes:
+    """The answer to a request's head: where it goes, the first address first.
+
+    Args:
+        model: what it was rewritten to.
+        session: what the engine is to call it.
+    """
     value = ",".join(addresses)
+    if session:
+        response = ext_proc.ProcessingResponse()
+        _choose(response, response.request_headers.response, value, model, session)
+        return bytes(response.SerializeToString())
     key = f"{value} {model}"
     known = _kept.get(key)
     if known is None:
@@ -119,21 +137,25 @@ def picked(addresses: Sequence[str], model: str = "") -> bytes:
     return known
 
 
-def picked_with_body(addresses: Sequence[str], body: bytes | None, model: str = "") -> bytes:
+def picked_with_body(
+    addresses: Sequence[str], body: bytes | None, model: str = "", session: str = ""
+) -> bytes:
     """The same as the answer to a body that was buffered; `body` in its place, if it was changed."""
     response = ext_proc.ProcessingResponse()
     common = response.request_body.response
-    _choose(response, common, ",".join(addresses), model)
+    _choose(response, common, ",".join(addresses), model, session)
     if body is not None:
         common.body_mutation.body = body
         _set(common, "content-length", str(len(body)))
     return bytes(response.SerializeToString())
 
 
-def _choose(response: Any, common: Any, value: str, model: str) -> None:
+def _choose(response: Any, common: Any, value: str, model: str, session: str = "") -> None:
     _set(common, DESTINATION, value)
     if model:
-        _set(common, "x-gateway-model-name", model)
+        _set(common, MODEL, model)
+    if session:
+        _set(common, ENGINE_SESSION, session)
     common.clear_route_cache = True
     response.dynamic_metadata.get_or_create_struct(LB)[DESTINATION] = value
 
