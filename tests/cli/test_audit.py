@@ -11,6 +11,7 @@ import time
 import pytest
 
 from gemstead.cli.main import main
+from gemstead.ledger.acts import new_act, remember
 from gemstead.ledger.audit import AuditRecord
 from gemstead.ledger.audittable import MIGRATIONS
 from gemstead.ledger.database import open_to_write
@@ -188,3 +189,28 @@ def test_following_shows_what_is_written_meanwhile_each_once(path):
         follower.communicate()
         writer.close()
     assert sorted(seen) == [f"call-{number:04d}" for number in range(40)]
+
+
+def test_records_are_found_by_what_they_say(run, written, path):
+    written(*(record(n, tenant="ab"[n % 2], user=f"u{n % 3}", began=time.time() - 60 + n) for n in range(12)))
+    remember(
+        path, new_act("key.create", "gms_x", actor="user:ann", tenant="a", detail={"roles": ["service"]})
+    )
+    code, out, err = run("audit", "find", "--tenant", "a", "--user", "u0")
+    assert (code, err) == (0, "") and out.index("call-0006") < out.index("call-0000")
+    assert "call-0003" not in out and "call-0001" not in out
+    code, out, _ = run("audit", "find", "--json", "-n", "3")
+    assert [json.loads(line)["call"]["call_id"] for line in out.splitlines()] == [
+        "call-0011",
+        "call-0010",
+        "call-0009",
+    ]
+    code, out, _ = run("audit", "find", "--acts", "--caller", "ann", "--json", "-n", "0")
+    (act,) = [json.loads(line)["act"] for line in out.splitlines()]
+    assert (act["action"], act["detail"]) == ("key.create", {"roles": ["service"]})
+    code, out, _ = run("audit", "find", "--acts")
+    assert code == 0 and "user:ann" in out
+    code, out, err = run("audit", "find", "--tenant", "nobody")
+    assert (code, out) == (0, "") and "no such records" in err
+    assert run("audit", "find", "--action", "key.create")[0] == 1
+    assert run("audit", "find", "--from", "soon")[0] == 2

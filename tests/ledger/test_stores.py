@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 from ledger_records import BEGAN, record
 
@@ -15,6 +17,7 @@ from gemstead.ledger.audit import AuditRecord
 from gemstead.ledger.audittable import MIGRATIONS, append, sealed
 from gemstead.ledger.database import LedgerTrouble, open_to_write
 from gemstead.ledger.denials import Denial
+from gemstead.ledger.examine import Order
 from gemstead.ledger.keys import Grant, UnknownKey, open_keys
 from gemstead.ledger.log import SEEN, Seen, SqliteLog
 from gemstead.ledger.postgres.keys import PostgresKeys
@@ -228,6 +231,29 @@ def test_the_chain_holds_is_signed_and_exported(ledger):
     facts = ledger.log.facts()
     assert (facts.calls, facts.first, facts.signed is not None) == (10, BEGAN, True)
     assert set(facts.acts) == {"key.create", "audit.checkpoint"}
+
+
+def test_a_process_of_its_own_verifies_and_exports_the_same(ledger):
+    order = Order(audit=str(ledger.folder / "audit.db"), key=str(ledger.folder / "audit.key"))
+    if isinstance(ledger, Store):
+        order.store, order.node = ledger.url, ledger.folder.name
+    ledger.write(*(record(n, tenant="ab"[n % 2]) for n in range(10)))
+    kept = ledger.log.checkpoint(ledger.signer, NOW)
+
+    def ran(**more):
+        wanted = msgspec.json.encode(msgspec.structs.replace(order, **more))
+        argv = [sys.executable, "-m", "gemstead.ledger.examine"]
+        return subprocess.run(argv, input=wanted, capture_output=True, timeout=60)
+
+    done = ran(outside=[kept])
+    assert done.returncode == 0 and done.stderr == b""
+    assert [one["fault"] for one in json.loads(done.stdout)] == [None]
+    done = ran(export=True, since=BEGAN, until=BEGAN + 60, tenant="a")
+    keys = known_keys(ledger.folder / "audit.key")
+    (found,) = verify_exports(done.stdout.splitlines(keepends=True), keys)
+    assert (done.returncode, found.fault, found.records) == (0, None, 5)
+    done = ran(export=True, since=5.0, until=6.0)
+    assert (done.returncode, done.stdout) == (3, b"") and b"no sealed records" in done.stderr
 
 
 def test_who_came_without_a_key_is_told_with_when_and_what_they_might_do(ledger):

@@ -35,7 +35,7 @@ def add(subparsers: Any) -> None:
     _common(usage, show_usage)
     audit = subparsers.add_parser("audit", description="Read the audit log. It never holds content.")
     verbs = audit.add_subparsers(
-        dest="act", required=True, metavar="tail|show|verify|export|hold|prune|ship|..."
+        dest="act", required=True, metavar="tail|find|show|verify|export|hold|prune|ship|..."
     )
     tail = verbs.add_parser("tail", help="the latest records", description="Show the latest records.")
     tail.add_argument("-f", "--follow", action="store_true", help="go on as more is written")
@@ -51,8 +51,9 @@ def add(subparsers: Any) -> None:
     one = verbs.add_parser("show", help="one call", description="Show all that is known of one call.")
     one.add_argument("call_id", help="the answer's request id (`x-request-id`)")
     _common(one, show_call)
-    from gemstead.cli import audit_chain, audit_ship
+    from gemstead.cli import audit_chain, audit_find, audit_ship
 
+    audit_find.add(verbs)
     audit_chain.add(verbs)
     audit_ship.add(verbs)
 

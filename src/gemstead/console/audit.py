@@ -23,7 +23,7 @@ from gemstead.ledger.audit import HashKey, hasher_of
 from gemstead.ledger.chain import Checkpoint
 from gemstead.ledger.log import AuditLog
 from gemstead.ledger.retention import Pruned
-from gemstead.ledger.search import Found, Question
+from gemstead.ledger.search import Question, told
 from gemstead.ledger.signing import Signer
 
 DAY_S = 86_400.0
@@ -297,12 +297,3 @@ class _Export(StreamingResponse):
     def end(self) -> None:
         self._run.end()
         self._release()
-
-
-def told(one: Found) -> dict[str, Any]:
-    """A record that was found, with all its fields."""
-    plain = msgspec.structs.asdict(one.record)
-    if "action" in plain:
-        plain["detail"] = msgspec.json.decode(plain["detail"]) if plain["detail"] else {}
-    place = {"seq": one.seq, **({"chain": one.chain} if one.chain else {})}
-    return {**place, ("act" if "action" in plain else "call"): plain}

@@ -161,3 +161,12 @@ def _finite(at: float) -> float:
     if math.isnan(at):
         raise LedgerTrouble("this is no time")
     return max(-1e15, min(at, 1e15))
+
+
+def told(one: Found) -> dict[str, object]:
+    """A record that was found, with all its fields, as JSON can say it."""
+    plain = msgspec.structs.asdict(one.record)
+    place: dict[str, object] = {"seq": one.seq, **({"chain": one.chain} if one.chain else {})}
+    if isinstance(one.record, AuditRecord):
+        return {**place, "call": plain}
+    return {**place, "act": {**plain, "detail": msgspec.json.decode(one.record.detail or "{}")}}
