@@ -27,7 +27,7 @@ CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 OUTWARD = "reasoning_content"
 OPENS, CLOSES = "<|channel>", "<channel|>"  # around a thought of Gemma 4
 TITLE = "thought\n"  # with which it begins
-SILENT = ("none", "minimal")  # values of reasoning_effort that mean: do not think
+UNSAID = ("", "none", "minimal")  # values of reasoning_effort that do not ask for thoughts
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _any = msgspec.json.Decoder().decode
@@ -128,7 +128,7 @@ def _tell(fields: dict[str, Any], think: bool, dialect: Dialect) -> None:
         said.pop("enable_thinking", None)
         if not think:
             fields["reasoning_effort"] = msgspec.Raw(b'"none"')
-        elif _word(fields.get("reasoning_effort")) in ("", *SILENT):
+        elif _word(fields.get("reasoning_effort")) in UNSAID:
             fields["reasoning_effort"] = msgspec.Raw(b'"medium"')
     else:
         said["enable_thinking"] = think
