@@ -16,7 +16,7 @@ mark was complete has `<|channel>th` as its content; streams hold it back. Its R
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -28,6 +28,7 @@ OUTWARD = "reasoning_content"
 OPENS, CLOSES = "<|channel>", "<channel|>"  # around a thought of Gemma 4
 TITLE = "thought\n"  # with which it begins
 UNSAID = ("", "none", "minimal")  # values of reasoning_effort that do not ask for thoughts
+_UNDERSCORE: Final = 0x5F
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _any = msgspec.json.Decoder().decode
@@ -97,11 +98,14 @@ def needed(dialect: Dialect, path: str, request: Request, thinks: bool, is_set: 
 def _has(prompt: bytes, inward: bool) -> bool:
     """Whether a key for thoughts is there: `reasoning`, or else `reasoning_content`.
 
-    A few of its bytes first: Python looks for fewer than six bytes five times as fast as for more.
+    A few of its bytes first: Python looks for one byte twenty times as fast as for a few, and for fewer than six five
+    times as fast as for more.
     """
     if inward:
         return prompt.find(b'ing":') >= 0 and prompt.find(b'"reasoning":') >= 0
-    return prompt.find(b"g_con") >= 0 and prompt.find(b'"reasoning_content":') >= 0
+    if _UNDERSCORE not in prompt or prompt.find(b"g_con") < 0:
+        return False
+    return prompt.find(b'"reasoning_content":') >= 0
 
 
 def request_for(body: bytes, need: Needed) -> bytes:
