@@ -150,6 +150,24 @@ def engine_base(podman: Podman, name: str, engine: str, options: dict[str, str],
     podman.build(folder, name)
 
 
+def vllm_base(podman: Podman, name: str, folder: Path) -> None:
+    """A stand-in for vLLM's image for processors, whose packages are mounted when it runs."""
+    # It starts processes of its own, which read this file again: hence the name that is looked at.
+    program = "#!/opt/venv/bin/python3\nimport sys\nfrom vllm.entrypoints.cli.main import main\n"
+    program += "if __name__ == '__main__':\n    sys.exit(main())\n"
+    (folder / "vllm").write_text(program)
+    (folder / "vllm").chmod(0o755)
+    lines = [
+        f"FROM {PYTHON_IMAGE}",
+        "RUN apt-get update && apt-get install -y --no-install-recommends libnuma1 libgomp1",
+        "RUN python3 -m venv --without-pip /opt/venv",
+        "COPY vllm /opt/venv/bin/",
+        "ENV PATH=/opt/venv/bin:$PATH",
+    ]
+    (folder / "Dockerfile").write_text("\n".join(lines) + "\n")
+    podman.build(folder, name)
+
+
 def bare_base(podman: Podman) -> None:
     """A stand-in for the image without a shell: packages are laid out, and none of their scripts runs."""
     people = "root:x:0:0:root:/root:/sbin/nologin\\nnonroot:x:65532:65532::/home/nonroot:/sbin/nologin\\n"

@@ -135,4 +135,6 @@ def test_a_drafter_s_baked_weights_are_where_the_launch_line_looks(engine: str) 
     fetched = set(re.findall(r"--local-dir /weights/(\S+)", text))
     looked = set(re.findall(r"/models/([\w./-]+)", text.partition("ENTRYPOINT")[2]))
     assert looked == fetched and any(one.endswith("-assistant") for one in fetched)
-    assert not re.search(r'"(google|RedHatAI)/', text.partition("ENTRYPOINT")[2]), "asked of the hub, which is off"
+    assert not re.search(r'"(google|RedHatAI)/', text.partition("ENTRYPOINT")[2]), (
+        "asked of the hub, which is off"
+    )
