@@ -65,7 +65,7 @@ class Port:
         self.log = SqliteLog(self.folder / "audit.db")
         self.password = PasswordFile(self.folder / "admin.password")
         self.password.set(PASSWORD, time.time())
-        login = {"client_id": "gemstead"}
+        login = {"client_id": "gemstead", "client_secret": "env:SET"}
         issuer = {"name": "corp", "issuer": "http://127.0.0.1:9", "audience": ("gemstead",), "login": login}
         self.spec = Spec.model_validate(
             {
@@ -80,7 +80,7 @@ class Port:
         self.entrance.configure(self.spec.identity, {})
         self.door = door_of(self.spec, TOKEN, self.entrance)
         state = StateDir(self.folder, self.folder)
-        self.policy = Policy(state, lambda: self.spec, self.keys, self.log, Head().reload)
+        self.policy = Policy(state, lambda: self.spec, self.keys, self.log, Head().reload, {"SET": "s3cr3t"})
         pages = [
             *Pages(self.door, self.entrance, time.time).routes(),
             *policy_pages(self.policy, self.door),

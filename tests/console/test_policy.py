@@ -384,7 +384,15 @@ async def test_access_is_reviewed_and_reported(port):
         assert next(one["state"] for one in report["controls"] if one["id"] == "CC6.3") == "set"
         assert (await http.get("/admin/compliance/astrology")).status_code == 404
         roles = (await http.get("/admin/roles")).json()["roles"]
+        assert (await http.post("/admin/secrets/check")).status_code == 403
         assert [one["rights"] for one in roles if one["name"] == "clerk"] == [["keys.list", "keys.manage"]]
+
+
+async def test_secrets_are_tried_and_not_told(port):
+    async with visitor(port, "operator") as http:
+        answer = await http.post("/admin/secrets/check")
+    (found,) = answer.json()["secrets"]
+    assert (found["reference"], found["ok"]) == ("env:SET", True) and "s3cr3t" not in answer.text
 
 
 async def test_an_admin_sets_the_password_that_breaks_the_glass(port):

@@ -54,7 +54,7 @@ def admin_routes():
     door = Door("t", time.time)
     pages = [
         *Pages(door, None, time.time).routes(),
-        *policy_pages(Policy(StateDir(Path("x"), Path("x")), Spec, None, None, None), door),
+        *policy_pages(Policy(StateDir(Path("x"), Path("x")), Spec, None, None, None, {}), door),
         *limit_routes(None),
     ]
     for route in console(None, "t", door, pages).routes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 
 import pytest
@@ -51,16 +52,22 @@ async def test_a_service_remembers_what_was_done_to_it(folder):
     first, second = load("", "x").spec, load("hub: false", "x").spec
     auditor.start(first, ())
     auditor.follow(second, ())
-    auditor.asked(OWNER, "POST", "/admin/reload", "127.0.0.1", 200)
-    auditor.asked(Caller(key_id="gms_abc", roles=("viewer",)), "POST", "/admin/stop", "127.0.0.1", 403)
+    auditor.asked(OWNER, "POST", "/admin/reload", "", "127.0.0.1", 200)
+    auditor.asked(
+        Caller(key_id="gms_abc", roles=("viewer",)), "POST", "/admin/stop", "now=1", "127.0.0.1", 403
+    )
     for _ in range(5):
-        auditor.asked(None, "POST", "/admin/stop", "127.0.0.1", 401)
+        auditor.asked(None, "POST", "/admin/stop", "", "127.0.0.1", 401)
     await auditor.end()
     acts = rows(folder)
     assert [row[0] for row in acts] == ["service.start", "config.reload", *["admin.post"] * 3, "service.stop"]
     assert acts[1][4] == acts[0][5] != acts[1][5] and acts[1][5].startswith("sha256:")
     assert acts[2][2].startswith("os:") and [row[3] for row in acts[2:5]] == ["done", "refused", "refused"]
     assert (acts[3][2], acts[4][2]) == ("key:gms_abc", "unknown")
+    connection = sqlite3.connect(folder.audit)
+    (said,) = connection.execute("SELECT detail FROM acts WHERE actor = 'key:gms_abc'").fetchone()
+    connection.close()
+    assert json.loads(said) == {"status": 403, "query": "now=1"}
     found = verify(folder.audit, known_keys(folder.ledger / "audit.key"))
     assert found.fault is None and found.vouched == found.records - 1
     assert not told

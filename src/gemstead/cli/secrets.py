@@ -28,27 +28,18 @@ def check(args: argparse.Namespace) -> int:
 
     from gemstead.cli.options import read_spec
     from gemstead.cli.tables import show
+    from gemstead.operate.secrets.check import checked
     from gemstead.operate.secrets.keeper import Keeper
-    from gemstead.operate.secrets.reference import NoSecret
-    from gemstead.spec.secrets import references
 
     spec = read_spec(args)
-    keeper = Keeper(spec.secrets, os.environ)
-    rows = []
-    for where, reference in references(spec):
-        try:
-            keeper.get(reference)
-            rows.append((where, reference, True, "can be read"))
-        except NoSecret as error:
-            rows.append((where, reference, False, str(error)))
+    rows = checked(spec, Keeper(spec.secrets, os.environ))
     if args.json:
-        names = ("field", "reference", "ok", "said")
-        print(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2))
+        print(json.dumps(rows, indent=2))
     elif rows:
         show(
             ("FIELD", "REFERENCE", "", "SAID"),
-            [(w, r, "ok" if ok else "no", said) for w, r, ok, said in rows],
+            [(row["field"], row["reference"], "ok" if row["ok"] else "no", row["said"]) for row in rows],
         )
     else:
         print("the file refers to no secret")
-    return 0 if all(row[2] for row in rows) else 1
+    return 0 if all(row["ok"] for row in rows) else 1

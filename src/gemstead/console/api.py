@@ -81,6 +81,7 @@ SUMMARIES: dict[str, str] = {
     "GET /admin/access-review": "every way in, what it may do, when it was last used, what is stale",
     "POST /admin/access-review": "write down that it was reviewed now",
     "GET /admin/compliance/{framework}": "each control of a framework: what is set, open, and left to people",
+    "POST /admin/secrets/check": "whether each secret of the file can be read; none is told",
     "GET /admin/usage": "what was used, summed by names",
     "GET /admin/audit": "records of calls or acts, the latest first, a page at a time; never content",
     "GET /admin/audit/calls/{id}": "one call, by the answer's request id",

@@ -64,8 +64,8 @@ class Door:
         open_metrics: bool = True,
     ) -> None:
         self.roles = Roles()
-        # told of each request that changes something: who (None: unknown), method, path, address, status
-        self.acted: Callable[[Caller | None, str, str, str, int], None] = lambda *asked: None
+        # told of each request that changes something: who (None: unknown), method, path, query, address, status
+        self.acted: Callable[[Caller | None, str, str, str, str, int], None] = lambda *asked: None
         self.identify, self.still = identify, still
         self.session_s, self.open_metrics, self.url = session_s, open_metrics, url
         self._token, self._clock = token.encode(), clock
@@ -172,7 +172,8 @@ class Door:
                 answer = no(refusal)
             if right and request.method not in _SAFE_METHODS:
                 client = request.client.host if request.client else ""
-                self.acted(caller, request.method, request.url.path, client, answer.status_code)
+                url = request.url
+                self.acted(caller, request.method, url.path, url.query, client, answer.status_code)
             answer.headers.setdefault("cache-control", "no-store")
             answer.headers.setdefault("x-content-type-options", "nosniff")
             return answer

@@ -16,10 +16,16 @@ from gemstead.traffic.roles import RIGHTS, ROLE_SAYS
 
 
 class Review:
-    """The routes. `evidence` reads what this installation can show."""
+    """The routes. `evidence` reads what this installation can show, `secrets` says which secrets can be read."""
 
-    def __init__(self, door: Door, evidence: Callable[[], Evidence], witness: Witness) -> None:
-        self._door, self._evidence, self._witness = door, evidence, witness
+    def __init__(
+        self,
+        door: Door,
+        evidence: Callable[[], Evidence],
+        secrets: Callable[[], list[dict[str, Any]]],
+        witness: Witness,
+    ) -> None:
+        self._door, self._evidence, self._secrets, self._witness = door, evidence, secrets, witness
 
     def routes(self) -> list[Route]:
         acts: dict[str, Callable[[Asked], Any]] = {
@@ -27,6 +33,7 @@ class Review:
             "POST /admin/access-review": self.record,
             "GET /admin/compliance/{framework}": self.report,
             "GET /admin/roles": self.roles,
+            "POST /admin/secrets/check": self.secrets,
         }
         return [
             Route(route.partition(" ")[2], answering(route, act), methods=[route.partition(" ")[0]])
@@ -65,6 +72,10 @@ class Review:
             ],
             "rights": RIGHTS,
         }
+
+    def secrets(self, asked: Asked) -> Any:
+        """Which secrets of the file can be read now, from where it says; none is told."""
+        return {"secrets": self._secrets()}
 
     def _whole(self) -> Evidence:
         """The evidence, all of it: a list that lacks some of those who may come in is worse than none."""

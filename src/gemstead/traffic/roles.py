@@ -111,6 +111,7 @@ ADMIN_RULES: dict[str, str] = {
     "GET /admin/access-review": "audit.read",
     "POST /admin/access-review": "audit.read",  # that it was reviewed, by whoever did
     "GET /admin/compliance/{framework}": "audit.read",
+    "POST /admin/secrets/check": "secrets.check",
     "GET /admin/usage": "usage.all",
     "GET /admin/audit": "audit.read",
     "GET /admin/audit/calls/{id}": "audit.read",

@@ -40,6 +40,7 @@ PRUNE_S = 3600.0
 DAY_S = 86_400.0
 SEEN_S = 0.5  # those who came are written down together
 SEEN_MOST = 100_000  # of whom it is remembered what was written
+QUERY_MOST = 512  # characters that are kept of what was asked for, such as how many replicas
 STRANGER_S = 1.0  # between two records of requests by nobody who is known
 LAST_S = 5.0  # for what is still to be written when the service ends
 
@@ -95,7 +96,9 @@ class Auditor:
         """Write an act down, soon and in order; what hinders it is told."""
         self._later(self._write, acts.new_act(action, target, actor=actor, detail=detail, **fields))
 
-    def asked(self, caller: Caller | None, method: str, path: str, client: str, status: int) -> None:
+    def asked(
+        self, caller: Caller | None, method: str, path: str, query: str, client: str, status: int
+    ) -> None:
         """Somebody asked the admin port to change something."""
         if caller is None:  # anyone can knock: that is remembered, and must not fill the disk
             self._strangers += 1
@@ -111,7 +114,9 @@ class Auditor:
             tenant=caller.tenant if caller else "",
             client=client,
             outcome=done,
-            detail={"status": status} if caller else {"status": status, "strangers": self._strangers},
+            detail={"status": status, "query": query[:QUERY_MOST]}
+            if caller
+            else {"status": status, "strangers": self._strangers},
         )
 
     def seen(self, came: Came) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -34,6 +34,8 @@ from gemstead.ledger.retention import Pruned
 from gemstead.ledger.ship.cursors import shipped_everywhere
 from gemstead.ledger.signing import Signer
 from gemstead.operate.compliance.evidence import Evidence, gather
+from gemstead.operate.secrets.check import checked
+from gemstead.operate.secrets.keeper import Keeper
 from gemstead.spec.model import Spec
 from gemstead.wiring import ledger
 from gemstead.wiring.auditing import rules
@@ -53,8 +55,10 @@ class Policy:
         keys: KeyStore,
         log: AuditLog,
         reload: Reload,
+        environ: Mapping[str, str],
     ) -> None:
         self.folder, self.spec, self.keys, self.log, self._reload = folder, spec, keys, log, reload
+        self._environ = environ
         self._key = folder.ledger / "audit.key"
 
     def reload(self) -> Awaitable[dict[str, Any]]:
@@ -65,6 +69,11 @@ class Policy:
         """What this installation can show."""
         password = ledger.password_file(self.folder).set_at()
         return gather(self.spec(), self.keys, self.log, time.time(), password=password)
+
+    def secrets(self) -> list[dict[str, Any]]:
+        """Which secrets of the file can be read, by a keeper that remembers none."""
+        spec = self.spec()
+        return checked(spec, Keeper(spec.secrets, self._environ))
 
     def signer(self) -> Signer:
         """The key that signs now."""
@@ -188,5 +197,5 @@ def pages(policy: Policy, door: Door) -> list[Route]:
         *Keys(door, policy.keys, witness, policy.spec).routes(),
         *Denials(policy.keys, witness, policy.spec).routes(),
         *Audit(policy, may).routes(),
-        *Review(door, policy.evidence, witness).routes(),
+        *Review(door, policy.evidence, policy.secrets, witness).routes(),
     ]

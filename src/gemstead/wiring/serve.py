@@ -241,7 +241,8 @@ class Service:
         if self.folder.place is not None:
             self.store.start(self.folder.place, sink_names(self.spec))
         head.store = self.store.describe
-        policy = Policy(self.folder, lambda: self.spec, ledger.key_store(self.folder), calls, head.reload)
+        store, environ = ledger.key_store(self.folder), self.order.environ
+        policy = Policy(self.folder, lambda: self.spec, store, calls, head.reload, environ)
         pages = [
             *Pages(door, self.entrance, time.time).routes(),
             *policy_pages(policy, door),
