@@ -22,6 +22,7 @@ from gemstead.testing import FakeEngine, Script, words
 from gemstead.testing.peer import post
 from gemstead.testing.stack import start_stack
 from gemstead.traffic.caller import Caller
+from gemstead.traffic.roles import GATEWAY_RULES, OPEN, ROLES
 
 PEPPER = b"p" * 32
 ASK = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -101,6 +102,23 @@ async def test_only_roles_that_may_call_models_do(tmp_path, keys):
             assert (len(engine.seen) > before) is welcome
             if not welcome:
                 assert "takes the role" in answer.fields["error"]["message"]
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_each_role_asks_for_what_its_rights_let_it_and_nothing_else(tmp_path, keys, role):
+    secret = keys.create(Grant(roles=(role,)), now=time.time()).secret
+    async with FakeEngine() as engine, start_stack(engine, folder=tmp_path, **settings(tmp_path)) as stack:
+        for path, right in GATEWAY_RULES.items():
+            for method in ("POST", "GET"):
+                request = f"{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {secret}\r\n"
+                async with await stack.peer() as peer:
+                    await peer.send(f"{request}content-length: 2\r\n\r\n{{}}".encode())
+                    answer = await peer.answer()
+                refused = answer.status == 403 and "takes the role" in answer.fields["error"]["message"]
+                may = right == OPEN or right in ROLES[role]
+                # A method that a path does not know, and a path that is not served here, are nobody's to ask for.
+                unknown = answer.status in (404, 405)
+                assert refused != may or unknown, (role, method, path, answer.status)
 
 
 @pytest.mark.parametrize("whose", ["mesh", "another's", "nobody's"])
