@@ -17,7 +17,7 @@ pytest.importorskip("envoy.service.ext_proc.v3", reason="needs gemstead[epp]")
 
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
-from gemstead.gateway.epp import wire
+from gemstead.gateway.epp import names, wire
 from gemstead.gateway.epp.conversation import Conversation
 from gemstead.gateway.epp.desk import Desk, DeskSettings
 from gemstead.gateway.epp.rules import Rules
@@ -291,6 +291,46 @@ def test_a_gateways_own_rewrite_counts(name):
     _, body = said(talk.take(request_body(BODY)))
     sent = json.loads(body.request_body.response.body_mutation.streamed_response.body)
     assert sent == {**json.loads(BODY), "model": "google/gemma-4-31B-it"}
+
+
+@pytest.mark.parametrize("mode", [None, (wire.BUFFERED, wire.STREAMED)])
+def test_nobody_outside_tells_a_pods_proxy_where_to_connect_to(mode):
+    talk = Conversation(desk_of())
+    out = talk.take(request_head(mode=mode)) + talk.take(request_body(BODY))
+    (chosen,) = [r for one in said(out) if (r := getattr(one, one.WhichOneof("response"))) and set_headers(r)]
+    removed = set(chosen.response.header_mutation.remove_headers)
+    assert {"x-prefiller-host-port", "x-encoder-hosts-ports", "x-data-parallel-host-port"} <= removed
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1500ms", 1.5), ("1m30s", 90.0), (".5s", 0.5), ("2h", 7200.0), ("250us", 0.00025), ("0s", None)]
+    + [(wrong, None) for wrong in ("", "5", "-1s", "1 s", "s", "1d", "1m30", "1s" * 9)],
+)
+def test_durations_as_go_writes_them(text, seconds):
+    assert names.duration_s(text) == pytest.approx(seconds) if seconds else names.duration_s(text) is None
+
+
+def test_a_call_waits_no_longer_than_it_says_and_is_told_how_long_it_has_waited():
+    desk = desk_of(1, slots=1)
+    running = begun(desk)
+    short, long = (begun(desk, headers={"x-llm-d-inference-ttl": ttl}) for ttl in ("1500ms", "30s"))
+    assert short.waiting is not None and long.waiting is not None
+    woken: list[str] = []
+    short.woken, long.woken = (lambda: woken.append("short")), (lambda: woken.append("long"))
+    desk.sweep(monotonic() + 2.0)
+    assert woken == ["short"]
+    (no,) = said(short.turn())
+    assert no.immediate_response.status.code == 429
+    assert no.immediate_response.details == "rejected-ttl-expired"
+    running.take(answer_head("200", "application/json"))
+    running.take(answer_body(b"{}", ended=True))
+    assert woken == ["short", "long"]
+    long.turn()
+    (head,) = said(long.take(answer_head()))
+    assert int(set_headers(head.response_headers)["x-llm-d-flow-queue-duration-ms"]) >= 0
+    long.left()
+    assert empty(desk)
 
 
 def test_prompts_that_begin_alike_go_where_the_first_one_went():

@@ -71,6 +71,17 @@ def test_each_port_is_an_endpoint_and_labels_say_which_engine_it_is():
     assert old.engine == "tgi"
 
 
+@pytest.mark.parametrize("name", ["llm-d.ai/active-ports", "inference.networking.k8s.io/active-ports"])
+@pytest.mark.parametrize(
+    ("said", "ports"), [("8001", [8001]), (" 8001 ,8000", [8000, 8001]), ("9,x", []), ("", [])]
+)
+def test_a_pod_may_have_only_some_of_the_ports_open_and_ranks_keep_their_number(name, said, ports):
+    pool = Pool(name="gemma", labels=(("app", "gemma"),), ports=(8000, 8001))
+    found = endpoints_of(pool, [pod("a", annotations={name: said})], LIKE, 5557)
+    assert [one.port for one in found] == ports
+    assert [one.kv_events[-4:] for one in found] == [str(5557 + port - 8000) for port in ports]
+
+
 @pytest.mark.parametrize(
     ("role", "answers"),
     [

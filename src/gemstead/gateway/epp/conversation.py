@@ -19,6 +19,7 @@ head alone, without knowing the prompt.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from math import inf
 from time import monotonic, time
@@ -206,13 +207,12 @@ class Conversation:
 
     def _place(self, call: Call) -> Waiting:
         """Its place in the queue, where it is told by `_turned`."""
-        aim = names.first(self._headers, names.TTFT_MS)
         due_at = inf
-        if aim:
-            try:
+        if aim := names.first(self._headers, names.TTFT_MS):
+            with suppress(ValueError):
                 due_at = self._began_at + float(aim) / 1000.0
-            except ValueError:
-                pass
+        if (most := names.duration_s(names.first(self._headers, names.QUEUE_TTL))) is not None:
+            due_at = min(due_at, self._began_at + most)
         size = len(self._body or b"")
         self._queued = place = Waiting(
             self._turned, call.tenant, call.priority, float(call.most_tokens), size, due_at
@@ -298,7 +298,7 @@ class Conversation:
                 self._meter = Meter(self._dialect)
             elif kind.startswith("application/json"):
                 self._whole = []
-        return [wire.GO_ON["response_headers"]]
+        return [wire.GO_ON["response_headers"] if self._queued is None else wire.queued(self.record.queued_s)]
 
     def _served_by(self, address: str, now: float) -> None:
         """Believe the gateway about who answered, if it is another than we said."""

@@ -20,6 +20,8 @@ POOL_GROUPS = ("inference.networking.k8s.io/v1", "inference.networking.x-k8s.io/
 RULE_GROUPS = ("llm-d.ai/v1alpha2", "inference.networking.x-k8s.io/v1alpha2")
 ENGINE_LABELS = ("llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
 ROLE_LABEL = "llm-d.ai/role"
+# Annotations of a pod: which of the pool's ports it has open, such as "8000,8001"; without it all of them.
+PORT_ANNOTATIONS = ("llm-d.ai/active-ports", "inference.networking.k8s.io/active-ports")
 # Engine names on pods, and what they are called here.
 ENGINES = {
     "vllm": "vllm",
@@ -87,7 +89,10 @@ def endpoints_of(
             continue
         named = next((str(labels[label]) for label in ENGINE_LABELS if labels.get(label)), "")
         leaving = bool(_section(pod, "metadata").get("deletionTimestamp"))
+        active = active_ports(pod, pool.ports)
         for rank, port in enumerate(pool.ports):
+            if port not in active:
+                continue
             found.append(
                 msgspec.structs.replace(
                     like,
@@ -107,6 +112,16 @@ def endpoints_of(
 
 def _of_rank(port: int | None, rank: int) -> int | None:
     return None if port is None else port + rank
+
+
+def active_ports(pod: Object, ports: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of the pool's ports at which a pod takes calls."""
+    annotations = _section(_section(pod, "metadata"), "annotations")
+    said = next((annotations[name] for name in PORT_ANNOTATIONS if name in annotations), None)
+    if said is None:
+        return ports
+    named = {word.strip() for word in str(said).split(",")}
+    return tuple(port for port in ports if str(port) in named)
 
 
 def decodes(role: str) -> bool:

@@ -15,8 +15,10 @@ from google.protobuf.message import DecodeError
 from gemstead.gateway.epp.names import (
     DESTINATION,
     ENGINE_SESSION,
+    INNER,
     LB,
     MODEL,
+    QUEUED_MS,
     SERVED,
     SUBSET,
     SUBSET_HINT,
@@ -156,6 +158,7 @@ def _choose(response: Any, common: Any, value: str, model: str, session: str = "
         _set(common, MODEL, model)
     if session:
         _set(common, ENGINE_SESSION, session)
+    common.header_mutation.remove_headers.extend(INNER)
     common.clear_route_cache = True
     response.dynamic_metadata.get_or_create_struct(LB)[DESTINATION] = value
 
@@ -165,6 +168,13 @@ def _set(common: Any, name: str, value: str) -> None:
     option.header.key = name
     option.header.raw_value = value.encode()
     option.append_action = 2  # OVERWRITE_IF_EXISTS_OR_ADD: a client cannot choose for itself
+
+
+def queued(seconds: float) -> bytes:
+    """ "Go on" in answer to the head of an answer whose call has waited so long."""
+    response = ext_proc.ProcessingResponse()
+    _set(response.response_headers.response, QUEUED_MS, str(round(seconds * 1000.0)))
+    return bytes(response.SerializeToString())
 
 
 def pieces(body: bytes, ended: bool, request: bool) -> list[bytes]:
