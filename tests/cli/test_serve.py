@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from argparse import Namespace
 
-from gemstead.cli.serve import program
+from gemstead.cli.serve import order_of, program
 
 
 def test_it_calls_itself_as_the_shell_can(tmp_path, monkeypatch):
@@ -19,3 +20,13 @@ def test_it_calls_itself_as_the_shell_can(tmp_path, monkeypatch):
     assert program("/lib/python3/site-packages/gemstead/__main__.py") == "gemstead"
     monkeypatch.setenv("PATH", "/bin")
     assert program(".venv/bin/gemstead") == ".venv/bin/gemstead"
+
+
+def test_a_file_that_is_written_after_the_start_is_found_at_a_reload(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GEMSTEAD_CONFIG", raising=False)
+    order = order_of(Namespace(config=None, overrides=["gateway.retries=4"], model=None, demo=True))
+    assert order.read().models[0].context is None
+    (tmp_path / "gemstead.yaml").write_text("models: [{name: gemma-4-e2b, context: 2048}]\n")
+    read = order.read()
+    assert (read.models[0].context, read.gateway.retries) == (2048, 4)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gemstead.wiring.serve import Opening
+    from gemstead.wiring.serve import Opening, Order
 
 QUESTION = "What is the capital of Peru?"
 CLEAR = "\r\033[K"  # back to the line's begin, and wipe it
@@ -44,14 +44,20 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from gemstead.wiring.serve import serve
+
+    return serve(order_of(args), Terminal(keys_flags=_same_service(args)))
+
+
+def order_of(args: argparse.Namespace) -> Order:
+    """What the options ask for. A file that is written after the start (`gemstead init`) is found at a reload."""
     from gemstead.cli.options import file_of, read
-    from gemstead.wiring.serve import Order, serve
+    from gemstead.wiring.serve import Order
 
     file = file_of(args)
     overrides = [*args.overrides, *([f"models[0].name={args.model}"] if args.model else [])]
     environ = {**os.environ, "GEMSTEAD_CONFIG": str(file)} if file else dict(os.environ)
-    order = Order(read=lambda: read(file, overrides), environ=environ, demo=args.demo)
-    return serve(order, Terminal(keys_flags=_same_service(args)))
+    return Order(read=lambda: read(file or file_of(args), overrides), environ=environ, demo=args.demo)
 
 
 def _same_service(args: argparse.Namespace) -> str:
