@@ -138,3 +138,22 @@ def test_a_drafter_s_baked_weights_are_where_the_launch_line_looks(engine: str) 
     assert not re.search(r'"(google|RedHatAI)/', text.partition("ENTRYPOINT")[2]), (
         "asked of the hub, which is off"
     )
+
+
+@pytest.mark.parametrize("kind", ["image", "volume"])
+def test_where_images_are_asked_about_the_file_that_sees_them_is_fetched_too(kind: str) -> None:
+    """llama.cpp finds it by itself only beside the hub's; without it, it would answer text alone."""
+    file = {
+        "models": [{"name": "gemma-4-e4b", "engine": "llamacpp"}],
+        "deploy": {
+            "hardware": {"gpu": "L4", "count": 1},
+            "cache": {"kind": kind},
+            "load": {"images": 1},
+        },
+    }
+    made = deployment(Spec.model_validate(file, strict=False), built_in())
+    dockerfile = target("docker").render(made).files["engine-gemma-4-e4b/Dockerfile"]
+    fetched = dockerfile if kind == "image" else target("kubernetes").render(made).files["base/models.yaml"]
+    assert "gemma-4-E4B-it-mmproj.gguf" in fetched and "gemma-4-E4B_q4_0-it.gguf" in fetched
+    assert ('"--mmproj", "/models/gemma-4-E4B-it-mmproj.gguf"' in dockerfile) is (kind == "image")
+    assert "gemma-4-E4B-it-mmproj.gguf" in target("compose").render(made).files["compose.yaml"]

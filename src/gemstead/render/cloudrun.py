@@ -37,10 +37,11 @@ from gemstead.render.cloudrun_names import (
     settings_secret,
 )
 from gemstead.render.deployment import ADMIN_PORT, ENGINE_PORT, GATEWAY_PORT, Deployment, Pool
-from gemstead.render.docker_engine import BAKED, CACHE, caches, engine_dockerfile, launch_words
+from gemstead.render.docker_engine import engine_dockerfile
 from gemstead.render.docker_gateway import STATE
 from gemstead.render.gatewayfile import gateway_file, secret_names
 from gemstead.render.kubernetes.cache import words
+from gemstead.render.launch import BAKED, CACHE, caches, launch_words, reasoned
 from gemstead.render.yamltext import document
 
 SUMMARY = "Cloud Run with a GPU: a service for each model, its build, and what is set up once"
@@ -257,7 +258,7 @@ def _engine(deployment: Deployment, pool: Pool) -> dict[str, Any]:
             engine_tag(deployment, pool), "built by cloudbuild.yaml, from " + pool.image.reference
         ),
         "command": [line[0]],
-        "args": line[1:],
+        "args": reasoned(pool, line[1:]),
         "env": [
             Because({"name": name, "value": value.value}, value.reason)
             if isinstance(value, Because)

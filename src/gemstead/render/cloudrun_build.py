@@ -26,7 +26,9 @@ from gemstead.render.cloudrun_names import (
     settings_secret,
 )
 from gemstead.render.deployment import Deployment, Pool
+from gemstead.render.docker_gateway import locked
 from gemstead.render.gatewayfile import secret_names
+from gemstead.render.launch import hub_files
 from gemstead.render.yamltext import document
 
 HEAD = "Made by gemstead render cloudrun from gemstead.yaml; change that file and render again."
@@ -181,14 +183,13 @@ def weights(deployment: Deployment) -> dict[str, Any]:
     cloud = deployment.deploy.cloud
     steps: list[dict[str, Any]] = []
     for pool in in_bucket(deployment):
-        checkpoint = pool.setup.checkpoint
-        wanted = [(checkpoint.repo, checkpoint.file)]
-        if pool.setup.drafter and pool.setup.engine in ("vllm", "sglang"):
-            wanted.append((checkpoint.drafter or pool.setup.model.assistant.repo, ""))
-        for repo, file in wanted:
-            fetch = f"pip install --quiet 'huggingface-hub>=1.0' && hf download {repo} {file + ' ' if file else ''}"
+        for repo, file in hub_files(pool):
+            fetch = (
+                f"pip install --quiet 'huggingface-hub=={locked('huggingface-hub')}' && hf download {repo} "
+            )
+            fetch += f"{file} " if file else ""
             step: dict[str, Any] = {
-                "id": f"fetch {repo}",
+                "id": f"fetch {repo} {file}".strip(),
                 "name": deployment.image(PYTHON),
                 "entrypoint": "bash",
                 "args": ["-euc", f"{fetch}--local-dir /workspace/{repo}"],

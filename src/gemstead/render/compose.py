@@ -17,10 +17,10 @@ from gemstead.render import compose_cards, monitoring
 from gemstead.render.because import Because
 from gemstead.render.bundle import Bundle
 from gemstead.render.deployment import ADMIN_PORT, ENGINE_PORT, GATEWAY_PORT, Deployment, Pool
-from gemstead.render.docker_engine import CACHE, CACHES, caches, health_words
 from gemstead.render.docker_gateway import STATE
 from gemstead.render.dockerfile import USER, asks
 from gemstead.render.gatewayfile import from_files, gateway_file, secret_names
+from gemstead.render.launch import CACHE, CACHES, all_files, caches, health_words, reasoned
 from gemstead.render.yamltext import document
 
 SUMMARY = "one host: engines pinned to their cards, the gateway, and monitoring as a profile"
@@ -167,20 +167,13 @@ def _hardened() -> dict[str, Any]:
 
 def _models(deployment: Deployment) -> dict[str, Any]:
     """Fetches every checkpoint and drafter once. Made from the gateway's image, which holds the hub's client."""
-    wanted: dict[str, str | None] = {}
-    for pool in deployment.pools:
-        checkpoint = pool.setup.checkpoint
-        if pool.setup.engine != "ollama":
-            wanted[checkpoint.repo] = checkpoint.file or None
-        if pool.setup.drafter and pool.setup.engine in ("vllm", "sglang"):
-            wanted[checkpoint.drafter or pool.setup.model.assistant.repo] = None
     program = (
         "import pathlib\n"
         "from huggingface_hub import snapshot_download as fetch\n"
         "secret = pathlib.Path('/run/secrets/hf_token')\n"
         "token = secret.read_text().strip() if secret.exists() else None\n"
-        f"for repo, file in {wanted!r}.items():\n"
-        "    fetch(repo, allow_patterns=file, token=token)\n"
+        f"for repo, file in {all_files(deployment.pools)!r}:\n"
+        "    fetch(repo, allow_patterns=file or None, token=token)\n"
         "    print('fetched', repo, flush=True)\n"
     )
     return {
@@ -208,7 +201,7 @@ def _engine(pool: Pool, cards: tuple[str, ...], fetched: bool) -> dict[str, Any]
         "image": Because(pool.image.reference, pool.image.reason),
         **_hardened(),
         "entrypoint": [word.replace("$", "$$") for word in pool.command.program],  # Compose's own variables
-        "command": _commented(pool),
+        "command": reasoned(pool, pool.command.argv[len(pool.command.program) :]),
         "environment": environment,
         "volumes": [f"cache:{CACHE}"],
         "networks": ["engines"],
@@ -229,15 +222,6 @@ def _engine(pool: Pool, cards: tuple[str, ...], fetched: bool) -> dict[str, Any]
     if fetched and setup.engine != "ollama":
         service["depends_on"] = {"models": {"condition": "service_completed_successfully"}}
     return service
-
-
-def _commented(pool: Pool) -> list[Any]:
-    """The flags, each with its reason; its values follow it."""
-    return [
-        Because(word, flag.reason) if at == 0 else word
-        for flag in pool.command.flags
-        for at, word in enumerate(flag.words)
-    ]
 
 
 def _resources(pool: Pool, cards: tuple[str, ...]) -> dict[str, Any]:

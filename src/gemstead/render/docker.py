@@ -11,10 +11,11 @@ import json
 
 from gemstead.render.bundle import Bundle
 from gemstead.render.deployment import ENGINE_PORT, GATEWAY_PORT, Deployment, Pool
-from gemstead.render.docker_engine import CACHE, baked, engine_dockerfile
+from gemstead.render.docker_engine import engine_dockerfile
 from gemstead.render.docker_gateway import STATE
 from gemstead.render.docker_gateway import files as gateway_files
 from gemstead.render.images import content
+from gemstead.render.launch import CACHE, baked
 
 SUMMARY = "images: the gateway, and each pool's engine, as Dockerfiles and one docker-bake.hcl"
 

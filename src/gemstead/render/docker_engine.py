@@ -15,7 +15,6 @@ from gemstead.render.docker_gateway import PYTHON_IMAGE, locked
 from gemstead.render.dockerfile import (
     USER,
     Step,
-    asks,
     dockerfile,
     environment,
     exec_form,
@@ -23,42 +22,7 @@ from gemstead.render.dockerfile import (
     labels,
     run,
 )
-
-CACHE = "/cache"
-BAKED = "/models"
-# Where each engine keeps what it compiles: kept between starts, a second start takes a minute instead of ten.
-CACHES = {
-    "HF_HOME": f"{CACHE}/hub",
-    "VLLM_CACHE_ROOT": f"{CACHE}/vllm",
-    "TRITON_CACHE_DIR": f"{CACHE}/triton",
-    "FLASHINFER_WORKSPACE_BASE": f"{CACHE}/flashinfer",
-    "LLAMA_CACHE": f"{CACHE}/llama.cpp",
-    "OLLAMA_MODELS": f"{CACHE}/ollama",
-}
-CACHES_OF = {
-    "vllm": ("HF_HOME", "VLLM_CACHE_ROOT", "TRITON_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE"),
-    "sglang": ("HF_HOME", "TRITON_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE"),
-    "llamacpp": ("HF_HOME", "LLAMA_CACHE"),
-    "ollama": ("OLLAMA_MODELS",),
-    "tgi": ("HF_HOME",),
-    "tensorrt_llm": ("HF_HOME",),
-    "transformers": ("HF_HOME", "TRITON_CACHE_DIR"),
-}
-
-
-def caches(engine: str, *, inside: bool = False) -> dict[str, str]:
-    """Variables that say where an engine keeps files; `inside`: its weights lie in its image.
-
-    Ollama knows one folder for weights, and in an image that is not under /cache: a volume there would hide them, and
-    keep those of the image before.
-    """
-    found = {name: CACHES[name] for name in CACHES_OF.get(engine, ("HF_HOME",))}
-    return {**found, "OLLAMA_MODELS": BAKED} if inside and engine == "ollama" else found
-
-
-def baked(deployment: Deployment, pool: Pool) -> bool:
-    """Whether the pool's weights lie in its image."""
-    return deployment.deploy.cache.kind == "image" or pool.setup.engine == "ollama"
+from gemstead.render.launch import BAKED, CACHE, baked, caches, health_words, hub_files, launch_words
 
 
 def engine_dockerfile(deployment: Deployment, pool: Pool) -> str:
@@ -120,41 +84,8 @@ def engine_dockerfile(deployment: Deployment, pool: Pool) -> str:
     return dockerfile(first, last) if first else dockerfile(last)
 
 
-def launch_words(deployment: Deployment, pool: Pool) -> list[str]:
-    """The launch line inside the image: the plan's, reading baked weights where they are."""
-    words = list(pool.command.argv)
-    if not baked(deployment, pool) or pool.setup.engine == "ollama":
-        return words
-    checkpoint = pool.setup.checkpoint
-    if pool.setup.engine == "llamacpp":
-        at = words.index("--hf-repo")
-        del words[at : at + 2]
-        at = words.index("--hf-file")
-        words[at : at + 2] = ["--model", f"{BAKED}/{checkpoint.file}"]
-        return words
-    return moved(pool, f"{BAKED}/")
-
-
-def moved(pool: Pool, lead: str) -> list[str]:
-    """The launch line with `lead` before each repository, the checkpoint's and the drafter's: words of their own, or in
-    JSON. A drafter's name may begin with its checkpoint's."""
-    checkpoint = pool.setup.checkpoint
-    drafter = checkpoint.drafter or pool.setup.model.assistant.repo
-    line = []
-    for word in pool.command.argv:
-        if word in (checkpoint.repo, drafter):
-            line.append(lead + word)
-        elif word.startswith("{"):
-            line.append(word.replace(json.dumps(drafter), json.dumps(lead + drafter)))
-        else:
-            line.append(word)
-    return line
-
-
 def _weights_stage(deployment: Deployment, pool: Pool) -> Iterator[Step]:
-    setup = pool.setup
-    checkpoint = setup.checkpoint
-    if setup.engine == "ollama":
+    if pool.setup.engine == "ollama":
         names = [after[-1] for after in pool.command.afterwards]
         pulls = " && ".join(f"ollama pull {name}" for name in names)
         yield Step(
@@ -171,25 +102,12 @@ def _weights_stage(deployment: Deployment, pool: Pool) -> Iterator[Step]:
         "Fetched while the image is built; the token is mounted for this step and lies in no layer.",
     )
     yield Step(run(f"pip install --no-cache-dir 'huggingface-hub=={locked('huggingface-hub')}'"))
-    wanted = [(checkpoint.repo, checkpoint.file)]
-    if setup.drafter and setup.engine in ("vllm", "sglang"):
-        wanted.append((checkpoint.drafter or setup.model.assistant.repo, ""))
-    for repo, file in wanted:
+    for repo, file in hub_files(pool):
         to = "/weights" if file else f"/weights/{repo}"
         yield Step(
             "RUN --mount=type=secret,id=hf_token HF_TOKEN_PATH=/run/secrets/hf_token \\\n    "
             + f"hf download {repo} {file + ' ' if file else ''}--local-dir {to}"
         )
-
-
-def health_words(pool: Pool) -> list[str]:
-    """The command whose exit code says whether the engine answers, made of what its image holds."""
-    url = f"http://127.0.0.1:{ENGINE_PORT}/health"
-    if pool.setup.engine == "llamacpp":
-        return ["curl", "--fail", "--silent", "--max-time", "4", url]
-    if pool.setup.engine == "ollama":
-        return ["ollama", "ps"]
-    return ["python3", "-c", asks(url)]
 
 
 def _health(pool: Pool) -> str:

@@ -13,6 +13,7 @@ it has) and Vertex says who may call. Weights lie in the image, or are streamed 
 from __future__ import annotations
 
 import shlex
+import textwrap
 from dataclasses import replace
 from typing import Any
 
@@ -24,12 +25,13 @@ from gemstead.render.because import Because
 from gemstead.render.bundle import Bundle
 from gemstead.render.cloudrun_names import account, engine_tag, registry, service_name
 from gemstead.render.deployment import ENGINE_PORT, Deployment, Pool
-from gemstead.render.docker_engine import CACHE, engine_dockerfile, launch_words
+from gemstead.render.docker_engine import engine_dockerfile
 from gemstead.render.docker_gateway import STATE, copied, inputs, installed
 from gemstead.render.dockerfile import USER, Step, dockerfile, environment, exec_form, run
 from gemstead.render.gatewayfile import gateway_file
 from gemstead.render.images import content
 from gemstead.render.kubernetes.cache import words
+from gemstead.render.launch import CACHE, launch_words, reasoned
 from gemstead.render.yamltext import document
 
 SUMMARY = (
@@ -286,15 +288,32 @@ def _dockerfile(deployment: Deployment, pool: Pool) -> str:
     )
 
 
+def _array(pool: Pool, words: list[str]) -> str:
+    """The words as lines of a Bash array, an option with its value, its reason above it."""
+    lines: list[str] = []
+    for word in reasoned(pool, words):
+        text, why = (str(word.value), word.reason) if isinstance(word, Because) else (word, "")
+        lines += [f"  # {part}" for part in textwrap.wrap(why, 110)]
+        follows = bool(lines) and lines[-1].startswith("  --") and " " not in lines[-1][2:]
+        if follows and not text.startswith("--"):
+            lines[-1] += f" {shlex.quote(text)}"
+        else:
+            lines.append(f"  {shlex.quote(text)}")
+    return "\n".join(lines)
+
+
 def _start(deployment: Deployment, pool: Pool) -> str:
     """Engine and gateway beside each other: when one ends, so does the container, and Vertex starts it again."""
     streamed = deployment.deploy.cache.kind == "bucket-stream"
-    line = words(deployment, pool) if streamed else launch_words(deployment, pool)
+    line = _array(pool, words(deployment, pool) if streamed else launch_words(deployment, pool))
     return f"""#!/usr/bin/env bash
 # {HEAD}
 # Engine and gateway in one container. When one of them ends, the container does, and Vertex starts it again.
 set -uo pipefail
-{shlex.join(line)} &
+line=(
+{line}
+)
+"${{line[@]}}" &
 engine=$!
 /opt/gemstead/bin/python -m gemstead serve &
 gateway=$!

@@ -17,9 +17,9 @@ from typing import Any
 
 from gemstead.render.because import Because, plain
 from gemstead.render.deployment import Deployment, Pool
-from gemstead.render.docker_engine import BAKED, CACHE, CACHES, baked, caches, launch_words, moved
 from gemstead.render.dockerfile import USER
 from gemstead.render.kubernetes.objects import MODELS, Object, made, pod_security, restricted, selector
+from gemstead.render.launch import BAKED, CACHE, CACHES, all_files, baked, caches, launch_words, moved
 
 MODELS_CLAIM = "models"
 SECRETS = "/run/secrets/gemstead"
@@ -47,15 +47,7 @@ def kind(deployment: Deployment, pool: Pool) -> str:
 
 def wanted(deployment: Deployment) -> list[tuple[str, str]]:
     """(repository, file or "") of all that the volume must hold, in order."""
-    found: dict[tuple[str, str], None] = {}
-    for pool in deployment.pools:
-        if kind(deployment, pool) != "volume":
-            continue
-        checkpoint = pool.setup.checkpoint
-        found[checkpoint.repo, checkpoint.file or ""] = None
-        if pool.setup.drafter and pool.setup.engine in ("vllm", "sglang"):
-            found[checkpoint.drafter or pool.setup.model.assistant.repo, ""] = None
-    return list(found)
+    return all_files([pool for pool in deployment.pools if kind(deployment, pool) == "volume"])
 
 
 def mark(deployment: Deployment) -> str:
@@ -69,18 +61,10 @@ def words(deployment: Deployment, pool: Pool) -> list[str]:
     where = kind(deployment, pool)
     if where in ("volume", "image"):
         return launch_words(deployment, pool)
-    checkpoint = pool.setup.checkpoint
     if where == "bucket-stream":
         line = moved(pool, f"{bucket_url(deployment)}/")
         line += ["--load-format", "runai_streamer"]
         return line + (["--model-loader-extra-config", '{"distributed":true}'] if pool.setup.tp > 1 else [])
-    if pool.setup.engine == "llamacpp":
-        line = list(pool.command.argv)
-        at = line.index("--hf-repo")
-        del line[at : at + 2]
-        at = line.index("--hf-file")
-        line[at : at + 2] = ["--model", f"{BAKED}/{checkpoint.repo}/{checkpoint.file}"]
-        return line
     return moved(pool, f"{BAKED}/")
 
 

@@ -15,7 +15,6 @@ from gemstead.refused import Reason, Refused
 from gemstead.render.because import Because
 from gemstead.render.deployment import ENGINE_PORT, Deployment, Pool
 from gemstead.render.docker import engine_name as image_name
-from gemstead.render.docker_engine import baked, health_words
 from gemstead.render.dockerfile import USER
 from gemstead.render.kubernetes import cache, enginetls, hardware
 from gemstead.render.kubernetes.objects import (
@@ -28,6 +27,7 @@ from gemstead.render.kubernetes.objects import (
     restricted,
     selector,
 )
+from gemstead.render.launch import baked, health_words, reasoned
 
 PRESTOP_S = 15  # until every kube-proxy, gateway and picker has heard that the pod goes
 PROBE_S = 10
@@ -224,11 +224,7 @@ def image(deployment: Deployment, pool: Pool) -> Because:
 
 def commented(deployment: Deployment, pool: Pool, more: tuple[str, ...] = ()) -> list[Any]:
     """The command's words, each flag with its reason."""
-    reasons = {flag.name: flag.reason for flag in pool.command.flags}
-    line: list[Any] = []
-    for word in (*cache.words(deployment, pool), *more):
-        line.append(Because(word, reasons.pop(word)) if word in reasons else word)
-    return line
+    return list(reasoned(pool, (*cache.words(deployment, pool), *more)))
 
 
 def environment(deployment: Deployment, pool: Pool) -> list[Any]:
