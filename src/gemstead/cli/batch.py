@@ -14,9 +14,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gemstead.cli.trouble import USAGE, Trouble
+from gemstead.cli.trust import explained, own, usual
+
+if TYPE_CHECKING:
+    import ssl
 
 LOOK_S = 0.5
 PATIENCE_S = 60.0  # for a service that is being restarted
@@ -135,7 +139,7 @@ def with_model(content: bytes, model: str, name: str) -> bytes:
 class Service:
     """The running service, as this command asks it."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, trusts: ssl.SSLContext) -> None:
         import httpx2
 
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -145,6 +149,7 @@ class Service:
             base_url=url,
             headers=headers,
             trust_env=False,
+            verify=trusts,
             timeout=httpx2.Timeout(600.0, connect=10.0),
         )
 
@@ -221,7 +226,7 @@ class Service:
         try:
             answer = self._http.request(method, path, **more)
         except httpx2.HTTPError as error:
-            raise Away(f"nothing answers at {self.url}: {error or type(error).__name__}") from None
+            raise Away(explained(self.url, error)) from None
         if answer.status_code in (502, 503):
             raise Away(_refusal(answer.status_code, answer.content))
         if answer.status_code >= 400:
@@ -248,7 +253,7 @@ def _service(args: argparse.Namespace, *, life_s: float) -> Iterator[Service]:
 
     key = os.environ.get("GEMSTEAD_API_KEY", "")
     if url := args.url or os.environ.get("GEMSTEAD_URL"):
-        yield Service(url.rstrip("/").removesuffix("/v1"), key)
+        yield Service(url.rstrip("/").removesuffix("/v1"), key, usual())
         return
     from gemstead.cli.running import find, nothing_runs
 
@@ -256,7 +261,7 @@ def _service(args: argparse.Namespace, *, life_s: float) -> Iterator[Service]:
     if card is None:
         raise Trouble(nothing_runs(folder))
     if key or not card.keys:
-        yield Service(card.gateway, key)
+        yield Service(card.gateway, key, own(args, card.gateway))
         return
     from gemstead.ledger.keys import Grant
     from gemstead.wiring.ledger import key_store
@@ -270,7 +275,7 @@ def _service(args: argparse.Namespace, *, life_s: float) -> Iterator[Service]:
         expires=now + life_s,
     )
     minted = store.create(grant, now=now)
-    service = Service(card.gateway, minted.secret)
+    service = Service(card.gateway, minted.secret, own(args, card.gateway))
     try:
         yield service
     finally:

@@ -127,13 +127,14 @@ def _counts(findings: list[Finding]) -> dict[str, int]:
 @contextlib.contextmanager
 def _target(args: argparse.Namespace) -> Iterator[Target]:
     """What is checked, and the key to do it with."""
+    from gemstead.cli.trust import own, usual
     from gemstead.operate.check import Target
 
     key = _given_key(args)
     if not (key.isascii() and key.isprintable()):
         raise Trouble("the API key holds letters that no key has; was it copied whole?", code=2)
     if url := args.url or os.environ.get("GEMSTEAD_URL"):
-        yield Target(_address(url), key)
+        yield Target(_address(url), key, trusts=usual())
         return
     from gemstead.cli.running import find, nothing_runs
 
@@ -142,7 +143,8 @@ def _target(args: argparse.Namespace) -> Iterator[Target]:
         raise Trouble(nothing_runs(folder) + "; or name a service with --url")
     with _own_key(folder, card, key) as key:
         endpoints = _endpoints(card)
-        yield Target(card.gateway, key, contexts(endpoints), metrics_urls(endpoints))
+        trusts = own(args, card.gateway)
+        yield Target(card.gateway, key, contexts(endpoints), metrics_urls(endpoints), trusts)
 
 
 def _address(url: str) -> str:

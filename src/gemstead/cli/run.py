@@ -15,9 +15,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gemstead.cli.trouble import Trouble
+from gemstead.cli.trust import explained, own, usual
+
+if TYPE_CHECKING:
+    import ssl
 
 KEY_LIFE_S = 86_400.0
 HELP = "/exit ends, /new forgets the conversation, Ctrl-C stops an answer"
@@ -46,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
         prompt = f"{prompt}\n\n{piped}".strip() if piped.strip() else prompt
         if not prompt:
             raise Trouble("nothing to ask: give a prompt, or run this in a terminal")
-    with _service(args) as (url, key):
-        chat = Chat(url, key, args)
+    with _service(args) as (url, key, trusts):
+        chat = Chat(url, key, trusts, args)
         if prompt:
             return _once(chat, prompt, args.json)
         return _converse(chat)
@@ -110,7 +114,7 @@ def _show(pieces: Iterator[tuple[str, str]]) -> None:
 class Chat:
     """A conversation: what was said so far, and how to go on."""
 
-    def __init__(self, url: str, key: str, args: argparse.Namespace) -> None:
+    def __init__(self, url: str, key: str, trusts: ssl.SSLContext, args: argparse.Namespace) -> None:
         import httpx2
 
         self.url, self.usage = url, None
@@ -118,7 +122,9 @@ class Chat:
         self._said: list[dict[str, str]] = []
         timeout = httpx2.Timeout(10.0, read=3600.0)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx2.Client(base_url=url, headers=headers, timeout=timeout, trust_env=False)
+        self._http = httpx2.Client(
+            base_url=url, headers=headers, timeout=timeout, trust_env=False, verify=trusts
+        )
         self.model = args.model or self._first_model()
 
     def forget(self) -> None:
@@ -185,7 +191,7 @@ class Chat:
         try:
             response = self._http.get("/v1/models", timeout=10.0)
         except httpx2.HTTPError as error:
-            raise Trouble(f"nothing answers at {self.url}: {error or type(error).__name__}") from None
+            raise Trouble(explained(self.url, error)) from None
         if response.status_code != 200:
             raise Trouble(_refusal(response.status_code, response.content))
         names = [model["id"] for model in response.json()["data"]]
@@ -203,13 +209,13 @@ def _refusal(status: int, body: bytes) -> str:
 
 
 @contextmanager
-def _service(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
-    """Where to call, and with which key."""
+def _service(args: argparse.Namespace) -> Iterator[tuple[str, str, ssl.SSLContext]]:
+    """Where to call, with which key, and whose certificate to believe."""
     import os
 
     key = os.environ.get("GEMSTEAD_API_KEY", "")
     if url := args.url or os.environ.get("GEMSTEAD_URL"):
-        yield url.rstrip("/").removesuffix("/v1"), key
+        yield url.rstrip("/").removesuffix("/v1"), key, usual()
         return
     from gemstead.cli.running import find, nothing_runs
 
@@ -217,7 +223,7 @@ def _service(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
     if card is None:
         raise Trouble(nothing_runs(folder) + " (leave it running, and chat in another terminal)")
     if key or not card.keys:
-        yield card.gateway, key
+        yield card.gateway, key, own(args, card.gateway)
         return
     from gemstead.ledger.keys import Grant
     from gemstead.wiring.ledger import key_store
@@ -229,6 +235,6 @@ def _service(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
     )
     minted = store.create(grant, now=now)
     try:
-        yield card.gateway, minted.secret
+        yield card.gateway, minted.secret, own(args, card.gateway)
     finally:
         store.revoke(minted.key.key_id, now=time.time())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ class Target:
     key: str = ""  # empty: calls are made without a key
     contexts: Mapping[str, int] = field(default_factory=dict)  # tokens by model, where they are known
     metrics_urls: tuple[str, ...] = ()  # of its engines, where they are known
+    trusts: ssl.SSLContext | None = None  # whose certificates are believed; None: the system's authorities
 
     @property
     def loopback(self) -> bool:
@@ -54,7 +56,12 @@ class Client:
         self.target = target
         timeout = httpx2.Timeout(patience_s, connect=10.0)
         # A proxy from the environment must not stand between this machine and itself.
-        self._http = httpx2.Client(base_url=target.url, timeout=timeout, trust_env=not target.loopback)
+        self._http = httpx2.Client(
+            base_url=target.url,
+            timeout=timeout,
+            trust_env=not target.loopback,
+            verify=True if target.trusts is None else target.trusts,
+        )
 
     def close(self) -> None:
         self._http.close()
@@ -113,6 +120,11 @@ class Client:
         try:
             yield
         except httpx2.ConnectError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise UnreachableError(
+                    f"{self.target.url} shows a certificate that is not believed here ({error}). "
+                    "Set SSL_CERT_FILE to the CA that signed it."
+                ) from error
             raise UnreachableError(
                 f"Nothing answers at {self.target.url} ({error}). Is it running (`gemstead ps`)?"
             ) from error
