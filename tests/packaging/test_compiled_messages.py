@@ -7,6 +7,8 @@ A class of a module that mypyc compiles keeps an annotation only where it is a p
 from __future__ import annotations
 
 import ast
+import importlib
+import pkgutil
 import sys
 import tomllib
 import typing
@@ -68,3 +70,18 @@ def source(kind: type) -> Path:
     if not file.endswith(".py"):
         pytest.skip("compiled: there is no source to read")
     return Path(file)
+
+
+@pytest.mark.parametrize("package", ["gemstead.gateway", "gemstead.traffic", "gemstead.supervise"])
+def test_no_default_is_an_instance_of_a_compiled_struct(package: str) -> None:
+    """mypyc loses `frozen`, and msgspec refuses a default that could be changed: the module cannot be imported then."""
+    found = pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.")
+    for module in [importlib.import_module(one.name) for one in found]:
+        for kind in vars(module).values():
+            if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+                for field in msgspec.structs.fields(kind):
+                    if isinstance(field.default, msgspec.Struct):
+                        made = source(type(field.default)).relative_to(ROOT).as_posix()
+                        assert made not in COMPILED, (
+                            f"{kind.__name__}.{field.name}: say `msgspec.field(default_factory=...)`"
+                        )

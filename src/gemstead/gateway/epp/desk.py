@@ -39,7 +39,7 @@ class DeskSettings(msgspec.Struct, frozen=True, kw_only=True):
     fallbacks: int = 1  # further addresses behind the picked one; 0 for gateways that read only one
     body_bytes: int = 32 << 20  # of a request
     media: str = "refuse"  # addresses of media in requests; or "engine": the engine may fetch them
-    queue: QueueBounds = QueueBounds(starting_wait_s=0.0)
+    queue: QueueBounds = msgspec.field(default_factory=lambda: QueueBounds(starting_wait_s=0.0))
 
 
 class Desk:
