@@ -45,6 +45,7 @@ class House:
     """Everything that runs. `kill` and `start` are for the batch process."""
 
     worker: Worker
+    keys_path: str
     pepper: str
     key_ids: dict[str, str]
 
@@ -121,28 +122,41 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def house(folder: Path, script: Script | None = None, **batch):
+async def house(
+    folder: Path, script: Script | None = None, beside: House | None = None, model: str = MODEL, **batch
+):
+    """`beside`: another gateway, with the same keys and engine."""
     gateway_port, batch_port = free_port(), free_port()
+    folder.mkdir(exist_ok=True)
     settings = BatchSettings(
         path=str(folder / "batch"), gateway=f"http://127.0.0.1:{gateway_port}", secret=SECRET, **batch
     )
     made = House(folder, settings, batch_port)
-    keys = {tenant: make_key(folder, Grant(tenant=tenant)) for tenant in ("acme", "other")}
-    only = make_key(folder, Grant(tenant="narrow", models=frozenset({"elsewhere"})))
-    made.pepper = only.pepper
-    made.keys = {tenant: key.secret for tenant, key in keys.items()} | {"narrow": only.secret}
-    made.key_ids = {tenant: key.key_id for tenant, key in keys.items()}
-    async with FakeEngine(script or Script()) as engine:
+    if beside is None:
+        keys = {tenant: make_key(folder, Grant(tenant=tenant)) for tenant in ("acme", "other")}
+        only = make_key(folder, Grant(tenant="narrow", models=frozenset({"elsewhere"})))
+        made.keys_path, made.pepper = only.keys_path, only.pepper
+        made.keys = {tenant: key.secret for tenant, key in keys.items()} | {"narrow": only.secret}
+        made.key_ids = {tenant: key.key_id for tenant, key in keys.items()}
+    else:
+        made.keys_path, made.pepper, made.keys, made.key_ids = (
+            beside.keys_path,
+            beside.pepper,
+            beside.keys,
+            beside.key_ids,
+        )
+    async with contextlib.AsyncExitStack() as held:
+        engine = beside.engine if beside else await held.enter_async_context(FakeEngine(script or Script()))
         made.engine = engine
         aside = Aside(
             host="127.0.0.1", port=batch_port, secret=SECRET, body_bytes=settings.file_bytes + (1 << 20)
         )
         gateway = GatewaySettings(
             port=gateway_port,
-            pools=(Pool(name=MODEL, aliases=("alias",)), Pool(name="elsewhere")),
-            endpoints=(engine.facts("a", pool=MODEL),),
-            keys_path=only.keys_path,
-            pepper=only.pepper,
+            pools=(Pool(name=model, aliases=("alias",)), Pool(name="elsewhere")),
+            endpoints=(engine.facts("a", pool=model),),
+            keys_path=made.keys_path,
+            pepper=made.pepper,
             hash_key="11" * 32,
             ledger_path=str(folder / "audit.db"),
             aside=aside,

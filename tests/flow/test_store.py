@@ -75,6 +75,31 @@ class Gateway:
         headers = {"Authorization": f"Bearer {card['token']}"}
         return httpx2.get(f"{card['admin']}/admin/status", headers=headers, trust_env=False).json()["store"]
 
+    def ordered(self, key: str) -> str:
+        """The id of a batch of three lines."""
+        line = {"method": "POST", "url": "/v1/chat/completions", "body": ASK}
+        file = "\n".join(json.dumps({"custom_id": f"c{n}", **line}) for n in range(3)).encode()
+        said = {"headers": {"Authorization": f"Bearer {key}"}, "trust_env": False, "timeout": 20}
+        made = httpx2.post(
+            f"{self.url}/v1/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", file)}, **said
+        )
+        order = {"input_file_id": made.json()["id"], "endpoint": line["url"], "completion_window": "24h"}
+        return httpx2.post(f"{self.url}/v1/batches", json=order, **said).json()["id"]
+
+    def batch_of(self, batch_id: str, key: str) -> dict:
+        """The batch, once it is completed and its answers can be read here."""
+        said = {"headers": {"Authorization": f"Bearer {key}"}, "trust_env": False, "timeout": 20}
+        batch: dict = {}
+
+        def completed() -> bool:
+            batch.update(httpx2.get(f"{self.url}/v1/batches/{batch_id}", **said).json())
+            return batch.get("status") == "completed"
+
+        wait_until(completed, 20)
+        answers = httpx2.get(f"{self.url}/v1/files/{batch['output_file_id']}/content", **said).text
+        assert [json.loads(one)["custom_id"] for one in answers.splitlines()] == ["c0", "c1", "c2"]
+        return batch
+
     def until_settled(self) -> None:
         wait_until(lambda: self.store().get("up") and self.store()["waiting"] == 0, 20)
 
@@ -140,6 +165,10 @@ def story(tmp_path: Path, engine: str, record_property) -> None:
         a.until_settled()
         rows = json.loads(b.said("usage", "--by", "tenant", "--json"))["rows"]
         assert {"capped", "default"} <= {row["by"]["tenant"] for row in rows}
+
+        # A batch that was ordered through one is told of by the other, and its answers lie there too.
+        ended = b.batch_of(a.ordered(free_key := a.new_key()[0]), free_key)
+        assert ended["request_counts"] == {"total": 3, "completed": 3, "failed": 0}
 
         # The store goes: calls go on, with the keys that are known; a gateway even starts again.
         free, _ = a.new_key()

@@ -4,7 +4,8 @@ With `--control-fd N --listen-fd M` it is run by a head: settings and words come
 second, a socket that the head has and keeps, so that calls made while this process is replaced wait and are not
 refused. With `--settings FILE` it runs alone and says where it listens; tests run it so.
 
-It may be killed at any moment: what it has said to a caller is on disk (`ledger/batches.py`, `ledger/resultlog.py`).
+It may be killed at any moment: what it has said to a caller is on disk (`ledger/batches.py`, `ledger/resultlog.py`), or
+in the store that several gateways share (`ledger/postgres/batches.py`).
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ import uvicorn
 
 from gemstead.batch.app import Desk
 from gemstead.batch.calls import Calls
-from gemstead.batch.control import BatchSettings, Listening, Room, Stop, ToBatch, Trouble
+from gemstead.batch.control import BatchSettings, Listening, Room, Stop, StoreAt, ToBatch, Trouble
 from gemstead.batch.folder import Folder
 from gemstead.batch.runner import Runner
-from gemstead.ledger.batches import BatchStore
+from gemstead.batch.shelf import LocalShelf, Shelf, StoreShelf
+from gemstead.ledger.batches import Batches, BatchStore
 from gemstead.ledger.database import LedgerTrouble
 
 LINE_MOST = 1 << 20
@@ -51,11 +53,12 @@ class BatchProcess:
         self.within_s = 30.0
         self.head: asyncio.StreamWriter | None = None
         folder = Folder(Path(settings.path))
-        store = BatchStore(folder.rows)
         self.calls = Calls(settings)
-        self.runner = Runner(settings, store, folder, self.calls, self.trouble)
+        self.at = StoreAt(url=settings.store, secret=settings.store_secret)
+        store, shelf = self._kept(settings, folder)
+        self.runner = Runner(settings, store, shelf, folder, self.calls, self.trouble)
         config = uvicorn.Config(
-            Desk(self.runner, store, folder).app(),
+            Desk(self.runner, folder).app(),
             lifespan="off",
             access_log=False,
             log_config=None,
@@ -64,6 +67,21 @@ class BatchProcess:
             timeout_graceful_shutdown=1,
         )
         self._server, self._socket = Server(config), sock
+
+    def _kept(self, settings: BatchSettings, folder: Folder) -> tuple[Batches, Shelf]:
+        """Where files and batches are kept: on this machine, or in a store."""
+        if not settings.store:
+            return BatchStore(folder.rows), LocalShelf(folder)
+        from gemstead.ledger.postgres.batches import PostgresBatches
+
+        store = PostgresBatches(
+            lambda: self.at.url,
+            lambda: self.at.secret,
+            settings.holder,
+            lease_s=settings.lease_s,
+            most_bytes=settings.store_bytes,
+        )
+        return store, StoreShelf(folder, store)
 
     async def run(self) -> None:
         """Serve until told to stop."""
@@ -76,6 +94,8 @@ class BatchProcess:
         stopping = asyncio.create_task(self.stopping.wait())
         await asyncio.wait({running, serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         await self.runner.stop(self.within_s)
+        running.cancel()
+        await self.runner.leave()
         self._server.should_exit = True
         for task in (running, stopping):
             task.cancel()
@@ -96,6 +116,8 @@ class BatchProcess:
                 word = decoder.decode(line)
                 if isinstance(word, Room):
                     self.runner.set_room(word.pools)
+                elif isinstance(word, StoreAt):
+                    self.at = word
                 elif isinstance(word, Stop):
                     self.within_s = word.within_s
                     self.stopping.set()

@@ -10,21 +10,22 @@ import asyncio
 import base64
 import hmac
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from msgspec.structs import replace
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from gemstead.batch.folder import Draft, Folder
 from gemstead.batch.run import why
 from gemstead.batch.runner import Runner, unix
 from gemstead.batch.uploads import Upload
-from gemstead.ledger.batches import BatchStore, is_full
+from gemstead.ledger.batches import Lost, Seen, is_full
 from gemstead.ledger.database import LedgerTrouble
 from gemstead.openai import batches, errors, files
 from gemstead.openai.batches import Batch
@@ -42,9 +43,9 @@ _caller = msgspec.json.Decoder(Caller).decode
 class Desk:
     """The routes."""
 
-    def __init__(self, runner: Runner, store: BatchStore, folder: Folder) -> None:
-        self.runner, self.store, self.folder = runner, store, folder
-        self.settings = runner.settings
+    def __init__(self, runner: Runner, folder: Folder) -> None:
+        self.runner, self.store, self.folder = runner, runner.store, folder
+        self.rows, self.shelf, self.settings = runner.rows, runner.shelf, runner.settings
 
     def app(self) -> Starlette:
         return Starlette(
@@ -84,7 +85,8 @@ class Desk:
                 created_at=now,
                 expires_at=expires_at,
             )
-            self.store.add_file(file)
+            await asyncio.to_thread(self.shelf.taken, file_id)
+            await self.rows(self.store.add_file, file)
         except BaseException:
             if form.draft is not None:
                 form.draft.drop()
@@ -94,35 +96,56 @@ class Desk:
 
     async def list_files(self, request: Request, caller: Caller) -> Response:
         page = files.read_page(request.query_params, usual=files.LIST_MOST, most=files.LIST_MOST)
-        found, more = self.store.files(caller.tenant, page)
+        found, more = await self.rows(self.store.files, caller.tenant, page)
         return _json(files.listing([files.form(file) for file in found], more))
 
     async def file(self, request: Request, caller: Caller) -> Response:
-        return _json(files.form(self._file(request, caller)))
+        return _json(files.form(await self._file(request, caller)))
 
     async def content(self, request: Request, caller: Caller) -> Response:
-        file = self._file(request, caller)
+        file = await self._file(request, caller)
+        if self.shelf.shared:
+            return await self._streamed(file)
         path = self.folder.file(file.file_id)
         if not path.exists():
             raise Refused(Reason.INTERNAL, f"The bytes of {file.file_id} are missing; tell the operator.")
         return FileResponse(path, media_type="application/octet-stream", filename=file.filename)
 
+    async def _streamed(self, file: File) -> Response:
+        """The file's bytes as the store gives them, part by part."""
+        pieces = self.shelf.pieces(file)
+        try:
+            first = await asyncio.to_thread(next, pieces, b"")
+        except FileNotFoundError:
+            raise Refused(
+                Reason.INTERNAL, f"The bytes of {file.file_id} are missing; tell the operator."
+            ) from None
+
+        async def body() -> AsyncIterator[bytes]:
+            piece = first
+            while piece:
+                yield piece
+                piece = await asyncio.to_thread(next, pieces, b"")
+
+        name = f"attachment; filename*=utf-8''{quote(file.filename)}"
+        headers = {"content-length": str(file.size_bytes), "content-disposition": name}
+        return StreamingResponse(body(), media_type="application/octet-stream", headers=headers)
+
     async def delete_file(self, request: Request, caller: Caller) -> Response:
-        file = self._file(request, caller)
-        if batch_id := self.store.is_in_use(file.file_id):
+        file = await self._file(request, caller)
+        if batch_id := await self.rows(self.store.remove_file, caller.tenant, file.file_id):
             raise Refused(
                 Reason.BAD_REQUEST,
                 f"{file.file_id} is the input of {batch_id}, which goes on: cancel that first.",
                 param="file_id",
                 code="file_in_use",
             )
-        self.store.drop_file(file.file_id)
-        self.folder.remove(self.folder.file(file.file_id))
+        self.shelf.remove(file.file_id)
         return _json(files.deleted(file.file_id))
 
-    def _file(self, request: Request, caller: Caller) -> File:
+    async def _file(self, request: Request, caller: Caller) -> File:
         file_id = request.path_params["id"]
-        file = self.store.file(caller.tenant, file_id)
+        file: File | None = await self.rows(self.store.file, caller.tenant, file_id)
         if file is None or (file.expires_at is not None and file.expires_at <= unix()):
             raise _Missing(f"No such File object: {file_id[:128]}")
         return file
@@ -137,9 +160,10 @@ class Desk:
         if len(body) > ORDER_MOST:
             raise Refused(Reason.BODY_TOO_LARGE, f"An order for a batch has at most {ORDER_MOST} bytes.")
         order = batches.read_order(body, self.settings.window_s)
-        file = self.store.file(caller.tenant, order.input_file_id)
+        file = await self.rows(self.store.file, caller.tenant, order.input_file_id)
+        missing = _Missing(f"No such File object: {order.input_file_id}", "input_file_id")
         if file is None:
-            raise _Missing(f"No such File object: {order.input_file_id}", "input_file_id")
+            raise missing
         if file.purpose != files.UPLOADED:
             what = f"{file.file_id} was not uploaded with `purpose=batch`."
             raise Refused(Reason.BAD_REQUEST, what, param="input_file_id")
@@ -151,40 +175,49 @@ class Desk:
             created_at=now,
             expires_at=now + order.window_s,
         )
-        self.store.add_batch(batch, caller)
-        self.runner.take(batch, caller)
+        self.runner.expected.add(batch.batch_id)
+        try:
+            held = await self.rows(self.store.add_batch, batch, caller)
+            if held is None:
+                raise missing
+            self.runner.take(held)
+        finally:
+            self.runner.expected.discard(batch.batch_id)
         return _json(batches.form(batch))
 
     async def list_batches(self, request: Request, caller: Caller) -> Response:
         page = replace(
             files.read_page(request.query_params, usual=20, most=batches.LIST_MOST), ascending=False
         )
-        found, more = self.store.batches(caller.tenant, page)
-        return _json(files.listing([self._form(batch) for batch in found], more))
+        found, more = await self.rows(self.store.batches, caller.tenant, page)
+        return _json(files.listing([self._form(seen) for seen in found], more))
 
     async def batch(self, request: Request, caller: Caller) -> Response:
-        return _json(self._form(self._batch(request, caller)))
+        return _json(self._form(await self._batch(request, caller)))
 
     async def cancel(self, request: Request, caller: Caller) -> Response:
-        batch = self._batch(request, caller)
+        batch = (await self._batch(request, caller)).batch
         if batch.ended:
             raise Refused(
                 Reason.BAD_REQUEST,
                 f"Cannot cancel a batch with status '{batch.status}'.",
                 code="batch_not_cancellable",
             )
-        await self.runner.cancel(batch.batch_id)
-        return _json(self._form(self._batch(request, caller)))
+        try:
+            await self.runner.cancel(batch.batch_id)
+        except Lost:  # another gateway has it, and hears of it within about a second
+            await self.rows(self.store.ask_cancel, caller.tenant, batch.batch_id, unix())
+        return _json(self._form(await self._batch(request, caller)))
 
-    def _batch(self, request: Request, caller: Caller) -> Batch:
+    async def _batch(self, request: Request, caller: Caller) -> Seen:
         batch_id = request.path_params["id"]
-        batch = self.store.batch(caller.tenant, batch_id)
-        if batch is None:
+        seen: Seen | None = await self.rows(self.store.batch, caller.tenant, batch_id)
+        if seen is None:
             raise _Missing(f"No batch found with id '{batch_id[:128]}'.")
-        return batch
+        return seen
 
-    def _form(self, batch: Batch) -> dict[str, Any]:
-        return batches.form(*self.runner.shown(batch))
+    def _form(self, seen: Seen) -> dict[str, Any]:
+        return batches.form(*self.runner.shown(seen))
 
     # Who is listened to, and how "no" looks.
 

@@ -2,7 +2,8 @@
 
 A `Run` decides nothing about how many lines may be on their way (`traffic/pace.py`) or what becomes of the batch
 (`openai/batches.py`). An answer waits in `unsaved` until it is synced with those that came in the same moment; while
-the disk takes nothing it stays there, `paused` says why, and no further line begins.
+the disk takes nothing it stays there, `paused` says why, and no further line begins. Where several gateways share a
+store, none begins either once it is not sure any more that the batch is held here (`held_until`).
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ import asyncio
 import hashlib
 import heapq
 from collections.abc import Callable, Iterator
+from math import inf
 
 from gemstead.batch.calls import Outcome
-from gemstead.batch.folder import Folder
 from gemstead.batch.lines import Lines
-from gemstead.ledger.batches import is_full
+from gemstead.batch.shelf import Shelf
+from gemstead.ledger.batches import Held, Lost, StoreFull, is_full
+from gemstead.ledger.database import LedgerTrouble
 from gemstead.ledger.resultlog import Record, ResultLog
-from gemstead.openai.batches import Batch, Counts, Fault, Usage
+from gemstead.openai.batches import Counts, Fault, Usage
 from gemstead.openai.batchline import UNANSWERED, Line, answered, line_id, unanswered
 from gemstead.openai.meter import usage_of
-from gemstead.traffic.caller import Caller
 
 GATHER_S = 0.02  # answers of so long share one sync
 AGAIN_S = 2.0  # between two tries of a disk that takes nothing
@@ -32,8 +34,14 @@ DROPS_MOST = 20  # broken connections of one line: the gateway may be restarted 
 class Run:
     """One batch that goes on. Belongs to one event loop; `open`, `check` and `write` block and want a thread."""
 
-    def __init__(self, batch: Batch, caller: Caller, folder: Folder, retries: int) -> None:
-        self.batch, self.caller = batch, caller
+    def __init__(self, held: Held, shelf: Shelf, retries: int) -> None:
+        self.batch, self.caller = held.batch, held.caller
+        self.turn, self.before = held.turn, held.before
+        self.held_until = inf  # by the monotonic clock
+        self.unsaved_most = (
+            1 << 30
+        )  # answers, before lines stop to begin: what another would have to run again
+        self.dropped = False
         self.pool = ""  # of its model, once known
         self.active = False  # lines may begin
         self.paused = ""
@@ -42,7 +50,7 @@ class Run:
         self.log: ResultLog | None = None
         self.saver: asyncio.Task[None] | None = None
         self.changing = asyncio.Lock()  # one event at a time
-        self._folder, self._retries = folder, retries
+        self._shelf, self._retries = shelf, retries
         self._cursor = 0
         self._later: list[tuple[float, int]] = []  # due, place
         self._tries: dict[int, int] = {}
@@ -55,8 +63,7 @@ class Run:
 
     def open_lines(self) -> Lines:
         if self.lines is None:
-            path = self._folder.file(self.batch.order.input_file_id)
-            self.lines = Lines(path, self.batch.order.endpoint)
+            self.lines = Lines(self._shelf.input(self.batch), self.batch.order.endpoint)
         return self.lines
 
     def check(self, most: int) -> tuple[list[Fault], str]:
@@ -67,14 +74,16 @@ class Run:
         """Everything that is needed to run lines, or to write their answers down."""
         self.open_lines()
         if self.log is None:
-            self.log = ResultLog(self._folder.log(self.batch.batch_id))
+            self.log = self._shelf.log(self.batch, self.turn)
 
     # What is next.
 
     def next(self, now: float) -> int | None:
         """The place of a line that can begin now, or None."""
         assert self.lines is not None and self.log is not None
-        if not self.active or self.paused or self._unsaved_bytes > UNSAVED_MOST:
+        if not self.active or self.paused or now > self.held_until:
+            return None
+        if self._unsaved_bytes > UNSAVED_MOST or len(self._unsaved) > self.unsaved_most:
             return None
         if self._later and self._later[0][0] <= now:
             return heapq.heappop(self._later)[1]
@@ -151,8 +160,11 @@ class Run:
         self._unsaved_bytes += len(record.answer)
         self._arrived.set()
 
-    async def save(self, trouble: Callable[[str], None], saved: Callable[[], None]) -> None:
-        """Bring answers to disk as they come, for ever. `trouble` hears of a disk that takes nothing, once."""
+    async def save(
+        self, trouble: Callable[[str], None], saved: Callable[[], None], lost: Callable[[], None]
+    ) -> None:
+        """Bring answers to disk as they come, until the batch is `lost`. `trouble` hears of a disk that takes nothing,
+        once."""
         while True:
             await self._arrived.wait()
             self._arrived.clear()
@@ -161,7 +173,10 @@ class Run:
             records = list(self._unsaved)
             try:
                 await asyncio.to_thread(self.log.append, records)
-            except OSError as error:
+            except Lost:
+                lost()
+                return
+            except Exception as error:  # also a fault of ours: an answer that waits must not wait for ever
                 self.pause(error, trouble)
                 await asyncio.sleep(AGAIN_S)
                 self._arrived.set()
@@ -219,14 +234,14 @@ class Run:
         first = next(answers, None)
         if first is None:
             return "", 0
-        file_id = answer_file_id(self.batch.batch_id, which)
+        file_id = answer_file_id(self.batch.batch_id, which, self.turn)
 
         def pieces() -> Iterator[bytes]:
             yield first + b"\n"
             for answer in answers:
                 yield answer + b"\n"
 
-        return file_id, self._folder.write(file_id, pieces())
+        return file_id, self._shelf.put(file_id, pieces())
 
     def close(self) -> None:
         """Let go of the files."""
@@ -241,13 +256,21 @@ class Run:
             self.log = None
 
 
-def answer_file_id(batch_id: str, which: str) -> str:
-    """The id of a batch's file of answers: always the same, so that writing it again writes the same file."""
-    return "file-" + hashlib.sha256(f"{batch_id}:{which}".encode()).hexdigest()[:24]
+def answer_file_id(batch_id: str, which: str, turn: int = 0) -> str:
+    """The id of a batch's file of answers: always the same, so that writing it again writes the same file. Of two that
+    take a batch up one after the other each has its own."""
+    said = f"{batch_id}:{which}:{turn}" if turn else f"{batch_id}:{which}"
+    return "file-" + hashlib.sha256(said.encode()).hexdigest()[:24]
 
 
 def why(error: Exception) -> str:
     """Why the disk takes nothing, in a sentence with the way out."""
+    if isinstance(error, StoreFull):
+        return str(error)
     if is_full(error):
         return "the disk is full; free some space, and it goes on by itself"
+    if isinstance(error, LedgerTrouble):
+        return f"{error}; then it goes on by itself"
+    if not isinstance(error, OSError):
+        return f"writing met a fault ({error!r}); it is tried again"
     return f"files cannot be written ({error}); put that right, and it goes on by itself"

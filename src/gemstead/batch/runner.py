@@ -3,6 +3,9 @@
 Every change of a batch goes `happen(event) -> step -> saved -> commands`, one at a time for each batch. What cannot be
 saved (disk full) is tried again until it can be: the batch stands still meanwhile and says why.
 
+Where several gateways share a store, each runs the batches that it holds: `_hold` keeps those up, hears which are to be
+cancelled, and takes up what nobody holds. One that is another's by now is dropped, whatever it was at.
+
 Batches take turns line by line, so that a large one does not keep small ones waiting. Lines for one pool share one
 `Pace`; a pool that is busy holds up no other.
 """
@@ -15,7 +18,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -23,10 +26,10 @@ from gemstead.batch.calls import Calls
 from gemstead.batch.control import BatchSettings
 from gemstead.batch.folder import Folder
 from gemstead.batch.run import AGAIN_S, Run
-from gemstead.ledger.batches import BatchStore
+from gemstead.batch.shelf import Rows, Shelf, bring
+from gemstead.ledger.batches import Batches, BatchStore, Held, Lost, Seen
 from gemstead.ledger.database import LedgerTrouble
 from gemstead.openai.batches import (
-    Batch,
     CancelAsked,
     Checked,
     Command,
@@ -41,12 +44,20 @@ from gemstead.openai.batches import (
 )
 from gemstead.openai.batchline import Line
 from gemstead.openai.files import OUTPUT, File
-from gemstead.traffic.caller import Caller
 from gemstead.traffic.pace import Pace, room_of
+
+if TYPE_CHECKING:
+    from gemstead.ledger.postgres.batches import PostgresBatches
 
 TURN_S = 0.25  # between two looks at what may begin, when nothing else happens
 STOP_S = 30.0  # for lines on their way when their batch is cancelled or has expired
 TIDY_S = 600.0  # between two looks for what has expired
+HOLD_S = 1.0  # between two words to a store that what is held here is held further on
+CLAIM_MOST = (
+    4  # batches taken up with one such word, so that all gateways get some of those of one that has died
+)
+SURE = 0.8  # of a lease, for which it is sure without another word
+NOT_HERE_S = 60.0  # before a batch is taken up again whose model was not here
 
 
 class Runner:
@@ -55,14 +66,20 @@ class Runner:
     def __init__(
         self,
         settings: BatchSettings,
-        store: BatchStore,
+        store: Batches,
+        shelf: Shelf,
         folder: Folder,
         calls: Calls,
         trouble: Callable[[str], None],
     ) -> None:
-        self.settings, self.store, self.folder, self.calls = settings, store, folder, calls
+        self.settings, self.store, self.shelf, self.folder = settings, store, shelf, folder
+        self.rows, self.calls = Rows(store, shared=shelf.shared), calls
         self.runs: dict[str, Run] = {}
         self.stopping = False
+        self.expected: set[str] = set()  # being ordered here now
+        self._not_here: dict[str, float] = {}  # batches whose model was not here, until when
+        self._brought = False
+        self._away = ""
         self._trouble = trouble
         self._turns: deque[Run] = deque()
         self._paces: dict[str, Pace] = {}
@@ -77,21 +94,28 @@ class Runner:
         Raises:
             LedgerTrouble, OSError: files or rows cannot be read.
         """
-        going_on = self.store.going_on()
-        self.folder.tidy(self.store.file_ids(), {batch.batch_id for batch, _ in going_on})
-        for batch, caller in going_on:
-            self.take(batch, caller, resume(batch))
+        if not isinstance(self.store, BatchStore):
+            return
+        held = self.store.claim(0)
+        self.folder.tidy(self.store.file_ids(), {one.batch.batch_id for one in held})
+        for one in held:
+            self.take(one, resume(one.batch))
 
-    def take(self, batch: Batch, caller: Caller, commands: tuple[Command, ...] = ("check",)) -> None:
-        """Have a batch run that is in the store."""
-        run = Run(batch, caller, self.folder, self.settings.retries)
-        self.runs[batch.batch_id] = run
+    def take(self, held: Held, commands: tuple[Command, ...] = ("check",)) -> None:
+        """Have a batch run that is in the store, and held by us."""
+        run = Run(held, self.shelf, self.settings.retries)
+        if self.shelf.shared:
+            run.held_until = time.monotonic() + self.settings.lease_s * SURE
+            run.unsaved_most = self.settings.concurrency
+        self.runs[held.batch.batch_id] = run
         self._turns.append(run)
         self._do(run, commands)
 
     async def run(self) -> None:
         """Begin lines as their pace allows, for ever."""
         tidied = 0.0
+        if self.shelf.shared:
+            self._later(self._hold())
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), TURN_S)
@@ -103,19 +127,22 @@ class Runner:
                     self._later(self.happen(run, Settled(run.answered)))
             if time.monotonic() - tidied > TIDY_S:
                 tidied = time.monotonic()
-                self._tidy()
+                self._later(self._tidy())
             if not self.stopping:
                 self._begin_lines()
 
-    def shown(self, batch: Batch) -> tuple[Batch, str]:
+    def shown(self, seen: Seen) -> Seen:
         """The batch with its figures of this moment, and why it pauses ("": it does not)."""
-        run = self.runs.get(batch.batch_id)
+        run = self.runs.get(seen.batch.batch_id)
         if run is None:
-            return batch, ""
+            return seen
         counts, usage = run.figures()
+        return Seen(replace(run.batch, counts=counts, usage=usage), self._pauses(run))
+
+    def _pauses(self, run: Run) -> str:
         pace = self._paces.get(run.pool)
         waits = "" if pace is None or not run.active or run.tasks else waiting(pace)
-        return replace(run.batch, counts=counts, usage=usage), run.paused or waits
+        return run.paused or waits
 
     def set_room(self, pools: dict[str, tuple[int, int]]) -> None:
         """What the head says of the pools' slots and of the calls there, ours among them."""
@@ -133,6 +160,113 @@ class Runner:
         while any(run.busy for run in self.runs.values()) and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
+    async def leave(self) -> None:
+        """Let others take up at once what is held here, where there are any. Nothing runs here afterwards."""
+        if not self.shelf.shared:
+            return
+        turns = {batch_id: run.turn for batch_id, run in self.runs.items()}
+        for run in list(self.runs.values()):
+            self._drop(run)
+        with suppress(LedgerTrouble):  # then they wait for the leases to run out
+            await self.rows(self.store.release, turns)
+
+    # Who holds what.
+
+    async def _hold(self) -> None:
+        """Keep up what is held here and take up what nobody holds, for ever."""
+        while True:
+            try:
+                if not self._brought:
+                    await self._bring()
+                await self._keep_up()
+                if not self.stopping:
+                    await self._take_up()
+                self._away = ""
+            except (LedgerTrouble, OSError) as error:
+                if not self._away:
+                    self._trouble(f"no batch is taken up for the moment: {error}")
+                self._away = str(error)
+            await asyncio.sleep(HOLD_S)
+
+    async def _bring(self) -> None:
+        """What this gateway had by itself becomes the store's; copies that an earlier process left are nobody's."""
+        assert not isinstance(self.store, BatchStore), "there is a store"
+        store: PostgresBatches = self.store  # type: ignore[assignment]
+        files, batches = await asyncio.to_thread(bring, self.folder, store)
+        if files or batches:
+            self._trouble(f"{files} files and {batches} batches of this gateway are in the store now")
+        await asyncio.to_thread(self.folder.tidy, set(), set(self.runs))
+        self._brought = True
+
+    async def _keep_up(self) -> None:
+        began = time.monotonic()
+        turns = {run.batch.batch_id: (run.turn, self._pauses(run)) for run in self.runs.values()}
+        ours = await self.rows(self.store.keep_up, turns)
+        for batch_id, (turn, _) in turns.items():
+            run = self.runs.get(batch_id)
+            if run is None or run.turn != turn:
+                continue
+            if batch_id in ours:
+                run.held_until = began + self.settings.lease_s * SURE
+                if ours[batch_id] and not run.batch.ending:
+                    self._later(self._cancelled(run))
+            elif not run.changing.locked():  # whoever changes it hears of it by itself
+                self._lost(run)
+
+    async def _take_up(self) -> None:
+        now = time.monotonic()
+        self._not_here = {one: until for one, until in self._not_here.items() if until > now}
+        known = {*self.runs, *self.expected, *self._not_here}
+        for held in await self.rows(self.store.claim, CLAIM_MOST, known):
+            if held.batch.batch_id in self.runs:
+                continue
+            if held.before and held.before != self.settings.holder:
+                self._trouble(f"{held.batch.batch_id} is taken up here: nobody held it any more")
+            self.take(held, resume(held.batch))
+            if held.cancel:
+                self._later(self._cancelled(self.runs[held.batch.batch_id]))
+
+    async def _cancelled(self, run: Run) -> None:
+        """Somebody has asked another gateway to cancel it."""
+        if not run.changing.locked():
+            await self.happen(run, CancelAsked())
+
+    def _lost(self, run: Run) -> None:
+        if not run.dropped:
+            self._trouble(f"{run.batch.batch_id} is held by another gateway by now: it goes on there")
+        self._drop(run)
+
+    def _drop(self, run: Run) -> None:
+        """Nothing of it is done here any more."""
+        run.dropped = True
+        run.active = False
+        for task in list(run.tasks):
+            task.cancel()
+        self._forget(run)
+
+    def _forget(self, run: Run) -> None:
+        run.active = False
+        run.close()
+        if self.runs.get(run.batch.batch_id) is run:
+            del self.runs[run.batch.batch_id]
+            with suppress(OSError):
+                self.shelf.clean(run.batch)
+        with suppress(ValueError):
+            self._turns.remove(run)
+
+    async def _is_elsewhere(self, run: Run, faults: list[Fault]) -> bool:
+        """Whether the batch is left to others: it came from another gateway, and its model is not here."""
+        if not run.before or _node(run.before) == _node(self.settings.holder):
+            return False
+        if all(fault.code != "model_not_found" for fault in faults) or unix() >= run.batch.expires_at:
+            return False
+        self._not_here[run.batch.batch_id] = time.monotonic() + NOT_HERE_S
+        self._drop(run)
+        with suppress(LedgerTrouble):
+            await self.rows(self.store.release, {run.batch.batch_id: run.turn}, run.before)
+        self._trouble(f"{run.batch.batch_id} is left to other gateways: its model is not served here")
+        return True
+
     # Events and commands.
 
     async def happen(self, run: Run, event: Event) -> None:
@@ -144,7 +278,10 @@ class Runner:
                     return
                 try:
                     if batch != run.batch:
-                        self.store.save(batch)
+                        await self.rows(self.store.save, batch, (), run.turn)
+                except Lost:
+                    self._lost(run)
+                    return
                 except LedgerTrouble as error:
                     run.pause(error, self._trouble)
                     await asyncio.sleep(AGAIN_S)
@@ -159,16 +296,19 @@ class Runner:
 
         Raises:
             LedgerTrouble: that cannot be written down now.
+            Lost: another gateway holds it.
         """
         run = self.runs.get(batch_id)
         if run is None:
+            if self.shelf.shared:
+                raise Lost(batch_id)
             return
         if run.changing.locked() and run.paused:
             raise LedgerTrouble(run.paused)
         async with run.changing:
             batch, commands = step(run.batch, CancelAsked(), unix())
             if batch != run.batch:
-                self.store.save(batch)
+                await self.rows(self.store.save, batch, (), run.turn)
                 run.batch = batch
             self._do(run, commands)
 
@@ -182,18 +322,30 @@ class Runner:
     def _do(self, run: Run, commands: tuple[Command, ...]) -> None:
         for command in commands:
             if command == "clean":
-                self._clean(run)
+                self._forget(run)
             else:
                 work = {"check": self._check, "run": self._open, "stop": self._stop, "write": self._settle}
                 self._later(work[command](run))
 
     async def _check(self, run: Run) -> None:
-        try:
-            faults, model = await asyncio.to_thread(run.check, self.settings.lines)
-        except OSError as error:
-            faults, model = [Fault(code="unreadable_file", message=f"The input cannot be read: {error}.")], ""
+        while True:
+            try:
+                faults, model = await asyncio.to_thread(run.check, self.settings.lines)
+                break
+            except OSError as error:
+                said = f"The input cannot be read: {error}."
+                faults, model = [Fault(code="unreadable_file", message=said)], ""
+                break
+            except LedgerTrouble as error:
+                run.pause(error, self._trouble)
+                await asyncio.sleep(AGAIN_S)
+                if run.dropped:
+                    return
+        run.paused = ""
         if not faults:
             faults = await self._ask_for_pool(run, model)
+            if faults and await self._is_elsewhere(run, faults):
+                return
         if faults:
             await self.happen(run, Rejected(tuple(faults)))
         elif run.lines is not None:
@@ -201,7 +353,7 @@ class Runner:
 
     async def _ask_for_pool(self, run: Run, model: str) -> list[Fault]:
         """The pool that the model means for this caller. Waits for a gateway that is away."""
-        while run.batch.ending == "":
+        while run.batch.ending == "" and not run.dropped:
             outcome = await self.calls.model(model, run.caller)
             if outcome.kind == "answered":
                 answer = json.loads(outcome.body or b"{}")
@@ -214,21 +366,30 @@ class Runner:
             await asyncio.sleep(1.0)
         return []
 
-    async def _open(self, run: Run) -> None:
-        while True:
+    async def _opened(self, run: Run) -> None:
+        """Input and answers can be read; or the batch was dropped meanwhile."""
+        while not run.dropped:
             try:
                 await asyncio.to_thread(run.open)
                 break
-            except OSError as error:
+            except (OSError, LedgerTrouble) as error:
                 run.pause(error, self._trouble)
                 await asyncio.sleep(AGAIN_S)
+
+    async def _open(self, run: Run) -> None:
+        await self._opened(run)
         run.paused = ""
-        if not run.pool and await self._ask_for_pool(run, run.batch.model):
+        if not run.pool and (faults := await self._ask_for_pool(run, run.batch.model)):
+            if await self._is_elsewhere(run, faults):
+                return
             run.pool = run.batch.model  # its lines will be told
+        if run.dropped:
+            self._forget(run)  # what was opened meanwhile
+            return
         self._paces.setdefault(run.pool, Pace(most=self.settings.concurrency))
         if run.batch.status == "in_progress":
             run.active = True
-            run.saver = asyncio.create_task(run.save(self._trouble, self._wake.set))
+            run.saver = asyncio.create_task(run.save(self._trouble, self._wake.set, lambda: self._lost(run)))
         self._wake.set()
 
     async def _stop(self, run: Run) -> None:
@@ -245,15 +406,12 @@ class Runner:
         """Everything is still: make sure that what was answered can be read, then say so."""
         run.active = False
         if run.batch.counts.total:
-            while True:
-                try:
-                    await asyncio.to_thread(run.open)
-                    break
-                except OSError as error:
-                    run.pause(error, self._trouble)
-                    await asyncio.sleep(AGAIN_S)
-        while run.busy:  # noqa: ASYNC110
+            await self._opened(run)
+        while run.busy and not run.dropped:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+        if run.dropped:
+            self._forget(run)
+            return
         await self.happen(run, Settled(run.answered))
 
     async def _write(self, run: Run) -> None:
@@ -263,8 +421,12 @@ class Runner:
                 counts, usage = run.figures()
                 written = Written(good[0], bad[0], counts, usage)
                 batch, commands = step(run.batch, written, unix())
-                self.store.save(batch, self._answer_files(run, {"output": good, "errors": bad}))
+                files = self._answer_files(run, {"output": good, "errors": bad})
+                await self.rows(self.store.save, batch, files, run.turn)
                 break
+            except Lost:
+                self._lost(run)
+                return
             except (OSError, LedgerTrouble) as error:
                 run.pause(error, self._trouble)
                 await asyncio.sleep(AGAIN_S)
@@ -288,15 +450,6 @@ class Runner:
             for which, (file_id, size_bytes) in written.items()
             if file_id
         ]
-
-    def _clean(self, run: Run) -> None:
-        run.active = False
-        run.close()
-        self.runs.pop(run.batch.batch_id, None)
-        with suppress(ValueError):
-            self._turns.remove(run)
-        with suppress(OSError):
-            self.folder.remove(self.folder.log(run.batch.batch_id))
 
     # Lines.
 
@@ -349,14 +502,13 @@ class Runner:
 
     # Time.
 
-    def _tidy(self) -> None:
+    async def _tidy(self) -> None:
         """Remove what nobody may read any more."""
         try:
             now = unix()
-            for file in self.store.expired_files(now):
-                self.store.drop_file(file.file_id)
-                self.folder.remove(self.folder.file(file.file_id))
-            self.store.forget_batches(now - self.settings.retention_s)
+            for file_id in await self.rows(self.store.expire_files, now):
+                self.shelf.remove(file_id)
+            await self.rows(self.store.forget_batches, now - self.settings.retention_s)
         except (LedgerTrouble, OSError) as error:
             self._trouble(f"old files cannot be removed: {error}")
 
@@ -376,6 +528,11 @@ def waiting(pace: Pace) -> str:
     if pace.room == 0 or time.monotonic() < pace.not_before:
         return "waiting for the model to have room beside other callers"
     return ""
+
+
+def _node(holder: str) -> str:
+    """The gateway's name in what its holder is called."""
+    return holder.rpartition("/")[0]
 
 
 def unix() -> int:

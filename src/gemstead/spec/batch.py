@@ -22,6 +22,12 @@ class BatchSpec(Part):
     )
     window_h: int = Field(24, ge=1, le=720, description="Longest completion window that may be asked for")
     file_mib: int = Field(200, ge=1, le=10_240, description="Largest file that may be uploaded (then 413)")
+    store_mib: int = Field(
+        20_480,
+        ge=1,
+        le=16_777_216,
+        description="Most that the files of all callers may take together in a shared `ledger.store` (then 507)",
+    )
     lines: int = Field(50_000, ge=1, le=5_000_000, description="Most lines of one batch")
     retries: int = Field(
         3, ge=0, le=20, description="Further tries of a line that failed; a busy model costs none"

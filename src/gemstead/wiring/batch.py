@@ -15,9 +15,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
-from gemstead.batch.control import BatchSettings, Room, Stop, ToHead, Trouble
+from gemstead.batch.control import BatchSettings, Room, Stop, StoreAt, ToHead, Trouble
 from gemstead.gateway.settings import Aside
+from gemstead.ledger.database import LedgerTrouble
+from gemstead.ledger.postgres.place import Place
 from gemstead.spec.model import Spec
 from gemstead.supervise.logs import RotatedLog
 from gemstead.supervise.workers import Worker
@@ -60,6 +63,18 @@ class BatchProcess:
         """How many slots each pool has, and how many calls are there."""
         self._tell(Room(pools=room(endpoints, in_flight)))
 
+    def follow(self, place: Place | None) -> None:
+        """The store may be somewhere else, or have another secret."""
+        if place is None or not self._settings.store:
+            return
+        try:
+            at = StoreAt(url=place.url(), secret=place.secret())
+        except LedgerTrouble as trouble:
+            self._trouble(str(trouble))
+            return
+        self._settings = replace(self._settings, store=at.url, store_secret=at.secret)
+        self._tell(at)
+
     def stop(self, within_s: float) -> None:
         """Begin no line from now on; end when those on their way have ended, or after that time."""
         self._worker.stop()
@@ -89,7 +104,7 @@ class BatchProcess:
         if not worker.stopped:
             self._trouble(f"batch {how}; another takes its place and goes on where it was")
 
-    def _tell(self, word: Room | Stop) -> None:
+    def _tell(self, word: Room | StoreAt | Stop) -> None:
         self._worker.tell(msgspec.json.encode(word))
 
 
@@ -120,8 +135,12 @@ def aside(spec: Spec, at: tuple[str, int], inner_port: int) -> Aside:
 
 
 def batch_settings(spec: Spec, folder: StateDir, known: Aside) -> BatchSettings:
-    """What the batch process is told."""
-    batch = spec.batch
+    """What the batch process is told.
+
+    Raises:
+        LedgerTrouble: what `ledger.store` and `ledger.secret` refer to cannot be used.
+    """
+    batch, place = spec.batch, folder.place
     return BatchSettings(
         path=str(Path(batch.path).expanduser().absolute() if batch.path else folder.path / "batch"),
         gateway=f"http://127.0.0.1:{known.inner_port}",
@@ -133,5 +152,9 @@ def batch_settings(spec: Spec, folder: StateDir, known: Aside) -> BatchSettings:
         lines=batch.lines,
         retries=batch.retries,
         retention_s=batch.retention_days * 86_400,
+        store=place.url() if place is not None else "",
+        store_secret=place.secret() if place is not None else "",
+        holder=f"{place.node}/{secrets.token_hex(8)}" if place is not None else "",
+        store_bytes=batch.store_mib << 20,
         call_s=spec.gateway.deadlines.total_s + ANSWER_S,
     )

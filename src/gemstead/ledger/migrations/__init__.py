@@ -2,8 +2,8 @@
 PostgreSQL.
 
 A *branch* is a set of tables that change together: `keys`, `audit`, `batches`, `ship` (each a SQLite file of its own)
-and `shared` (only in PostgreSQL, whose one database holds `keys`, `audit` and `shared`). A branch is a tuple of
-`Step`s; step n of branch b is called `b_n`. Whoever changes a table adds one step, with its statements for both.
+and `shared` (only in PostgreSQL, whose one database holds all five). A branch is a tuple of `Step`s; step n of branch b
+is called `b_n`. Whoever changes a table adds one step, with its statements for both.
 
 Two roads lead along the list. A SQLite file is brought forward by whoever opens it (`ledger/database.py`), which costs
 nothing but the statements. Everything else goes through Alembic (`road.py`): PostgreSQL both ways, and SQLite both ways
@@ -27,7 +27,7 @@ BRANCHES: Mapping[str, tuple[Step, ...]] = {
     "ship": ship.STEPS,
     "shared": shared.STEPS,
 }
-IN_POSTGRES = ("keys", "audit", "shared")
+IN_POSTGRES = ("keys", "audit", "shared", "batches", "ship")
 FILES = {"keys.db": "keys", "audit.db": "audit", "batches.db": "batches", "ship.db": "ship"}
 
 

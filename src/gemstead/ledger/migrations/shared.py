@@ -23,4 +23,8 @@ STEPS: tuple[Step, ...] = (
         ),
         postgres_back=("DROP TABLE gemstead_store", "DROP TABLE gemstead_sealed"),
     ),
+    Step(  # wrong break-glass passwords, whichever gateway they were tried at (`postgres/tries.py`)
+        postgres=("CREATE TABLE gemstead_tries (at float8 NOT NULL)",),
+        postgres_back=("DROP TABLE gemstead_tries",),
+    ),
 )

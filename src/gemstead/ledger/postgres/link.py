@@ -146,6 +146,8 @@ class Link:
             raise StoreAway(f"the store at {self.name} says nothing within {within_s:g} s") from None
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
             raise StoreAway(f"the store at {self.name} {reason(error)}") from None
+        except asyncpg.InternalClientError as error:  # its connection broke while it was doing something else
+            raise StoreAway(f"the store at {self.name} {reason(error)}") from None
 
 
 def reason(error: Exception) -> str:

@@ -69,8 +69,6 @@ def downgrade(url: str, target: str) -> dict[str, int]:
         StoreAway, LedgerTrouble: it cannot be done; nothing is.
     """
     branch, number = parsed(target)
-    if branch not in IN_POSTGRES:
-        raise Foreign(f"the tables of {branch} are not in the store: they are a file of each gateway")
     with linked(url) as link:
         if places(link)[branch] < number:
             raise Foreign(f"the store is at {branch}_{places(link)[branch]}: {target} lies ahead of it")

@@ -8,6 +8,7 @@ their hashes nor sign a checkpoint.
 - `hash-keys`: the generations behind prompt hashes (`ledger/hashkeys.py`); one document, replaced as a whole.
 - `signing`: private keys that sign checkpoints (`ledger/signing.py`); the last one signs, all verify.
 - `known-keys`: public keys of those that signed before there was a store.
+- `batch-files`: the key that seals files and answers of batches (`postgres/parts.py`); one, for good.
 - `admin-password`: the hash of the break-glass password, with when it was set and first used (`wiring/password.py`).
 
 `hand_out` writes them where a gateway's own code looks for them: beside its files, for their owner only.
@@ -33,6 +34,7 @@ from gemstead.ledger.signing import Signer, key_id, new_pem, publish, publish_pu
 
 PEPPER, HASH_KEYS, SIGNING = "pepper", "hash-keys", "signing"
 KNOWN, PASSWORD = "known-keys", "admin-password"
+FILES = "batch-files"
 _LABEL = b"gemstead store seal 1"
 _NONCE_BYTES = 12
 _BYTES = 32
@@ -90,6 +92,10 @@ class Vault:
         with self._link.transaction():
             self._insert(SIGNING, number, new_pem())
             announce(self._link)
+
+    def files_key(self) -> bytes:
+        """The key of files and answers of batches, made the first time."""
+        return self._first(FILES, lambda: secrets.token_bytes(_BYTES))
 
     def known_keys(self) -> list[str]:
         """Public keys, as PEM, that only verify."""
