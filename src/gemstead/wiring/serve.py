@@ -319,6 +319,8 @@ class Service:
         self.auditor.follow(spec, sinks)
         if self.store is not None:
             self.store.follow(place_of(spec, self.order.environ), sink_names(spec))
+        if self.head is not None and self.head.batch is not None:
+            self.head.batch.follow(place_of(spec, self.order.environ))
         if self.entrance is not None and self.door is not None and self.head is not None:
             self.entrance.configure(spec.identity, self.head.keeper.signing)
             reopen(self.door, spec)
