@@ -17,7 +17,7 @@ help:
 	@echo "make contracts  which package may import which"
 	@echo "make check-all  all of these"
 	@echo "make test-compiled  the same for the compiled request path (needs a C compiler)"
-	@echo "make test-images    builds and runs the rendered images (root, podman, mmdebstrap; some 3 minutes)"
+	@echo "make test-images    builds and runs the rendered images (root, podman, mmdebstrap; some 7 minutes)"
 	@echo "make test-checkov   checkov over the rendered files (installs it once)"
 	@echo "make test-engines   real engines on processors (installs 4 GB once; some 10 minutes)"
 	@echo "make bench      compare the gateway with others (docs/benchmarks.md)"
