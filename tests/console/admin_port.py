@@ -76,7 +76,9 @@ class Port:
         self.secrets = {name: self.secret(name) for name in ROLES}
         audit = self.folder / "audit.db"
         book = KeyBook(self.folder / "keys.db", PEPPER)
-        self.entrance = Entrance(book, self.password, audit, lambda reference, where: "")
+        self.entrance = Entrance(
+            book, self.password, audit, lambda reference, where: "", touch=self.keys.touch
+        )
         self.entrance.configure(self.spec.identity, {})
         self.door = door_of(self.spec, TOKEN, self.entrance)
         state = StateDir(self.folder, self.folder)

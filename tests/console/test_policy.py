@@ -388,6 +388,14 @@ async def test_access_is_reviewed_and_reported(port):
         assert [one["rights"] for one in roles if one["name"] == "clerk"] == [["keys.list", "keys.manage"]]
 
 
+async def test_a_key_that_is_used_here_alone_is_not_taken_for_unused(port):
+    async with visitor(port, "viewer") as http:
+        assert (await http.get("/admin/status")).status_code == 200
+    port.entrance.end()
+    (used,) = [key for key in port.keys.list() if key.last_used is not None]
+    assert used.roles == ("viewer",) and time.time() - used.last_used < 60
+
+
 async def test_secrets_are_tried_and_not_told(port):
     async with visitor(port, "operator") as http:
         answer = await http.post("/admin/secrets/check")

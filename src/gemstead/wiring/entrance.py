@@ -20,7 +20,7 @@ from gemstead.gateway.keyring import Keyring
 from gemstead.gateway.tokens import TokenBook
 from gemstead.ledger import acts
 from gemstead.ledger.database import LedgerTrouble
-from gemstead.ledger.keys import KeyBook
+from gemstead.ledger.keys import KeyBook, open_keys
 from gemstead.ledger.secrets import secret_at
 from gemstead.operate import oidc
 from gemstead.refused import Reason, Refused
@@ -33,6 +33,8 @@ from gemstead.wiring.identity import Keeper, identity, provider
 from gemstead.wiring.ledger import password_file
 from gemstead.wiring.password import DAY_S, BadPassword, PasswordFile, Tries, judge
 from gemstead.wiring.secrets import CannotRun, Resolve
+
+TOUCH_S = 60.0
 
 
 class Entrance:
@@ -47,13 +49,15 @@ class Entrance:
         ask: Callable[[str], None] = lambda issuer: None,
         say: Callable[[str], None] = lambda sentence: None,
         seen: Callable[[Came], None] = lambda came: None,
+        touch: Callable[[Mapping[str, float]], None] = lambda used: None,
     ) -> None:
         self._book, self._file, self._audit, self._secret = book, password, audit, secret
         self._ask, self._say, self._seen = ask, say, seen
         self._spec = IdentitySpec()
         self._tokens: TokenBook | None = None
         self._keyring = Keyring(book)
-        self._tries, self._one_at_a_time = Tries(), asyncio.Lock()
+        self._touch, self._touching = touch, False
+        self._tries, self._one_at_a_time = Tries(password.tries), asyncio.Lock()
 
     def configure(self, spec: IdentitySpec, signing: Mapping[str, Signing]) -> None:
         """Believe the issuers of this file."""
@@ -70,7 +74,28 @@ class Entrance:
 
     def identify(self, authorization: bytes, client: str) -> Caller:
         """Whose key or token this is. Raises Refused."""
-        return self._keyring.identify(authorization, None, time.time(), client)
+        caller = self._keyring.identify(authorization, None, time.time(), client)
+        if not self._touching:
+            self._touching = True
+            asyncio.get_running_loop().call_later(TOUCH_S, self._remember_use)
+        return caller
+
+    def _remember_use(self) -> None:
+        self._touching = False
+        if used := self._book.used():
+            asyncio.get_running_loop().run_in_executor(None, self._write_use, used)
+
+    def end(self) -> None:
+        """Write down what is still to be written."""
+        if used := self._book.used():
+            self._write_use(used)
+
+    def _write_use(self, used: Mapping[str, float]) -> None:
+        """When keys were last used here, so that an access review does not take them for unused."""
+        try:
+            self._touch(used)
+        except LedgerTrouble as trouble:
+            self._say(f"when keys were last used at the admin port could not be written down: {trouble}")
 
     def still(self, caller: Caller, since: float) -> bool:
         """Whether somebody who signed in then has not been denied since."""
@@ -152,7 +177,7 @@ class Entrance:
         await self._remember("admin.password.change", actor, {"client": client, "set": True})
 
     async def _try(self, given: str, client: str) -> Any:
-        if (wait_s := self._tries.wait_s(time.time())) > 0:
+        if (wait_s := await asyncio.to_thread(self._tries.begin, time.time(), self._file.set_at())) > 0:
             raise Refused(
                 Reason.FORBIDDEN,
                 f"too many wrong passwords: try again in {wait_s / 60:.0f} min, or set a new one on the machine",
@@ -165,7 +190,7 @@ class Entrance:
             self._tries.failed(time.time())
             await self._remember("admin.login.failed", "break-glass", {"client": client})
             raise Refused(Reason.UNAUTHENTICATED, "this is not the password")
-        self._tries.right()
+        await asyncio.to_thread(self._tries.right)
         await self._remember("admin.login", "break-glass", {"client": client})
         return kept
 
@@ -197,7 +222,14 @@ def entrance(
     """Who gets in at the admin port of a service with this state folder, which has these keys of issuers."""
     book = KeyBook(folder.keys, secret_at(folder.pepper))
     made = Entrance(
-        book, password_file(folder), folder.audit, secret, ask=keeper.unknown_key, say=say, seen=seen
+        book,
+        password_file(folder),
+        folder.audit,
+        secret,
+        ask=keeper.unknown_key,
+        say=say,
+        seen=seen,
+        touch=open_keys(folder.keys, b"").touch,
     )
     made.configure(spec.identity, keeper.signing)
     keeper.listeners.append(made.learn)

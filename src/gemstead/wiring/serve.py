@@ -267,6 +267,7 @@ class Service:
             admin.should_exit = True
             with suppress(asyncio.CancelledError):
                 await serving
+            self.entrance.end()
             await self.auditor.end()
             await self.store.end()
             log.info("stopped")
