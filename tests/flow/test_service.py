@@ -214,7 +214,11 @@ def test_a_changed_file_is_applied_and_a_bad_one_is_not(tmp_path):
         wait_until(lambda: sum(one["ready"] for one in service.status()["endpoints"]) == 2)
         named = http.post("/v1/chat/completions", json={**QUESTION, "model": "assistant"})
         assert named.status_code == 200
-        assert "nothing has changed" in service.gemstead("reload").stdout
+        assert service.gemstead("reload").stdout == "nothing has changed\n"
+        other = tmp_path / "other.yaml"
+        other.write_text("limits: {concurrent: 9}\n")
+        said = service.gemstead("reload", "-c", str(other)).stdout
+        assert f"note: the service goes by {file}; {other} was not read" in said
 
 
 def test_without_a_network_the_demonstration_model_stands_in_and_says_so(tmp_path):

@@ -88,9 +88,22 @@ def reload_service(args: argparse.Namespace) -> int:
         print("`gemstead rollout` shows how far that is")
     if not any(done.get(name) for name in ("added", "replacing", "removed", "held")):
         print("settings applied" if done["settings_changed"] else "nothing has changed")
+    _tell_if_another(args, done.get("file", ""))
     for sentence in done["needs_restart"]:
         print(f"note: {sentence}")
     return 0
+
+
+def _tell_if_another(args: argparse.Namespace, read: str) -> None:
+    """The service goes by the file of its start, which need not be the one that was just edited."""
+    from pathlib import Path
+
+    from gemstead.cli.options import file_of
+
+    here = file_of(args)
+    if here is not None and (not read or Path(read).resolve() != here.resolve()):
+        goes_by = f"goes by {read}" if read else "was started without a file"
+        print(f"note: the service {goes_by}; {here} was not read (`gemstead serve -c FILE` goes by another)")
 
 
 def find(args: argparse.Namespace) -> tuple[StateDir, Card | None]:

@@ -103,7 +103,14 @@ async def desired(spec: Spec, around: Surroundings) -> Wanted:
         rollouts=rollouts,
         autoscale={pool_name(model): model.autoscale for model in spec.models if model.autoscale},
         providers=providers(spec.identity, resolver(around.environ, around.secrets)),
+        file=file_read(around.environ),
     )
+
+
+def file_read(environ: Mapping[str, str]) -> str:
+    """The file that `gemstead serve` goes by (cli/serve.py names it); one may have come to its folder since."""
+    here = Path("gemstead.yaml").absolute()
+    return environ.get("GEMSTEAD_CONFIG") or (str(here) if here.exists() else "")
 
 
 async def discovered(spec: Spec, around: Surroundings, now: Wanted) -> Wanted | None:

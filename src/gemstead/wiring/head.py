@@ -339,6 +339,7 @@ class Head:
         self.changed()
         return {
             **done,
+            "file": wanted.file,
             "settings_changed": settings != old.settings,
             "needs_restart": restart,
             "notes": list(wanted.notes),

@@ -34,6 +34,7 @@ class Wanted:
     rollouts: Mapping[str, RolloutSpec] = field(default_factory=dict)  # by model; else the defaults
     autoscale: Mapping[str, AutoscaleSpec] = field(default_factory=dict)  # by model; else replicas stay
     providers: tuple[Provider, ...] = ()  # whose signing keys are to be kept
+    file: str = ""  # where it was read; empty: nowhere, all is as by default
 
 
 def needs_restart(old: Wanted, new: Wanted) -> list[str]:
