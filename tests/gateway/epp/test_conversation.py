@@ -341,8 +341,7 @@ def test_prompts_that_begin_alike_go_where_the_first_one_went():
         talk = begun(desk, body)
         assert talk.call is not None and talk.call.charged_to is not None
         went.add(talk.call.charged_to.name)
-        talk.take(answer_head())
-        talk.take(answer_body(b"data: [DONE]\n\n", ended=True))  # without a word on what was found
+        talk.left()  # before an answer that would teach how quickly prompts are read
     assert len(went) == 1
 
 
