@@ -47,6 +47,14 @@ def test_five_wrong_ones_and_then_one_waits():
     assert tries.wait_s(NOW + TRIES_WITHIN_S) == 0
 
 
+def test_a_new_password_begins_with_no_wrong_tries():
+    tries = Tries()
+    for second in range(5):
+        tries.failed(NOW + second)
+    assert tries.begin(NOW + 5, since=NOW - 9) == TRIES_WITHIN_S - 5
+    assert tries.begin(NOW + 5, since=NOW + 3) == 0
+
+
 def test_without_a_file_no_password_is_right(tmp_path):
     file = PasswordFile(tmp_path / "p")
     with pytest.raises(BadPassword, match="set-password"):

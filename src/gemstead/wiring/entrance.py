@@ -177,7 +177,7 @@ class Entrance:
         await self._remember("admin.password.change", actor, {"client": client, "set": True})
 
     async def _try(self, given: str, client: str) -> Any:
-        if (wait_s := await asyncio.to_thread(self._tries.begin, time.time(), self._file.set_at())) > 0:
+        if (wait_s := await asyncio.to_thread(self._begin_try)) > 0:
             raise Refused(
                 Reason.FORBIDDEN,
                 f"too many wrong passwords: try again in {wait_s / 60:.0f} min, or set a new one on the machine",
@@ -193,6 +193,9 @@ class Entrance:
         await asyncio.to_thread(self._tries.right)
         await self._remember("admin.login", "break-glass", {"client": client})
         return kept
+
+    def _begin_try(self) -> float:
+        return self._tries.begin(time.time(), self._file.set_at() or 0.0)
 
     async def _remember(self, action: str, actor: str, detail: Any) -> None:
         """An act that cannot be written down does not happen."""

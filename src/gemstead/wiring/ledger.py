@@ -122,7 +122,9 @@ def password_file(folder: StateDir) -> PasswordFile:
         with linked(place.url()) as link:
             Vault(link, place.secret()).set_password(kept)
 
-    return PasswordFile(folder.password, share)
+    from gemstead.ledger.postgres.tries import StoreTries
+
+    return PasswordFile(folder.password, share, StoreTries(place))
 
 
 def reseal(folder: StateDir, secret: str) -> int:

@@ -15,6 +15,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -46,11 +47,44 @@ def judge(kept: Kept, now: float, most_s: float) -> bool:
     return kept.used_at is None or now - kept.used_at < AFTER_USE_S
 
 
-class Tries:
-    """How often it may be tried: `TRIES` failures within `TRIES_WITHIN_S`, whoever tries."""
+class SharedTries(Protocol):
+    """The tries at all gateways of a store (`ledger/postgres/tries.py`).
 
-    def __init__(self) -> None:
+    Raises:
+        LedgerTrouble: (both) the store cannot be used.
+    """
+
+    def take(self, most: int, within_s: float, since: float) -> float:
+        """Begin a try, which counts as wrong until `clear`: 0, or the seconds until there may be one."""
+
+    def clear(self) -> None:
+        """Forget all."""
+
+
+class Tries:
+    """How often it may be tried: `TRIES` failures within `TRIES_WITHIN_S`, whoever tries, and at whichever gateway.
+
+    While a store is away each gateway goes by the tries at itself: an emergency may well be one of the store.
+    """
+
+    def __init__(self, shared: SharedTries | None = None) -> None:
         self._failed: deque[float] = deque()
+        self._shared = shared
+
+    def begin(self, now: float, since: float = 0.0) -> float:
+        """Seconds until the next try is allowed; 0: it has begun. Waits for a store.
+
+        Args:
+            since: when the present password was set; earlier tries were of another.
+        """
+        while self._failed and self._failed[0] <= since:
+            self._failed.popleft()
+        if (wait_s := self.wait_s(now)) > 0 or self._shared is None:
+            return wait_s
+        try:
+            return self._shared.take(TRIES, TRIES_WITHIN_S, since)
+        except LedgerTrouble:
+            return 0.0
 
     def wait_s(self, now: float) -> float:
         """Seconds until the next try is allowed; 0: now."""
@@ -62,7 +96,13 @@ class Tries:
         self._failed.append(now)
 
     def right(self) -> None:
+        """The password was right: all are forgotten. Waits for a store."""
         self._failed.clear()
+        if self._shared is not None:
+            try:
+                self._shared.clear()
+            except LedgerTrouble:
+                pass  # they run out by themselves
 
 
 class PasswordFile:
@@ -70,10 +110,16 @@ class PasswordFile:
 
     Args:
         share: gives what is kept to all other gateways, where there are any; raises LedgerTrouble when it cannot.
+        tries: counts the tries at all of them.
     """
 
-    def __init__(self, path: Path, share: Callable[[bytes], None] | None = None) -> None:
-        self.path, self._share = path, share
+    def __init__(
+        self,
+        path: Path,
+        share: Callable[[bytes], None] | None = None,
+        tries: SharedTries | None = None,
+    ) -> None:
+        self.path, self._share, self.tries = path, share, tries
 
     def exists(self) -> bool:
         return self.path.exists()
