@@ -68,12 +68,15 @@ class Gateway:
         made = json.loads(self.said("keys", "create", "--json", *options))
         return made["key"], made["key_id"]
 
-    def store(self) -> dict:
-        card = json.loads(
-            (self.service.state / "running.json").read_text()
-        )  # as `gemstead ps` does, and cheaper
+    def admin(self, method: str, path: str, said: object = None) -> httpx2.Response:
+        card = json.loads((self.service.state / "running.json").read_text())
         headers = {"Authorization": f"Bearer {card['token']}"}
-        return httpx2.get(f"{card['admin']}/admin/status", headers=headers, trust_env=False).json()["store"]
+        return httpx2.request(
+            method, card["admin"] + path, json=said, headers=headers, trust_env=False, timeout=30
+        )
+
+    def store(self) -> dict:  # as `gemstead ps` does, and cheaper
+        return self.admin("GET", "/admin/status").json()["store"]
 
     def ordered(self, key: str) -> str:
         """The id of a batch of three lines."""
@@ -170,6 +173,19 @@ def story(tmp_path: Path, engine: str, record_property) -> None:
         ended = b.batch_of(a.ordered(free_key := a.new_key()[0]), free_key)
         assert ended["request_counts"] == {"total": 3, "completed": 3, "failed": 0}
 
+        # Over the admin port of either: keys of both, and the chains of both.
+        made = a.admin("POST", "/admin/keys", {"tenant": "api"}).json()
+        assert a.call(made["key"]).status_code == 200
+        assert b.admin("DELETE", f"/admin/keys/{made['key_id']}").json()["state"] == "revoked"
+        wait_until(lambda: a.call(made["key"]).status_code == 401, 5)
+        for one in (a, b):
+            one.until_settled()
+        whole = a.admin("GET", "/admin/audit/verify").json()
+        assert whole["intact"] and len(whole["chains"]) == 2
+        found = b.admin("GET", "/admin/audit?records=acts&action=key.create").json()["records"]
+        assert made["key_id"] in [one["act"]["target"] for one in found]
+        assert b.admin("GET", "/admin/audit/export?tenant=api").text.count('"form"') == 2
+
         # The store goes: calls go on, with the keys that are known; a gateway even starts again.
         free, _ = a.new_key()
         wait_until(lambda: b.call(free).status_code == 200, 5)
@@ -183,6 +199,14 @@ def story(tmp_path: Path, engine: str, record_property) -> None:
         assert "gemstead_store_up 0" in httpx2.get(f"{admin}/metrics", trust_env=False).text
         assert "store: away since" in a.said("ps")
         assert a.service.gemstead("keys", "create").returncode == 1
+        for method, path in (
+            ("POST", "/admin/keys"),
+            ("GET", "/admin/audit"),
+            ("GET", "/admin/access-review"),
+        ):
+            away = a.admin(method, path, {} if method == "POST" else None)
+            assert away.status_code == 503 and "the store" in away.json()["error"], away.text
+        assert a.admin("GET", "/admin/audit/verify").status_code == 409
         b.service.process.send_signal(signal.SIGTERM)
         b.service.process.wait(30)
         b = Gateway(begin(held, tmp_path, "west", engine), "west")
