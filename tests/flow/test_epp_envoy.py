@@ -18,9 +18,10 @@ pytest.importorskip("grpc", reason="needs gemstead[epp]")
 pytest.importorskip("envoy.service.ext_proc.v3", reason="needs gemstead[epp]")
 
 from gemstead.gateway.epp.certificate import self_signed
-from gemstead.gateway.epp.desk import Desk, DeskSettings
+from gemstead.gateway.epp.desk import Desk
 from gemstead.gateway.epp.rules import Rewrite, Rules
 from gemstead.gateway.epp.server import Server
+from gemstead.gateway.epp.settings import DeskSettings
 from gemstead.gateway.figures import Figures
 from gemstead.observe.metrics import Registry
 from gemstead.testing.answers import words
@@ -161,6 +162,32 @@ async def test_a_client_that_leaves_stops_the_engine_and_gives_its_charges_back(
         assert sum(e.failures for e in at.desk.endpoints) == 0
         (labels,) = at.counted("gemstead_requests_total")
         assert 'outcome="client_left"' in labels
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_many_calls_of_all_kinds_at_once_come_through_and_leave_nothing_behind(tls: bool):
+    async with place([Script(pieces=words(30), pace_s=0.001)] * 2, gateway=Gateway(tls=tls)) as at:
+        kinds = Random(7)
+        gate = asyncio.Semaphore(40)
+
+        async def one(number: int) -> bool:
+            text = f"{number} " + "x" * kinds.choice((5, 5, 5, 5_000, 400_000))
+            leaves, streams = kinds.random() < 0.2, kinds.random() < 0.5
+            after_s = kinds.random() * 0.05
+            async with gate:
+                task = asyncio.create_task(at.ask(text, stream=streams))
+                if leaves:
+                    await asyncio.sleep(after_s)
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
+                    return True
+                answer = await task
+                return answer.status_code == 200 and (not streams or answer.text.endswith("data: [DONE]\n\n"))
+
+        assert all(await asyncio.gather(*(one(number) for number in range(250))))
+        await until(lambda: idle(at.desk) and not at.server.open)
+        seen = {json.loads(seen.body)["messages"][0]["content"] for e in at.engines for seen in e.seen}
+        assert all(text.partition(" ")[2].strip("x") == "" for text in seen)
 
 
 async def test_only_the_gateways_subset_is_picked_from():

@@ -24,9 +24,10 @@ from gemstead import __version__
 from gemstead.console.app import server as http_server
 from gemstead.console.picker import pages
 from gemstead.gateway.epp.certificate import from_files, self_signed
-from gemstead.gateway.epp.desk import Desk, DeskSettings, address_of
+from gemstead.gateway.epp.desk import Desk, address_of
 from gemstead.gateway.epp.place import DeskPlace
 from gemstead.gateway.epp.server import Server
+from gemstead.gateway.epp.settings import DeskSettings
 from gemstead.gateway.epp.sockets import Pem
 from gemstead.gateway.figures import Figures
 from gemstead.gateway.kvevents import Ears

@@ -19,8 +19,9 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 from gemstead.gateway.epp import names, wire
 from gemstead.gateway.epp.conversation import Conversation
-from gemstead.gateway.epp.desk import Desk, DeskSettings
+from gemstead.gateway.epp.desk import Desk
 from gemstead.gateway.epp.rules import Rules
+from gemstead.gateway.epp.settings import DeskSettings
 from gemstead.gateway.figures import Figures
 from gemstead.observe.metrics import Registry
 from gemstead.traffic.endpoint import EndpointFacts

@@ -15,16 +15,20 @@ import pytest
 pytest.importorskip("grpc", reason="needs gemstead[epp]")
 
 import grpc
+from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gemstead.gateway.epp.certificate import from_files, self_signed
-from gemstead.gateway.epp.desk import Desk, DeskSettings
+from gemstead.gateway.epp.desk import Desk
 from gemstead.gateway.epp.server import SERVICE, Server
+from gemstead.gateway.epp.settings import DeskSettings
 from gemstead.gateway.figures import Figures
 from gemstead.observe.metrics import Registry
+from gemstead.traffic.endpoint import EndpointFacts
 from gemstead.traffic.picker import Picker
 from gemstead.traffic.prefix import PrefixIndex
 
+PEM = self_signed()
 YES, NO = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -63,6 +67,58 @@ async def test_it_is_alive_at_once_and_ready_when_the_pool_is_known():
         async with asyncio.timeout(10):
             while await told(health, "readiness") != YES:
                 await asyncio.sleep(0.02)
+
+
+async def test_whoever_watches_hears_of_changes_and_nobody_is_told_of_what_is_unknown():
+    mine = desk()
+    async with serving(mine) as (_, port, _), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        watching = stub.Watch(health_pb2.HealthCheckRequest(service="readiness"))
+        unknown = stub.Watch(health_pb2.HealthCheckRequest(service="nobody"))
+        assert (await watching.read()).status == NO
+        assert (await unknown.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        mine.fleet([], monotonic())
+        async with asyncio.timeout(10):
+            assert (await watching.read()).status == YES
+        watching.cancel()
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await told(port, "nobody")
+        assert ended.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_gateway_that_says_no_more_is_let_go_and_its_call_given_back():
+    mine = desk()
+    facts = EndpointFacts(name="e", pool="pool", host="10.0.0.1", port=8000)
+    mine.fleet([facts], monotonic())
+    head = ext_proc.ProcessingRequest()
+    head.request_headers.end_of_stream = True
+    async with serving(mine) as (server, port, _), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        for leave in (True, False):
+            call = channel.stream_stream(f"/{SERVICE}/Process")()
+            await call.write(head.SerializeToString())
+            assert ext_proc.ProcessingResponse.FromString(await call.read()).HasField("request_headers")
+            (endpoint,) = mine.endpoints
+            assert endpoint.in_flight == 1 and len(server.open) == 1
+            if leave:
+                call.cancel()
+            else:
+                await call.done_writing()
+                assert await call.code() == grpc.StatusCode.OK
+            async with asyncio.timeout(10):
+                while endpoint.in_flight or server.open:
+                    await asyncio.sleep(0.01)
+
+
+async def test_a_connection_without_a_word_of_http2_does_no_harm():
+    async with serving(desk(), lambda: PEM) as (_, port, _):
+        for data in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05hello"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(data)
+            writer.write_eof()
+            async with asyncio.timeout(10):
+                await reader.read()
+            writer.close()
+        assert await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port))
 
 
 async def test_what_is_no_message_ends_its_stream_and_nothing_else():

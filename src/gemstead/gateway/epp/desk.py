@@ -15,31 +15,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import nsmallest
 from math import inf
 
-import msgspec
-
 from gemstead.gateway.epp.rules import Rules
+from gemstead.gateway.epp.settings import DeskSettings
 from gemstead.gateway.figures import Figures
 from gemstead.refused import Reason, Refused
 from gemstead.traffic.admission import has_room, never_fits, next_one
 from gemstead.traffic.call import Call
 from gemstead.traffic.endpoint import Endpoint, EndpointFacts, Load
 from gemstead.traffic.policy import Policy
-from gemstead.traffic.queue import Queue, QueueBounds, Waiting
+from gemstead.traffic.queue import Queue, Waiting
 from gemstead.traffic.roster import Roster
 
 RETRY_AFTER_S = 2.0
 LOOKED_AT = 16  # of a large pool, for fallbacks
 Turn = Callable[[Refused | None], None]
-
-
-class DeskSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a desk is told."""
-
-    pool: str = "pool"
-    fallbacks: int = 1  # further addresses behind the picked one; 0 for gateways that read only one
-    body_bytes: int = 32 << 20  # of a request
-    media: str = "refuse"  # addresses of media in requests; or "engine": the engine may fetch them
-    queue: QueueBounds = msgspec.field(default_factory=lambda: QueueBounds(starting_wait_s=0.0))
 
 
 class Desk:
