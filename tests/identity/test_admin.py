@@ -8,17 +8,19 @@ from contextlib import asynccontextmanager
 
 import httpx2
 import pytest
+from starlette.responses import Response
 
 from gemstead.console.app import console
 from gemstead.console.own import Own
-from gemstead.console.signin import Pages
+from gemstead.console.signin import BREAK_GLASS, Pages
 from gemstead.ledger import audittable
 from gemstead.ledger.database import reading
 from gemstead.ledger.keys import Denial, Grant, KeyBook, open_keys
 from gemstead.ledger.log import SqliteLog
 from gemstead.spec.identity import IdentitySpec
 from gemstead.spec.model import Spec
-from gemstead.wiring.entrance import Entrance, door_of
+from gemstead.traffic.caller import Caller
+from gemstead.wiring.entrance import Entrance, door_of, reopen
 from gemstead.wiring.identity import Keeper, providers
 from gemstead.wiring.password import PasswordFile
 from gemstead.wiring.secrets import resolver
@@ -212,6 +214,22 @@ async def test_signing_in_with_a_browser(provider, sign_in, tmp_path):
         assert (await http.get("/admin/whoami")).status_code == 401
         done = [action for action, actor in port.acts() if actor in ("corp:ann", "user:ann")]
         assert done == ["admin.login", "key.create", "key.rotate", "key.revoke"]
+
+
+async def test_who_signed_in_by_other_rules_signs_in_anew(tmp_path):
+    before, after = Spec(identity=issuer("http://127.0.0.1:9")), Spec(identity=IdentitySpec())
+    port = Port(tmp_path, before.identity)
+    for caller, file, status in (
+        (Caller(key_id="corp:ann", roles=("viewer",)), before, 200),
+        (Caller(key_id="corp:ann", roles=("viewer",)), after, 401),
+        (BREAK_GLASS, after, 200),
+    ):
+        answer = Response()
+        port.door.open_session(answer, caller)
+        cookie = answer.headers["set-cookie"].partition(";")[0]
+        reopen(port.door, file, before)
+        async with port.http(headers={"cookie": cookie}) as http:
+            assert (await http.get("/admin/status")).status_code == status
 
 
 async def test_who_has_no_role_is_not_signed_in(provider, sign_in, tmp_path):

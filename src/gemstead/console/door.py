@@ -152,6 +152,10 @@ class Door:
         """End every sign-in of a user."""
         self._sessions = {name: one for name, one in self._sessions.items() if one.caller.user != user}
 
+    def close_signed_in(self) -> None:
+        """End every sign-in at an issuer: what the file believes has changed, so they sign in anew."""
+        self._sessions = {name: one for name, one in self._sessions.items() if ":" not in one.caller.key_id}
+
     def guarded(self, route: Route) -> Route:
         """The route behind its rule. Who asks is in `request.state.caller`."""
         inner = route.endpoint

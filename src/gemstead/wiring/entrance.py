@@ -246,8 +246,10 @@ def door_of(spec: Spec, token: str, made: Entrance) -> Door:
     return door
 
 
-def reopen(door: Door, spec: Spec) -> None:
-    """The file has changed: its roles, and how long a sign-in holds."""
+def reopen(door: Door, spec: Spec, before: Spec | None = None) -> None:
+    """The file has changed: its roles, and how long a sign-in holds. Who signed in by other rules does so anew."""
+    if before is not None and before.identity != spec.identity:
+        door.close_signed_in()
     door.roles = Roles(identity(spec.identity).roles)
     door.url, door.session_s = spec.admin.url or "", spec.identity.session_s
     door.open_metrics = spec.admin.metrics == "open"

@@ -316,7 +316,7 @@ class Service:
         spec = await asyncio.to_thread(self.order.read)
         wanted = await self._desired(spec)
         sinks = self.auditor.sinks(spec, self._secret)
-        self.spec = spec
+        before, self.spec = self.spec, spec
         self.auditor.follow(spec, sinks)
         if self.store is not None:
             self.store.follow(place_of(spec, self.order.environ), sink_names(spec))
@@ -324,7 +324,7 @@ class Service:
             self.head.batch.follow(place_of(spec, self.order.environ))
         if self.entrance is not None and self.door is not None and self.head is not None:
             self.entrance.configure(spec.identity, self.head.keeper.signing)
-            reopen(self.door, spec)
+            reopen(self.door, spec, before)
         return wanted
 
     def _around(self, spec: Spec | None = None) -> Surroundings:

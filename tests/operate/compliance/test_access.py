@@ -97,6 +97,8 @@ def test_what_is_stale_is_said(tmp_path):
     ruler = store.create(Grant(user="ruler", roles=("admin",), expires=NOW + DAY_S), now=NOW).key.key_id
     notices = {row["key_id"]: row["notice"] for row in rows_of(evidence(tmp_path))}
     assert notices == {stale: "unused for 90 days; never expires", used: "", ruler: "may do everything"}
+    store.create(Grant(user="gone", roles=("emperor",), expires=NOW + DAY_S), now=NOW)
+    assert rows_of(evidence(tmp_path))[-1]["notice"] == "`emperor` is no role any more"
     assert state(tmp_path, "iso27001", "A.5.18") == "open"
 
 

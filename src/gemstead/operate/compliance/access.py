@@ -32,7 +32,9 @@ def rows_of(evidence: Evidence) -> list[dict[str, Any]]:
     identity = evidence.spec.identity
     roles = Roles({one.name: (one.extends, one.allow) for one in identity.roles})
     rows = [
-        _key(key, evidence.now) for key in evidence.keys if key.state(evidence.now) in ("active", "retiring")
+        _key(key, roles, evidence.now)
+        for key in evidence.keys
+        if key.state(evidence.now) in ("active", "retiring")
     ]
     for issuer in identity.issuers:
         rows += _issuer(issuer, evidence)
@@ -57,10 +59,11 @@ def _row(kind: str, who: str, **more: Any) -> dict[str, Any]:
     return {"kind": kind, "key_id": who, **blank, **times, "notice": "", **known, **more}
 
 
-def _key(key: Key, now: float) -> dict[str, Any]:
+def _key(key: Key, roles: Roles, now: float) -> dict[str, Any]:
     said = [UNUSED] if is_stale(key.created, key.last_used, now) else []
     if key.expires is None:
         said.append("never expires")
+    said += _none(key.roles, roles)
     if "admin" in key.roles:
         said.append(ALL)
     return _row(
@@ -116,7 +119,7 @@ def _caller(seen: Seen, evidence: Evidence, roles: Roles) -> dict[str, Any]:
     said = [UNUSED] if is_stale(last, last, evidence.now) else []
     if seen.noted is None:
         said.append(UNKNOWN)
-    said += [f"`{role}` is no role any more" for role in seen.roles if role not in roles.by_name]
+    said += _none(seen.roles, roles)
     identity, state = evidence.spec.identity, "active"
     if issuer not in {one.name for one in identity.issuers} | {one.name for one in identity.certificates}:
         state = GONE
@@ -138,6 +141,11 @@ def _caller(seen: Seen, evidence: Evidence, roles: Roles) -> dict[str, Any]:
         noted=seen.noted,
         groups=list(seen.groups),
     )
+
+
+def _none(held: Iterable[str], roles: Roles) -> list[str]:
+    """What is to be said of roles that the file does not know any more."""
+    return [f"`{role}` is no role any more" for role in held if role not in roles.by_name]
 
 
 def _last(seen: Seen) -> float:
