@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from gemstead.render.because import Because
+from gemstead.render.cloudrun_fit import cold_start, storage
 from gemstead.render.cloudrun_names import (
     account,
     bucket,
@@ -336,8 +337,6 @@ def setup(deployment: Deployment) -> str:
 
 def readme(deployment: Deployment) -> str:
     """What is there, how long a cold start takes, and what to type."""
-    from gemstead.render.cloudrun import cold_start, storage  # the two name each other's parts
-
     project, place = deployment.deploy.cloud.project, region(deployment)
     rows, starts = [], []
     for pool in deployment.pools:

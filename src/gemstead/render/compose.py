@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gemstead.observe.alerts import RUNBOOKS
-from gemstead.render import compose_cards, monitoring
+from gemstead.render import compose_cards, compose_watching
 from gemstead.render.because import Because
 from gemstead.render.bundle import Bundle
 from gemstead.render.deployment import ADMIN_PORT, ENGINE_PORT, GATEWAY_PORT, Deployment, Pool
@@ -27,13 +26,6 @@ SUMMARY = "one host: engines pinned to their cards, the gateway, and monitoring 
 HEAD = """Made by gemstead render compose from gemstead.yaml; change that file and render again.
 Start: docker compose up -d     With monitoring: docker compose --profile monitoring up -d"""
 SECRETS = "/run/secrets"
-# Versions that were current when this was written; each can be set in .env.
-WATCHERS = {
-    "prometheus": "prom/prometheus:v2.53.2",
-    "alertmanager": "prom/alertmanager:v0.27.0",
-    "grafana": "grafana/grafana:11.2.0",
-    "dcgm": "nvcr.io/nvidia/k8s/dcgm-exporter:3.3.8-3.6.0-ubuntu22.04",
-}
 
 
 POSTGRES = "postgres:17.6-bookworm"
@@ -53,7 +45,7 @@ def render(deployment: Deployment) -> Bundle:
         services[name] = _gateway(deployment, [one for one, _, _ in seats], place)
     if shared(deployment):
         services["postgres"] = _postgres(deployment)
-    services |= _watchers(deployment, [name for name, _, _ in seats])
+    services |= compose_watching.watchers(deployment, [name for name, _, _ in seats])
     compose = {
         "name": deployment.name,
         "services": services,
@@ -79,7 +71,7 @@ def render(deployment: Deployment) -> Bundle:
         "gateway/gemstead.yaml": from_files(gateway_file(deployment, urls, state_dir=STATE), SECRETS),
         ".env.example": _env(deployment),
         "README.md": _readme(deployment, seats),
-        **_monitoring(deployment, [name for name, _, _ in seats]),
+        **compose_watching.settings(deployment, doors, [name for name, _, _ in seats]),
     }
     return Bundle("compose", files, (*deployment.notes, *_notes(deployment)))
 
@@ -280,81 +272,6 @@ def _gateway(deployment: Deployment, engines: list[str], place: int) -> dict[str
 
 
 # Monitoring.
-
-
-def _watchers(deployment: Deployment, engines: list[str]) -> dict[str, Any]:
-    common = {"profiles": ["monitoring"], "networks": ["monitoring"], "restart": "unless-stopped",
-              "security_opt": ["no-new-privileges:true"], "cap_drop": ["ALL"]}  # fmt: skip
-    found: dict[str, Any] = {
-        "prometheus": {
-            "image": "${PROMETHEUS_IMAGE:-" + deployment.image(WATCHERS["prometheus"]) + "}",
-            **common,
-            "networks": Because(["monitoring", "engines"], "engines are scraped too"),
-            "command": [
-                "--config.file=/etc/prometheus/prometheus.yml",
-                "--storage.tsdb.path=/prometheus",
-                Because(
-                    "--storage.tsdb.retention.time=30d", "a month, for the error budget's longest look back"
-                ),
-            ],
-            "volumes": ["./prometheus:/etc/prometheus:ro", "prometheus:/prometheus"],
-            "ports": ["127.0.0.1:9090:9090"],
-        },
-        "alertmanager": {
-            "image": "${ALERTMANAGER_IMAGE:-" + deployment.image(WATCHERS["alertmanager"]) + "}",
-            **common,
-            "command": ["--config.file=/etc/alertmanager/alertmanager.yml"],
-            "volumes": ["./alertmanager:/etc/alertmanager:ro"],
-            "ports": ["127.0.0.1:9093:9093"],
-        },
-        "grafana": {
-            "image": "${GRAFANA_IMAGE:-" + deployment.image(WATCHERS["grafana"]) + "}",
-            **common,
-            "environment": {
-                # Not `${NAME:?}`, which Compose asks for even while the profile is off.
-                "GF_SECURITY_ADMIN_PASSWORD__FILE": f"{SECRETS}/GRAFANA_PASSWORD",
-                "GF_ANALYTICS_REPORTING_ENABLED": "false",
-            },
-            "secrets": ["GRAFANA_PASSWORD"],
-            "volumes": [
-                "grafana:/var/lib/grafana",
-                "./grafana/provisioning:/etc/grafana/provisioning:ro",
-                "./grafana/dashboards:/var/lib/grafana/dashboards:ro",
-            ],
-            "ports": ["127.0.0.1:3000:3000"],
-        },
-    }
-    if any(pool.setup.accelerator.vendor == "nvidia" for pool in deployment.pools):
-        devices = {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
-        found["dcgm"] = {
-            "image": "${DCGM_IMAGE:-" + deployment.image(WATCHERS["dcgm"]) + "}",
-            **common,
-            "cap_add": Because(["SYS_ADMIN"], "profiling counters need it; without it they are missing"),
-            "deploy": {"resources": {"reservations": {"devices": [devices]}}},
-        }
-    return found
-
-
-def _monitoring(deployment: Deployment, engines: list[str]) -> dict[str, str]:
-    jobs = {"gemstead": [f"{name}:{ADMIN_PORT}" for name in gateways(deployment)]}
-    scraped = {
-        f"{pool.name}-{n}"
-        for pool in deployment.pools
-        if pool.setup.engine != "ollama"
-        for n in range(int(pool.replicas.value))
-    }
-    if scraped:
-        jobs["engines"] = [f"{name}:{ENGINE_PORT}" for name in engines if name in scraped]
-    if any(pool.setup.accelerator.vendor == "nvidia" for pool in deployment.pools):
-        jobs["dcgm"] = ["dcgm:9400"]
-    found = {
-        "prometheus/prometheus.yml": monitoring.prometheus(jobs, "alertmanager:9093"),
-        "prometheus/alerts.yaml": monitoring.alerts(str(deployment.deploy.options.get("runbooks", RUNBOOKS))),
-        "alertmanager/alertmanager.yml": monitoring.alertmanager(),
-    }
-    return found | {
-        f"grafana/{path}": text for path, text in monitoring.grafana("http://prometheus:9090").items()
-    }
 
 
 def _env(deployment: Deployment) -> str:

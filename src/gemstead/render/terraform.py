@@ -8,36 +8,17 @@ Node pools have the cards that the plan asks for and go down to nothing when nob
 
 from __future__ import annotations
 
-from gemstead.catalog.machines import CloudMachine, carrying
-from gemstead.refused import Reason, Refused
 from gemstead.render.because import Because
 from gemstead.render.bundle import Bundle
-from gemstead.render.deployment import Deployment, Pool
+from gemstead.render.deployment import Deployment
 from gemstead.render.hcl import Block, Expr, document
+from gemstead.render.terraform_cluster import cluster, network
+from gemstead.render.terraform_pools import general, machine_for, pools
 
 SUMMARY = "Google Cloud: network, GKE cluster, node pools, buckets, service accounts, registry, as Terraform"
 HEAD = "Made by gemstead render terraform from gemstead.yaml; change that file and render again."
 PROVIDER = ">= 6.0, < 8.0"
 TERRAFORM = ">= 1.6"
-NODES, PODS, SERVICES, MASTER = "10.64.0.0/20", "10.68.0.0/14", "10.72.0.0/20", "172.16.64.0/28"
-# What Google calls each card that is added to a machine; types that carry their cards need none of these.
-CARDS = {
-    "h100-sxm": "nvidia-h100-80gb", "h200-sxm": "nvidia-h200-141gb", "b200": "nvidia-b200", "l4": "nvidia-l4",
-    "a100-80-sxm": "nvidia-a100-80gb", "a100-40": "nvidia-tesla-a100", "t4": "nvidia-tesla-t4",
-    "rtx-pro-6000-server": "nvidia-rtx-pro-6000",
-}  # fmt: skip
-APIS = (
-    "artifactregistry",
-    "cloudresourcemanager",
-    "compute",
-    "container",
-    "iam",
-    "logging",
-    "monitoring",
-    "secretmanager",
-    "storage",
-)
-GENERAL = "e2-standard-4"
 
 
 def render(deployment: Deployment) -> Bundle:
@@ -49,9 +30,9 @@ def render(deployment: Deployment) -> Bundle:
     files = {
         "versions.tf": [_versions()],
         "variables.tf": _variables(deployment),
-        "network.tf": _network(),
-        "cluster.tf": _cluster(),
-        "pools.tf": [_general(), *(block for pool in deployment.pools for block in _pools(deployment, pool))],
+        "network.tf": network(),
+        "cluster.tf": cluster(),
+        "pools.tf": [general(), *(block for pool in deployment.pools for block in pools(deployment, pool))],
         "storage.tf": _storage(),
         "identity.tf": _identity(deployment),
         "outputs.tf": _outputs(),
@@ -102,286 +83,6 @@ def _variables(deployment: Deployment) -> list[Block]:
         ),
         Block("provider", ("google",), {"project": Expr("var.project"), "region": Expr("var.region")}),
     ]
-
-
-def _network() -> list[Block]:
-    name = Expr("var.name")
-    return [
-        Block(
-            "resource",
-            ("google_project_service", "api"),
-            {
-                "for_each": Expr("toset([" + ", ".join(f'"{api}"' for api in APIS) + "])"),
-                "service": Expr('"${each.key}.googleapis.com"'),
-                "disable_on_destroy": False,
-            },
-        ),
-        Block(
-            "resource",
-            ("google_compute_network", "main"),
-            {
-                "name": name,
-                "auto_create_subnetworks": False,
-                "depends_on": [Expr("google_project_service.api")],
-            },
-        ),
-        Block(
-            "resource",
-            ("google_compute_subnetwork", "nodes"),
-            {
-                "name": Expr('"${var.name}-nodes"'),
-                "network": Expr("google_compute_network.main.id"),
-                "region": Expr("var.region"),
-                "ip_cidr_range": NODES,
-                "private_ip_google_access": Because(
-                    True, "buckets, registry and logging are reached without a way through the internet"
-                ),
-            },
-            (
-                Block("secondary_ip_range", body={"range_name": "pods", "ip_cidr_range": PODS}),
-                Block("secondary_ip_range", body={"range_name": "services", "ip_cidr_range": SERVICES}),
-                Block("log_config", body={"aggregation_interval": "INTERVAL_5_MIN", "flow_sampling": 0.1}),
-            ),
-        ),
-        Block(
-            "resource",
-            ("google_compute_router", "main"),
-            {"name": name, "network": Expr("google_compute_network.main.id"), "region": Expr("var.region")},
-        ),
-        Block(
-            "resource",
-            ("google_compute_router_nat", "main"),
-            {
-                "name": name,
-                "router": Expr("google_compute_router.main.name"),
-                "region": Expr("var.region"),
-                "nat_ip_allocate_option": "AUTO_ONLY",
-                "source_subnetwork_ip_ranges_to_nat": "ALL_SUBNETWORKS_ALL_IP_RANGES",
-            },
-            reason="the way out for nodes without addresses: images and models are fetched through it, nobody comes in",
-        ),
-    ]
-
-
-def _cluster() -> list[Block]:
-    return [
-        Block(
-            "resource",
-            ("google_container_cluster", "main"),
-            {
-                "name": Expr("var.name"),
-                "location": Because(
-                    Expr("var.region"), "a regional cluster's interface survives the loss of a zone"
-                ),
-                "network": Expr("google_compute_network.main.id"),
-                "subnetwork": Expr("google_compute_subnetwork.nodes.id"),
-                "remove_default_node_pool": True,
-                "initial_node_count": 1,
-                "deletion_protection": Because(True, "set to false and apply before `terraform destroy`"),
-                "enable_shielded_nodes": True,
-                "datapath_provider": Because(
-                    "ADVANCED_DATAPATH", "NetworkPolicies are enforced; without it they are text"
-                ),
-            },
-            (
-                Block("release_channel", body={"channel": "REGULAR"}),
-                Block(
-                    "workload_identity_config",
-                    body={"workload_pool": Expr('"${var.project}.svc.id.goog"')},
-                    reason="pods have accounts of their own and no keys in files",
-                ),
-                Block(
-                    "ip_allocation_policy",
-                    body={
-                        "cluster_secondary_range_name": "pods",
-                        "services_secondary_range_name": "services",
-                    },
-                ),
-                Block(
-                    "private_cluster_config",
-                    body={
-                        "enable_private_nodes": True,
-                        "enable_private_endpoint": False,
-                        "master_ipv4_cidr_block": MASTER,
-                    },
-                ),
-                Block(
-                    "master_authorized_networks_config",
-                    inner=(
-                        Block(
-                            "dynamic",
-                            ("cidr_blocks",),
-                            {"for_each": Expr("var.administrators")},
-                            (
-                                Block(
-                                    "content",
-                                    body={
-                                        "display_name": Expr("cidr_blocks.key"),
-                                        "cidr_block": Expr("cidr_blocks.value"),
-                                    },
-                                ),
-                            ),
-                        ),
-                    ),
-                ),
-                Block(
-                    "gateway_api_config",
-                    body={
-                        "channel": Because(
-                            "CHANNEL_STANDARD", "the inference gateway is made of Gateway API objects"
-                        )
-                    },
-                ),
-                Block(
-                    "addons_config",
-                    inner=(
-                        Block("gcs_fuse_csi_driver_config", body={"enabled": True}),
-                        Block("http_load_balancing", body={"disabled": False}),
-                    ),
-                ),
-                Block("monitoring_config", inner=(Block("managed_prometheus", body={"enabled": True}),)),
-                Block("binary_authorization", body={"evaluation_mode": "PROJECT_SINGLETON_POLICY_ENFORCE"}),
-            ),
-        )
-    ]
-
-
-def _general() -> Block:
-    return _pool_block("general", GENERAL, "gateway, picker and what else needs no card", 1, 4, inner=())
-
-
-def _pools(deployment: Deployment, pool: Pool) -> list[Block]:
-    hardware = deployment.deploy.hardware
-    machine = machine_for(pool)
-    if machine is None:
-        return []
-    cards, each = int(pool.replicas.value) * pool.needs.gpus, machine.count
-    most = -(-cards // each)
-    inner = _accelerators(pool, machine)
-    why = f"{pool.setup.model.title}: {cards} cards of {pool.setup.accelerator.name} in machines of {each}"
-    found = [_pool_block(pool.name, machine.name, why, 0, max(most, 1), inner=inner, gpu=True)]
-    if hardware.spot:
-        reason = "spot machines first, for a fraction of the price; those above are the fallback when these are taken"
-        found.append(
-            _pool_block(
-                f"{pool.name}-spot", machine.name, reason, 0, max(most, 1), inner=inner, gpu=True, spot=True
-            )
-        )
-    return found
-
-
-def machine_for(pool: Pool) -> CloudMachine | None:
-    """The smallest of Google's machines that holds one replica; None where the plan takes no card.
-
-    Raises:
-        Refused: there is none.
-    """
-    card = pool.setup.accelerator
-    if card.vendor == "cpu":
-        return None
-    able = [
-        one for one in carrying(card.parent or card.id) if one.cloud == "gcp" and one.count >= pool.needs.gpus
-    ]
-    if not able:
-        raise Refused(
-            Reason.BAD_REQUEST,
-            f"Google Cloud rents no machine with {pool.needs.gpus} x {card.name}: name another in deploy.hardware.gpu",
-        )
-    return min(able, key=lambda one: one.count)
-
-
-def _accelerators(pool: Pool, machine: CloudMachine) -> tuple[Block, ...]:
-    kind = CARDS.get(machine.accelerator)
-    if kind is None:
-        return ()
-    driver = Block(
-        "gpu_driver_installation_config",
-        body={"gpu_driver_version": Because("LATEST", "vLLM's images want a driver of this year")},
-    )
-    return (Block("guest_accelerator", body={"type": kind, "count": machine.count}, inner=(driver,)),)
-
-
-def _pool_block(
-    name: str,
-    machine: str,
-    reason: str,
-    least: int,
-    most: int,
-    *,
-    inner: tuple[Block, ...],
-    gpu: bool = False,
-    spot: bool = False,
-) -> Block:
-    node = {
-        "machine_type": machine,
-        "service_account": Expr("google_service_account.nodes.email"),
-        "oauth_scopes": ["https://www.googleapis.com/auth/cloud-platform"],
-        "disk_size_gb": Because(
-            200 if gpu else 50,
-            "an engine's image is 10 to 20 GB; weights lie elsewhere" if gpu else "images and logs",
-        ),
-        "disk_type": "pd-balanced",
-        "spot": spot,
-        "labels": {"gemstead.dev/pool": name},
-    }
-    guards = (
-        Block(
-            "shielded_instance_config",
-            body={
-                "enable_secure_boot": Because(True, "Google's own drivers are signed"),
-                "enable_integrity_monitoring": True,
-            },
-        ),
-        Block(
-            "workload_metadata_config",
-            body={"mode": Because("GKE_METADATA", "pods cannot ask for the node's own account")},
-        ),
-    )
-    taint = (
-        (
-            Block(
-                "taint",
-                body={"key": "nvidia.com/gpu", "value": "present", "effect": "NO_SCHEDULE"},
-                reason="nothing but engines runs beside the cards",
-            ),
-        )
-        if gpu
-        else ()
-    )
-    return Block(
-        "resource",
-        ("google_container_node_pool", name.replace("-", "_")),
-        {
-            "name": name[:40],
-            "cluster": Expr("google_container_cluster.main.id"),
-            "location": Expr("var.region"),
-        },
-        (
-            Block(
-                "autoscaling",
-                body={
-                    "total_min_node_count": least,
-                    "total_max_node_count": most,
-                    "location_policy": Because("ANY", "cards are where they are free"),
-                },
-            ),
-            Block("management", body={"auto_repair": True, "auto_upgrade": True}),
-            Block(
-                "upgrade_settings",
-                body={
-                    "max_surge": Because(
-                        0 if gpu else 1,
-                        "no spare card is waited for while nodes are upgraded"
-                        if gpu
-                        else "one more while nodes are upgraded",
-                    ),
-                    "max_unavailable": 1 if gpu else 0,
-                },
-            ),
-            Block("node_config", body=node, inner=(*inner, *guards, *taint)),
-        ),
-        reason=reason,
-    )
 
 
 def _storage() -> list[Block]:
