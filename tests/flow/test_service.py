@@ -201,6 +201,17 @@ def test_an_engine_that_dies_or_hangs_is_restarted(tmp_path):
         assert "Lima" in http.post("/v1/chat/completions", json=QUESTION).text
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_process_of_a_service_leaves_a_dump_or_runs_short_of_files(tmp_path):
+    with serving(tmp_path) as service:
+        service.ready()
+        for pid in (service.process.pid, *service.pids()):
+            limits = Path(f"/proc/{pid}/limits").read_text()
+            assert re.search(r"Max core file size +0 +0 ", limits), pid
+            soft, hard = re.search(r"Max open files +(\d+) +(\d+)", limits).groups()
+            assert int(soft) >= min(int(hard), 65_536), pid
+
+
 def test_a_changed_file_is_applied_and_a_bad_one_is_not(tmp_path):
     with serving(tmp_path, file="limits: {concurrent: 9}\n") as service, service.ready().http() as http:
         file = tmp_path / "gemstead.yaml"

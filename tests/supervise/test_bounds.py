@@ -62,6 +62,23 @@ async def test_more_files_than_we_may_open_are_as_many_as_we_may():
     assert said["files"] in (hard, hard + 1)  # root may raise it
 
 
+def test_a_service_takes_the_open_files_that_it_may_have_and_leaves_no_dumps():
+    """A shell gives 1,024 on most systems where many more may be had, and an init system may allow dumps."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if 0 <= hard < 5_000:
+        pytest.skip("few files may be had here")
+    program = f"from gemstead.supervise.bounds import ours\nassert ours() == []\n{REPORT}"
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -Sn 256; exec "$0" -c "$1"', sys.executable, program],
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    told = json.loads(done.stdout)
+    assert told["core"] == [0, 0]
+    assert told["files"] == 65_536 or 0 <= hard == told["files"] < 65_536
+
+
 async def test_processors_that_are_not_there_do_not_keep_an_engine_from_starting():
     said = await report(Leash.OTHER, Bounds(cpus=(4_000, 4_001)))
     assert said["lines"] == ["gemstead: processors 4000,4001 cannot be had"]

@@ -62,10 +62,13 @@ def run(args: argparse.Namespace) -> int:
     import uvloop
 
     from gemstead.gateway.sharing import misses_seed
+    from gemstead.supervise.bounds import ours
     from gemstead.wiring.epp import run as pick
     from gemstead.wiring.epp_sources import source_of
     from gemstead.wiring.sharing import sharing
 
+    for sentence in ours():
+        print(f"warning: {sentence}", file=sys.stderr)
     file = Path(args.file).expanduser().absolute() if args.file else None
     spec = read(args, file)
     shared = sharing(spec.sharing, os.environ, None, "sharing")

@@ -44,8 +44,11 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from gemstead.supervise.bounds import ours
     from gemstead.wiring.serve import serve
 
+    for sentence in ours():  # workers and all others have them of us
+        print(f"warning: {sentence}", file=sys.stderr)
     return serve(order_of(args), Terminal(keys_flags=_same_service(args)))
 
 

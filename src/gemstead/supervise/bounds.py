@@ -1,4 +1,4 @@
-"""What an engine process may take of its machine, set before its first instruction.
+"""What an engine process may take of its machine, set before its first instruction; and what we take ourselves.
 
 `python bounds.py WORDS -- COMMAND...` bounds itself and then becomes the command, so the number of the process stays
 and whatever the engine starts inherits it all. (A function run between fork and exec would do the same, but is not
@@ -27,9 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 OPEN_FILES = 65_536
-FEW_FILES = (
-    4_096  # with fewer an engine may run short: two for each caller, and some for each file of weights
-)
+FEW_FILES = 4_096  # with fewer one may run short: two for each caller, and some for each file of weights
 FIRST_TO_GO = (
     500  # added to its score: of 1000, so an engine at half the memory outweighs a gateway at all of it
 )
@@ -68,6 +66,18 @@ def apply(bounds: Bounds) -> list[str]:
             path = Path("/proc/self/oom_score_adj")
             path.write_text(str(max(bounds.oom_score_adj, int(path.read_text()))))
     return said
+
+
+def ours() -> list[str]:
+    """Set the bounds of a process that has callers, and of all that it starts; what could not be set, in words.
+
+    A shell or an init system gives 1,024 open files where many more may be had, and a caller's connection is one and
+    the engine's another. And a dump would hold prompts and keys.
+    """
+    return [
+        *_limit("core dumps", resource.RLIMIT_CORE, 0, lower=True),
+        *_limit("open files", resource.RLIMIT_NOFILE, OPEN_FILES),
+    ]
 
 
 def _limit(what: str, kind: int, wanted: int, *, lower: bool = False) -> list[str]:
