@@ -6,6 +6,7 @@ import atexit
 import shutil
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 from gemstead.console.app import console
@@ -64,7 +65,7 @@ class Port:
         self.keys = open_keys(self.folder / "keys.db", PEPPER)
         self.log = SqliteLog(self.folder / "audit.db")
         self.password = PasswordFile(self.folder / "admin.password")
-        self.password.set(PASSWORD, time.time())
+        self.password.path.write_bytes(kept())
         login = {"client_id": "gemstead", "client_secret": "env:SET"}
         issuer = {"name": "corp", "issuer": "http://127.0.0.1:9", "audience": ("gemstead",), "login": login}
         self.spec = Spec.model_validate(
@@ -93,6 +94,15 @@ class Port:
     def secret(self, *roles):
         """A new key's."""
         return self.keys.create(Grant(roles=roles, user=roles[0]), now=time.time()).secret
+
+
+@cache
+def kept():
+    """What is kept of the password: to make it is slow, as it should be."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = PasswordFile(Path(folder) / "admin.password")
+        made.set(PASSWORD, time.time())
+        return made.path.read_bytes()
 
 
 def counters():
