@@ -48,9 +48,10 @@ COMPILED := benchmarks/gateway/peers/gemstead/bin/python
 test-compiled: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.gateway install gemstead
 	$(COMPILED) -m pip install --quiet --disable-pip-version-check \
-	  pytest pytest-asyncio pytest-xdist hypothesis openai anthropic trustme prometheus-client
-	$(COMPILED) -P -m pytest -m "not slow" -p no:cacheprovider -n 2 --dist loadfile --ignore=tests/gateway/epp \
-	  tests/gateway tests/traffic tests/flow/test_failures.py tests/flow/test_head.py tests/flow/test_leaving.py tests/flow/test_mixture.py tests/flow/test_records.py \
+	  pytest pytest-asyncio pytest-xdist hypothesis openai anthropic trustme prometheus-client \
+	  h2 hpack xds-protos grpcio grpcio-health-checking
+	$(COMPILED) -P -m pytest -m "not slow" -p no:cacheprovider -n 2 --dist loadfile \
+	  tests/gateway tests/traffic tests/wiring/test_epp.py tests/flow/test_failures.py tests/flow/test_head.py tests/flow/test_leaving.py tests/flow/test_mixture.py tests/flow/test_records.py \
 	  tests/flow/test_reload.py
 
 # The gateway's and an engine's image from the files that are rendered, over bases made of Debian's packages.

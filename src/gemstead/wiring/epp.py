@@ -35,7 +35,7 @@ from gemstead.gateway.settings import Sharing
 from gemstead.gateway.sharing import Talk
 from gemstead.ledger.counters import StoreAway
 from gemstead.observe import names
-from gemstead.observe.metrics import Registry, exposition
+from gemstead.observe.metrics import Registry, Values, exposition
 from gemstead.spec.epp import EppSpec, EppTls
 from gemstead.supervise.scrape import Round, Scraper
 from gemstead.traffic.endpoint import EndpointFacts
@@ -80,6 +80,7 @@ class Picking:
         self._missed: dict[str, int] = {}
         self._why = ""  # what was wrong with the source, lately
         self._shown: set[str] = set()  # the endpoints in the metrics
+        self._pool_figures: dict[str, Values] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._http = http_server(pages(self.metrics, self.why_not_ready, self.endpoints))
 
@@ -206,11 +207,18 @@ class Picking:
         registry.values(names.BUILD_INFO).labels(__version__).set(1)
         loads = [load for endpoint in desk.endpoints if (load := endpoint.load) is not None]
         pool = desk.settings.pool
-        _share(registry, *READY_PODS, pool, [float(desk.ready)])
-        _share(registry, *QUEUE_SIZE, pool, [float(load.waiting or 0) for load in loads])
+        self._share(READY_PODS, pool, [float(desk.ready)])
+        self._share(QUEUE_SIZE, pool, [float(load.waiting or 0) for load in loads])
         kv = [load.kv_used for load in loads if load.kv_used is not None]
-        _share(registry, *KV_USED, pool, kv)
+        self._share(KV_USED, pool, kv)
         return exposition(registry.snapshot(), registry.families())
+
+    def _share(self, figure: tuple[str, str], pool: str, values: list[float]) -> None:
+        if values:  # absent, never a silent zero
+            gauge = self._pool_figures.get(figure[0])
+            if gauge is None:
+                gauge = self._pool_figures[figure[0]] = self.registry.gauge(*figure, ("name",))
+            gauge.labels(pool).set(sum(values) / len(values))
 
     def endpoints(self) -> list[dict[str, Any]]:
         """What is known of each endpoint."""
@@ -240,11 +248,6 @@ class Picking:
 READY_PODS = ("inference_pool_ready_pods", "Endpoints of the pool that take calls.")
 QUEUE_SIZE = ("inference_pool_average_queue_size", "Mean of requests that wait inside an engine.")
 KV_USED = ("inference_pool_average_kv_cache_utilization", "Mean share of the engines' cache in use, 0 to 1.")
-
-
-def _share(registry: Registry, name: str, help: str, pool: str, values: list[float]) -> None:
-    if values:  # absent, never a silent zero
-        registry.gauge(name, help, ("name",)).labels(pool).set(sum(values) / len(values))
 
 
 # -- from the file's words ------------------------------------------------------------------------------------------
