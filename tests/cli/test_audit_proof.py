@@ -54,7 +54,7 @@ def test_verify_says_what_holds_and_names_what_does_not(run, state):
     code, out, err = run("verify")
     assert code == 0 and "records 1 to 20 are as they were written" in out and "no signature" in err
     assert run("checkpoint")[0] == 0
-    assert "signed up to record 20" in run("verify")[1]
+    assert "signed up to record 21" in run("verify")[1]  # that it was verified is a record too
     connection = sqlite3.connect(state / "audit.db")
     connection.execute("UPDATE audit SET tenant = 'x' WHERE seq = 7")
     connection.commit()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gemstead.cli.trouble import USAGE, Trouble
 
 if TYPE_CHECKING:
+    from gemstead.ledger.log import AuditLog
     from gemstead.ledger.proof import Verified
     from gemstead.ledger.signing import PublicKeys
     from gemstead.spec.model import Spec
@@ -101,6 +102,7 @@ def verify_log(args: argparse.Namespace) -> int:
         log = audit_log(folder)
         found = log.verify(_trusted(args, folder), outside)
         where = log.name
+        _remember_verified(log, found, len(outside))
     if args.json:
         print(msgspec.json.encode(found[0] if len(found) == 1 else found).decode())
     elif not found:
@@ -108,6 +110,22 @@ def verify_log(args: argparse.Namespace) -> int:
     for one in () if args.json else found:
         _tell(one, f"{where} chain {one.chain}" if len(found) > 1 else where)
     return 0 if all(one.fault is None for one in found) else 1
+
+
+def _remember_verified(log: AuditLog, found: list[Verified], outside: int) -> None:
+    """That the log is as it was written is evidence, and written down where it can be.
+
+    A log that is not is left as it was found, and one that cannot be written can be verified all the same.
+    """
+    from contextlib import suppress
+
+    from gemstead.ledger.acts import new_act
+    from gemstead.ledger.database import LedgerTrouble
+
+    if not any(one.last for one in found) or any(one.fault is not None for one in found):
+        return
+    with suppress(LedgerTrouble):
+        log.remember(new_act("audit.verify", detail={"intact": True, "outside": outside}))
 
 
 def _tell(found: Verified, where: str) -> None:

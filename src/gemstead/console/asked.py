@@ -168,7 +168,14 @@ class Witness:
         self.log = log
 
     def saw(
-        self, asked: Asked, action: str, target: str, detail: Mapping[str, Any], *, tenant: str = ""
+        self,
+        asked: Asked,
+        action: str,
+        target: str,
+        detail: Mapping[str, Any],
+        *,
+        tenant: str = "",
+        outcome: str = "done",
     ) -> None:
         """Remember an act that has been done. `tenant`: whose it is; "": the asker's.
 
@@ -183,6 +190,7 @@ class Witness:
             role=",".join(caller.roles),
             tenant=tenant or ("" if caller is OWNER else caller.tenant),
             client=asked.client,
+            outcome=outcome,
             detail={**detail, "by": caller.key_id},
         )
         try:
@@ -191,10 +199,12 @@ class Witness:
             said = f"this is done, and could not be written into the audit log: {trouble}"
             raise LedgerTrouble(said) from None
 
-    def tried(self, asked: Asked, action: str, target: str, detail: Mapping[str, Any]) -> None:
+    def tried(
+        self, asked: Asked, action: str, target: str, detail: Mapping[str, Any], outcome: str = "done"
+    ) -> None:
         """Remember that something was looked at; a log that cannot be written now may be looked at all the same."""
         with suppress(LedgerTrouble):
-            self.saw(asked, action, target, detail)
+            self.saw(asked, action, target, detail, outcome=outcome)
 
 
 def actor_of(caller: Caller | None) -> str:

@@ -141,9 +141,9 @@ class Audit:
         async with self._alone():
             chains = await self._books.verify(outside)
         intact = all(one.get("fault") is None for one in chains)
-        await asyncio.to_thread(
-            self._witness.tried, asked, "audit.verify", "", {"intact": intact, "outside": len(outside)}
-        )
+        said = {"intact": intact, "outside": len(outside)}
+        outcome = "done" if intact else "failed"
+        await asyncio.to_thread(self._witness.tried, asked, "audit.verify", "", said, outcome)
         return {"intact": intact, "chains": chains}
 
     async def export(self, asked: Asked) -> Any:

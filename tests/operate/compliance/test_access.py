@@ -11,10 +11,11 @@ import pytest
 
 from gemstead.cli.comply import FRAMEWORKS
 from gemstead.cli.main import main
-from gemstead.ledger.acts import new_act, remember
+from gemstead.ledger.acts import checkpoint, new_act, remember
 from gemstead.ledger.audit import AuditRecord
 from gemstead.ledger.keys import Denial, Grant, open_keys
 from gemstead.ledger.log import SqliteLog
+from gemstead.ledger.signing import Signer
 from gemstead.ledger.writer import Writer
 from gemstead.operate.compliance.access import rows_of
 from gemstead.operate.compliance.evidence import gather
@@ -79,6 +80,12 @@ def test_what_was_done_counts_until_it_is_old(tmp_path):
     now = time.time()
     assert state(tmp_path, "soc2", "CC6.3", now=now) == "set"
     assert state(tmp_path, "soc2", "CC6.3", now=now + 100 * DAY_S) == "open"
+    assert state(tmp_path, "hipaa", "164.312(b)", now=now) == "open"
+    checkpoint(tmp_path / "audit.db", Signer(tmp_path / "audit.key"), now)
+    remember(tmp_path / "audit.db", new_act("audit.verify", outcome="failed"))
+    assert state(tmp_path, "hipaa", "164.312(b)", now=now) == "open"
+    remember(tmp_path / "audit.db", new_act("audit.verify"))
+    assert state(tmp_path, "hipaa", "164.312(b)", now=now) == "set"
     assert state(tmp_path, "soc2", "A1.3", now=now) == "open"
     remember(tmp_path / "audit.db", new_act("restore.drill", outcome="failed"))
     assert state(tmp_path, "soc2", "A1.3", now=now) == "open"

@@ -15,7 +15,7 @@ from gemstead.ledger.search import Question
 from gemstead.spec.model import Spec
 from gemstead.spec.secrets import references
 
-REVIEWED, DRILLED = "access.review", "restore.drill"
+REVIEWED, DRILLED, VERIFIED = "access.review", "restore.drill", "audit.verify"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Evidence:
     denied: frozenset[tuple[str, str]] = frozenset()  # issuer ("*": any), and subject, token or serial number
     password: float | None = None  # when the one that breaks the glass was set; None: there is none
     password_used: float | None = None  # when somebody last signed in by it
+    verified: float | None = None  # when the log was last verified, however it was found
 
 
 def gather(
@@ -62,7 +63,19 @@ def gather(
         trouble.append(str(error))
     values = (facts.calls, facts.first, facts.signed, facts.acts.get(REVIEWED), facts.acts.get(DRILLED))
     secrets = len(list(references(spec)))
-    return Evidence(spec, now, found, *values, secrets, tuple(trouble), callers, denied, password, used)
+    return Evidence(
+        spec,
+        now,
+        found,
+        *values,
+        secrets,
+        tuple(trouble),
+        callers,
+        denied,
+        password,
+        used,
+        facts.acts.get(VERIFIED),
+    )
 
 
 def _broken(audit: AuditLog, now: float) -> float | None:

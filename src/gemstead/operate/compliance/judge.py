@@ -138,6 +138,10 @@ def _access_reviewed(e: Evidence) -> Found:
     return _lately(e.reviewed, e.now, REVIEW_DAYS, "access review", "gemstead access-review --record")
 
 
+def _log_verified(e: Evidence) -> Found:
+    return _lately(e.verified, e.now, REVIEW_DAYS, "verification of the log", "gemstead audit verify")
+
+
 def _restore_drilled(e: Evidence) -> Found:
     return _lately(e.drilled, e.now, DRILL_DAYS, "restore drill", "gemstead restore --drill FILE")
 
@@ -202,6 +206,7 @@ CHECKS: dict[str, Callable[[Evidence], Found]] = {
     "identity_provider": _identity_provider,
     "secrets_referenced": _secrets_referenced,
     "records_chained": _records_chained,
+    "log_verified": _log_verified,
     "records_kept": _records_kept,
     "records_shipped": _records_shipped,
     "retention_set": _retention_set,
