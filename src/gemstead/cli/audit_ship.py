@@ -13,7 +13,9 @@ from gemstead.cli.trouble import USAGE, Trouble
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gemstead.ledger.postgres.place import Place
     from gemstead.spec.model import Spec
+    from gemstead.wiring.files import StateDir
 
 
 def add(verbs: Any) -> None:
@@ -49,7 +51,10 @@ def show_status(args: argparse.Namespace) -> int:
     from gemstead.cli.tables import show
     from gemstead.ledger.ship.cursors import Cursor, Cursors, path_beside
 
-    spec, audit = _service(args)
+    spec, folder = _service(args)
+    if folder.place is not None:
+        return _show_chains(spec, folder.place, as_json=args.json)
+    audit = folder.audit
     end = _end(audit)
     known = {cursor.sink: cursor for cursor in Cursors(path_beside(audit)).all()}
     named = [sink.name for sink in spec.audit.ship]
@@ -76,12 +81,51 @@ def show_status(args: argparse.Namespace) -> int:
     return 0
 
 
+def _show_chains(spec: Spec, place: Place, *, as_json: bool) -> int:
+    """How far each receiver has come in each chain of the store."""
+    import msgspec
+
+    from gemstead.cli.spans import shown
+    from gemstead.cli.tables import show
+    from gemstead.ledger.postgres.cursors import StoreCursors
+
+    found = StoreCursors(place.url).all()
+    named = [sink.name for sink in spec.audit.ship]
+    if as_json:
+        rows = [
+            msgspec.to_builtins(one) | {"end": end, "waiting": max(0, end - one.seq), "gateway": node}
+            for one, end, node in found
+        ]
+        print(msgspec.json.encode({"receivers": rows}).decode())
+        return 0
+    if not named:
+        print("records are sent nowhere: `audit.ship` in the file names receivers", file=sys.stderr)
+    lines = [
+        (
+            one.sink if one.sink in named else f"{one.sink} (no longer in the file)",
+            node,
+            one.chain,
+            one.seq,
+            max(0, end - one.seq),
+            one.refused,
+            shown(one.shipped_at),
+            one.trouble and f"{one.trouble} (since {shown(one.trouble_since)})",
+        )
+        for one, end, node in found
+    ]
+    show(("RECEIVER", "GATEWAY", "CHAIN", "HAS", "WAITING", "REFUSED", "LAST SENT", "TROUBLE"), lines)
+    return 0
+
+
 def send_again(args: argparse.Namespace) -> int:
     from gemstead.ledger.acts import new_act, remember
     from gemstead.ledger.ship.cursors import Cursors, path_beside
 
-    spec, audit = _service(args)
+    spec, folder = _service(args)
     _known(spec, args.sink)
+    if folder.place is not None:
+        return _send_chains_again(args, folder, folder.place)
+    audit = folder.audit
     seq = _place(audit, args.since)
     cursors = Cursors(path_beside(audit))
     before = cursors.of(args.sink).seq
@@ -91,15 +135,41 @@ def send_again(args: argparse.Namespace) -> int:
     return 0
 
 
+def _send_chains_again(args: argparse.Namespace, folder: StateDir, place: Place) -> int:
+    from gemstead.ledger.acts import new_act
+    from gemstead.ledger.postgres.cursors import StoreCursors
+    from gemstead.wiring.ledger import audit_log
+
+    since = None if args.since == "now" else 0.0 if args.since == "start" else _moment(args.since)
+    done = StoreCursors(place.url).replay(args.sink, since)
+    detail = {chain: {"from": seq, "had": had} for chain, (seq, had) in done.items()}
+    audit_log(folder).remember(new_act("audit.replay", args.sink, detail=detail))
+    for chain, (seq, had) in done.items():
+        print(f"{args.sink} is sent all records behind {seq} of chain {chain} (it had {had})")
+    return 0
+
+
 def show_refused(args: argparse.Namespace) -> int:
     import msgspec
 
     from gemstead.cli.tables import show
     from gemstead.ledger.ship.cursors import Cursors, path_beside
 
-    spec, audit = _service(args)
+    spec, folder = _service(args)
     _known(spec, args.sink)
-    rows = Cursors(path_beside(audit)).refused(args.sink)
+    if folder.place is not None:
+        from gemstead.ledger.postgres.cursors import StoreCursors
+
+        found = StoreCursors(folder.place.url).refused(args.sink)
+        if args.json:
+            every = [{"chain": chain, "seq": seq, "why": why} for chain, seq, why in found]
+            print(msgspec.json.encode(every).decode())
+        elif found:
+            show(("CHAIN", "RECORD", "WHY"), found)
+        else:
+            print(f"{args.sink} has refused nothing", file=sys.stderr)
+        return 0
+    rows = Cursors(path_beside(folder.audit)).refused(args.sink)
     if args.json:
         print(msgspec.json.encode([{"seq": seq, "why": why} for seq, why in rows]).decode())
     elif rows:
@@ -109,12 +179,12 @@ def show_refused(args: argparse.Namespace) -> int:
     return 0
 
 
-def _service(args: argparse.Namespace) -> tuple[Spec, Path]:
+def _service(args: argparse.Namespace) -> tuple[Spec, StateDir]:
     from gemstead.cli.options import read_spec
     from gemstead.wiring.files import state_dir
 
     spec = read_spec(args)
-    return spec, state_dir(spec, os.environ).audit
+    return spec, state_dir(spec, os.environ)
 
 
 def _known(spec: Spec, name: str) -> None:
@@ -134,16 +204,12 @@ def _end(audit: Path) -> int:
 
 def _place(audit: Path, text: str) -> int:
     """The place behind which everything is sent: before the first record of that time or later."""
-    from gemstead.cli.spans import moment
     from gemstead.ledger import audittable
     from gemstead.ledger.database import reading
 
     if text in ("now", "start"):
         return _end(audit) if text == "now" else 0
-    try:
-        since = moment(text, now=time.time(), back=True)
-    except argparse.ArgumentTypeError as error:
-        raise Trouble(f"--from: {error}", code=USAGE) from None
+    since = _moment(text)
     with reading(audit, audittable.MIGRATIONS) as connection:
         if connection is None:
             return 0
@@ -153,3 +219,13 @@ def _place(audit: Path, text: str) -> int:
             {"since": since},
         ).fetchone()[0]
     return _end(audit) if first is None else int(first) - 1
+
+
+def _moment(text: str) -> float:
+    """The time, in Unix seconds, that `--from` says."""
+    from gemstead.cli.spans import moment
+
+    try:
+        return moment(text, now=time.time(), back=True)
+    except argparse.ArgumentTypeError as error:
+        raise Trouble(f"--from: {error}", code=USAGE) from None

@@ -8,6 +8,7 @@ where the file names a receiver.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import sys
 import time
 from collections import deque
@@ -56,6 +57,7 @@ class Auditor:
         self._spec = AuditSpec()
         self._ship = ShipSettings(audit=str(self.path))
         self._print = ""  # of the file in force
+        self._holder = f"{folder.place.node}/{secrets.token_hex(8)}" if folder.place is not None else ""
         self._thread = ThreadPoolExecutor(1, "audit")
         self._worker: Worker | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -164,7 +166,7 @@ class Auditor:
     def _take(self, spec: Spec, sinks: tuple[SinkSettings, ...]) -> None:
         self._spec = spec.audit
         self._print = acts.fingerprint(spec.model_dump_json())
-        self._ship = ShipSettings(audit=str(self.path), sinks=sinks)
+        self._ship = ShipSettings(audit=str(self.path), sinks=sinks, store=self._store(), holder=self._holder)
         if self._worker is not None:
             self._worker.tell(msgspec.json.encode(self._ship))
         elif sinks:
@@ -178,6 +180,16 @@ class Auditor:
                 left=self._left,
             )
             self._tasks.append(asyncio.create_task(self._worker.run()))
+
+    def _store(self) -> str:
+        """The address of the store, read anew; the last one while that cannot be."""
+        if self.folder.place is None:
+            return ""
+        try:
+            return self.folder.place.url()
+        except LedgerTrouble as trouble:
+            self._trouble(str(trouble))
+            return self._ship.store
 
     def _joined(self, worker: Worker) -> None:
         worker.tell(msgspec.json.encode(self._ship))

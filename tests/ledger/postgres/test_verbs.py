@@ -61,7 +61,7 @@ def test_a_store_is_made_shown_and_moved(said):
     assert "older" in said("db", "status", code=1)
     assert "schema 4 to 5" in said("db", "upgrade")
     rows = json.loads(said("db", "status", "--json"))
-    assert [row["state"] for row in rows[-3:]] == ["current"] * 3
+    assert [row["state"] for row in rows[-5:]] == ["current"] * 5
     assert "there is no step" in said("db", "downgrade", "audit_99", code=1)
 
 
@@ -172,6 +172,29 @@ def test_all_that_a_gateway_had_is_in_the_store(said, tmp_path, empty_url, monke
     assert [one.fault for one in found] == [None, None]
     assert found[1].before == found[0].chain and "a backup of" in found[1].gap
     assert all(one.last - one.vouched <= 1 and not one.unknown_keys for one in found)
+
+
+def test_how_far_receivers_are_is_asked_of_the_store(said, tmp_path, empty_url):
+    to = ("--set", "audit.ship=[{name: siem, to: otlp, url: 'http://127.0.0.1:1'}]")
+    said("db", "upgrade")
+    said("keys", "create")  # and with it an act
+    assert "RECEIVER" in said("audit", "ship", "status", *to)
+    again = said("audit", "ship", "replay", "siem", "--from", "start", *to)
+    assert "siem is sent all records behind 0 of chain" in again
+    table = said("audit", "ship", "status", *to)
+    assert "GATEWAY" in table and "siem" in table and "n1" in table
+    [row] = json.loads(said("audit", "ship", "status", "--json", *to))["receivers"]
+    assert (row["sink"], row["gateway"], row["seq"]) == ("siem", "n1", 0)
+    assert row["waiting"] == row["end"] > 0
+    said("audit", "ship", "replay", "siem", "--from", "now", *to)
+    with linked(empty_url) as link:
+        link.do("INSERT INTO gemstead_refused VALUES ('siem', 'c0ffee', 7, 'too old', 1.0)")
+    assert "c0ffee" in said("audit", "ship", "refused", "siem", *to)
+    assert "there is no receiver other" in said(
+        "audit", "ship", "replay", "other", "--from", "now", *to, code=2
+    )
+    with linked(empty_url) as link:
+        assert link.value("SELECT count(*) FROM gemstead_acts WHERE action = 'audit.replay'") == 2
 
 
 def test_a_password_is_one_for_all_gateways_and_opens_each_while_the_store_is_away(said, tmp_path):

@@ -19,7 +19,6 @@ from gemstead.ledger.postgres.link import Link, opened
 from gemstead.ledger.postgres.pull import Puller
 from gemstead.ledger.postgres.push import Pusher, trim, waiting
 from gemstead.ledger.postgres.settings import Renewed, StoreSettings, StoreState, ToHead, Told
-from gemstead.ledger.ship.cursors import shipped_everywhere
 
 LOOK_S = 0.5  # between looks at the count of changes
 PUSH_S = 0.1  # between looks at what is new in audit.db
@@ -155,17 +154,15 @@ class Beside:
                 self._ending.wait(PUSH_S)
 
     def _trim(self) -> None:
-        """Take out of the spool what the store has had for a while, and what every receiver has."""
+        """Take out of the spool what the store has had for a while: receivers are sent what the store has."""
         now = time.monotonic()
         self._marks.append((now, self.pusher.sent))
         old = [sent for at, sent in self._marks if at <= now - self.settings.kept_s]
         if not old:
             return
         self._marks = [mark for mark in self._marks if mark[0] > now - self.settings.kept_s]
-        shipped = shipped_everywhere(self.pusher.path, self.settings.sinks)
-        upto = old[-1] if shipped is None else min(old[-1], shipped)
-        if upto > 0:
-            trim(self.pusher.path, upto)
+        if old[-1] > 0:
+            trim(self.pusher.path, old[-1])
 
     # -- what is said -----------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from gemstead.ledger.audit import Act, AuditRecord
 from gemstead.ledger.chain import Checkpoint, Fault
 from gemstead.ledger.database import LedgerTrouble
 from gemstead.ledger.log import Facts, Mark, Seen, callers_of, last_of, noted_of, seen_of
+from gemstead.ledger.postgres.cursors import shipped_upto
 from gemstead.ledger.postgres.link import Link, kept, linked, told
 from gemstead.ledger.postgres.place import Place, shown
 from gemstead.ledger.postgres.proof import StoreChain
@@ -241,11 +242,12 @@ class PostgresLog:
         actor: str = "gemstead",
         upto: int | None = None,
     ) -> Pruned:
-        """Delete what is due from every chain. `upto` means nothing here: receivers are sent what the spools hold."""
+        """Delete what is due from every chain. `upto`: whether there are receivers that must have it first; how far
+        they are is in the store."""
         if not rules:
             return Pruned()
         with linked(self._place.url()) as link:
-            done = prune(link, rules, now, signer)
+            done = prune(link, rules, now, signer, shipped_upto(link) if upto is not None else None)
         if signer is not None and done.calls + done.acts:
             detail = {"calls": done.calls, "acts": done.acts, "held": done.held, "base": done.base}
             self.remember(new_act("audit.prune", actor=actor, detail=detail))

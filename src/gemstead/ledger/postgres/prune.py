@@ -5,7 +5,7 @@ Every gateway comes here once in a while, and one at a time does the work: the o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gemstead.ledger import audittable, chain
 from gemstead.ledger.acts import signed
@@ -40,8 +40,15 @@ def holds(link: Link) -> list[Hold]:
     return [hold_of(row) for row in link.rows(HOLDS)]
 
 
-def prune(link: Link, rules: Sequence[Rule], now: float, signer: Signer | None) -> Pruned:
-    """What was deleted of all chains together, or would be without a signer.
+def prune(
+    link: Link,
+    rules: Sequence[Rule],
+    now: float,
+    signer: Signer | None,
+    upto: Mapping[str, int] | None = None,
+) -> Pruned:
+    """What was deleted of all chains together, or would be without a signer. `upto`: by chain, the last place that may
+    be deleted; chains that it does not name are deleted as far as the rules say.
 
     Raises:
         LedgerTrouble: the store cannot be used; what was deleted stays deleted, and the chains whole.
@@ -50,7 +57,8 @@ def prune(link: Link, rules: Sequence[Rule], now: float, signer: Signer | None) 
     for (name,) in link.rows("SELECT name FROM gemstead_chains ORDER BY name"):
         before = done.calls + done.acts
         for kind in KINDS:
-            _prune_kind(link, name, kind, rules, kept, now, signer is not None, done)
+            most = (upto or {}).get(name, 2**62)
+            _prune_kind(link, name, kind, rules, kept, now, signer is not None, done, most)
         if signer is not None and done.calls + done.acts > before:
             done.base = max(done.base, _finish(link, name, signer, now))
     return done
@@ -65,16 +73,17 @@ def _prune_kind(
     now: float,
     deletes: bool,
     done: Pruned,
+    most: int,
 ) -> None:
     table, time, _ = _TABLES[kind]
     whom = ", ".join(f'"{name}"' for name in WHOSE[kind])
     oldest_s = min(rule.keep_days for rule in rules) * DAY_S
     look = (
         f"SELECT seq, tenant, {time}, {whom} FROM {table} WHERE chain = $1 AND seq > $2 AND {time} < $3 "  # noqa: S608
-        f"ORDER BY seq LIMIT {AT_ONCE}"
+        f"AND seq <= $4 ORDER BY seq LIMIT {AT_ONCE}"
     )
     after = -1
-    while rows := link.rows(look, name, after, now - oldest_s):
+    while rows := link.rows(look, name, after, now - oldest_s, most):
         after = rows[-1][0]
         gone = [row for row in rows if due(rules, kind, told(row[1]), row[2], now)]
         free = [

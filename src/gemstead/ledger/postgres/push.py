@@ -9,7 +9,7 @@ A chain belongs to one file. If the file's end is not where the store's is (a co
 would make two chains of one name: that is refused, in words. If the store is behind what the spool still holds (an old
 backup of the store was restored), the rest is copied all the same, and verification names what is missing.
 
-`trim` takes records out of the spool that the store and every receiver (`ledger/ship`) have had for a while.
+`trim` takes records out of the spool that the store has had for a while.
 """
 
 from __future__ import annotations

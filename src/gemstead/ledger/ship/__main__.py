@@ -11,11 +11,10 @@ import os
 import socket
 import sys
 import threading
-from pathlib import Path
 
 import msgspec
 
-from gemstead.ledger.ship.run import Shipping
+from gemstead.ledger.ship.run import started
 from gemstead.ledger.ship.sink import ShipSettings
 
 
@@ -37,14 +36,14 @@ def main() -> None:
             except OSError:
                 pass  # the head has gone, and so shall we
 
-    shipping: Shipping | None = None
+    shipping = None
     with sock.makefile("rb") as lines:
         try:
             for line in lines:
                 settings = msgspec.json.decode(line, type=ShipSettings)
                 if shipping is not None:
                     shipping.stop()
-                shipping = Shipping(Path(settings.audit), settings.sinks, tell)
+                shipping = started(settings, tell)
         except (OSError, KeyboardInterrupt):
             pass
     if shipping is not None:

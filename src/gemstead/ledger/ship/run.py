@@ -12,9 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gemstead.ledger.database import LedgerTrouble
-from gemstead.ledger.ship.cursors import Cursors, path_beside
-from gemstead.ledger.ship.sink import Later, Sink, SinkSettings, TooLarge
-from gemstead.ledger.ship.spool import Spool
+from gemstead.ledger.ship.sink import Later, ShipSettings, Sink, SinkSettings, TooLarge
+from gemstead.ledger.ship.source import FileSource, Source
 
 PAUSE_S, PAUSE_MOST_S = 1.0, 60.0
 
@@ -43,10 +42,13 @@ def sink_of(settings: SinkSettings) -> Sink:
 class Shipment:
     """The sending of one ledger to one receiver. For one thread."""
 
-    def __init__(self, audit: Path, settings: SinkSettings, tell: Callable[[str], None]) -> None:
-        """`tell`: hears in one sentence when sending begins to fail, and when it works again."""
+    def __init__(
+        self, audit: Path, settings: SinkSettings, tell: Callable[[str], None], source: Source | None = None
+    ) -> None:
+        """`tell`: hears in one sentence when sending begins to fail, and when it works again. `source`: where records
+        come from, when it is not the file alone."""
         self.settings, self._tell = settings, tell
-        self._spool, self._cursors = Spool(audit), Cursors(path_beside(audit))
+        self._source = source or FileSource(audit, settings.name)
         self._sink: Sink | None = None
         self._most = settings.batch
         self._failures = 0
@@ -69,16 +71,15 @@ class Shipment:
         return 0.0 if sent >= self._most else self.settings.every_s
 
     def close(self) -> None:
-        self._spool.close()
+        self._source.close()
         if self._sink is not None:
             self._sink.close()
 
     def _send(self) -> int:
-        cursor = self._cursors.of(self.settings.name)
-        batch = self._spool.after(cursor.seq, self._most, cursor.chain)
+        cursor, batch = self._source.next(self._most)
         if not batch:
             if cursor.trouble:
-                self._cursors.recovered(self.settings.name)
+                self._source.recovered()
             return 0
         if self._sink is None:
             self._sink = sink_of(self.settings)
@@ -89,7 +90,7 @@ class Shipment:
                 self._most = max(1, len(batch) // 2)
                 raise
             unwanted = [(batch[0].seq, "too large for the receiver")]
-        self._cursors.moved(cursor, self._spool.chain, batch[-1].seq, len(batch), unwanted)
+        self._source.moved(cursor, batch, unwanted)
         if unwanted:
             self._tell(
                 f"{len(unwanted)} audit records were refused by {self.settings.name}: {unwanted[0][1]}"
@@ -100,7 +101,7 @@ class Shipment:
     def _failed(self, why: str, retry_after_s: float | None) -> float:
         self._failures += 1
         try:
-            self._cursors.troubled(self.settings.name, why)
+            self._source.troubled(why)
         except LedgerTrouble:
             pass  # told below, and tried again
         if self._failures == 1:
@@ -117,13 +118,16 @@ class Shipping:
         audit: Path,
         sinks: tuple[SinkSettings, ...],
         tell: Callable[[str], None] = lambda sentence: None,
+        source: Callable[[str], Source] | None = None,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
-        self._stop = threading.Event()
+        """`source`: what a receiver of that name is to be sent, when it is not the file alone; `ended`: is called
+        last."""
+        self._stop, self._ended = threading.Event(), ended
+        shipments = (Shipment(audit, sink, tell, source and source(sink.name)) for sink in sinks)
         self._threads = [
-            threading.Thread(
-                target=self._run, args=(Shipment(audit, sink, tell),), name=sink.name, daemon=True
-            )
-            for sink in sinks
+            threading.Thread(target=self._run, args=(each,), name=each.settings.name, daemon=True)
+            for each in shipments
         ]
         for thread in self._threads:
             thread.start()
@@ -133,6 +137,7 @@ class Shipping:
         self._stop.set()
         for thread in self._threads:
             thread.join(within_s)
+        self._ended()
 
     def _run(self, shipment: Shipment) -> None:
         try:
@@ -140,3 +145,14 @@ class Shipping:
                 pass
         finally:
             shipment.close()
+
+
+def started(settings: ShipSettings, tell: Callable[[str], None]) -> Shipping:
+    """All receivers of a ledger: of this gateway's file, or of the store that it shares with others."""
+    audit = Path(settings.audit)
+    if not settings.store:
+        return Shipping(audit, settings.sinks, tell)
+    from gemstead.ledger.postgres.cursors import Leases, StoreSource
+
+    leases = Leases(lambda: settings.store, settings.holder, settings.lease_s)
+    return Shipping(audit, settings.sinks, tell, lambda name: StoreSource(leases, audit, name), leases.end)

@@ -43,6 +43,12 @@ class ShipSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     audit: str  # path of audit.db
     sinks: tuple[SinkSettings, ...] = ()
+    store: str = ""  # URL of the store that several gateways share; "": the file alone
+    holder: str = ""  # what this gateway is called there, and nobody else
+    lease_s: float = 15.0  # how long others wait for a gateway that says nothing
+
+    def __repr__(self) -> str:  # holds secrets
+        return f"ShipSettings({self.audit} -> {', '.join(sink.name for sink in self.sinks)})"
 
 
 class Later(Exception):
