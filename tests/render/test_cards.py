@@ -74,6 +74,19 @@ def test_on_one_host_no_two_replicas_can_open_the_same_card(gpu: str) -> None:
     assert "RENDER_GROUP" not in bundle("compose", "L4").files[".env.example"]
 
 
+@pytest.mark.parametrize(
+    ("gpu", "words"),
+    [
+        ("MI300X", "--device /dev/kfd --device /dev/dri/renderD128 --group-add"),
+        ("B70", "--device /dev/dri/renderD128 -v /dev/dri/by-path:/dev/dri/by-path:ro --group-add"),
+        ("L4", "--gpus 1"),
+    ],
+)
+def test_the_readme_of_images_gives_each_maker_s_cards_their_own_way(gpu: str, words: str) -> None:
+    text = bundle("docker", gpu, model="gemma-4-e4b").files["README.md"]
+    assert words in text and ("--gpus" in text) is (gpu == "L4")
+
+
 def test_intel_s_libraries_are_read_before_vllm_and_compose_leaves_the_words_alone() -> None:
     docker = bundle("docker", "B70", model="gemma-4-e4b", engine="vllm").files[
         "engine-gemma-4-e4b/Dockerfile"

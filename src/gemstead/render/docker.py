@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 
 from gemstead.render.bundle import Bundle
+from gemstead.render.compose_cards import BY_PATH, FIRST_NODE
 from gemstead.render.deployment import ENGINE_PORT, GATEWAY_PORT, Deployment, Pool
 from gemstead.render.docker_engine import engine_dockerfile
 from gemstead.render.docker_gateway import STATE
@@ -118,8 +119,21 @@ $ docker run --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privi
 """
 
 
+def _cards(pool: Pool) -> str:
+    """The words that give a container its cards: `--gpus` is NVIDIA's, others' are device files of some group."""
+    if not pool.needs.gpus:
+        return ""
+    vendor = pool.setup.accelerator.vendor
+    if vendor not in ("amd", "intel"):
+        return f" --gpus {pool.needs.gpus}"
+    nodes = [f"/dev/dri/renderD{FIRST_NODE + n}" for n in range(pool.needs.gpus)]
+    words = "".join(f" --device {one}" for one in (["/dev/kfd"] if vendor == "amd" else []) + nodes)
+    words += f" -v {BY_PATH}:{BY_PATH}:ro" if vendor == "intel" else ""
+    return f" \\\n    {words.strip()} --group-add $(stat -c %g {nodes[0]})"
+
+
 def _run_line(names: dict[str, str], pool: Pool) -> str:
-    gpus = f" --gpus {pool.needs.gpus}" if pool.needs.gpus else ""
+    gpus = _cards(pool)
     shm = f" --shm-size {pool.needs.shm_gib.value}g" if pool.needs.gpus else ""
     return (
         f"$ docker run --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges{gpus}{shm} \\\n"
