@@ -165,6 +165,8 @@ class Shown:
         if "req_" in command:
             latest = json.loads(self.run("gemstead audit tail -n 1 --json").splitlines()[-1])
             command = re.sub(r"req_\w+", latest["call_id"], command)
+        if command == "gemstead reload":  # what an earlier page has changed must have taken its place
+            self.run("gemstead rollout --wait")
         done = subprocess.run(
             ["bash", "-c", command], cwd=self.home, env=self.env, capture_output=True, text=True, timeout=120,
             stdin=subprocess.DEVNULL,
