@@ -17,6 +17,7 @@ from gemstead.ledger import audittable
 from gemstead.ledger.database import reading
 from gemstead.ledger.keys import Denial, Grant, KeyBook, open_keys
 from gemstead.ledger.log import SqliteLog
+from gemstead.ledger.search import Question
 from gemstead.spec.identity import IdentitySpec
 from gemstead.spec.model import Spec
 from gemstead.traffic.caller import Caller
@@ -270,6 +271,9 @@ async def test_breaking_the_glass(tmp_path):
         assert (await http.post("/admin/login", json={"password": PASSWORD})).status_code == 401
         done = await http.post("/admin/login", json={"password": new["new"]})
         assert done.json()["must_change"] is False
+    asked = Question(since=0, until=1e12, records="acts", action="admin.login.failed")
+    failed = [one.record for one in SqliteLog(tmp_path / "audit.db").find(asked).records]
+    assert {(one.outcome, one.client) for one in failed} == {("refused", "127.0.0.1")}
     names = [action for action, _ in port.acts()]
     assert names.count("admin.login.failed") == 2 and "admin.password.change" in names
     assert [sentence for sentence in port.said if "break-glass" in sentence]

@@ -115,6 +115,10 @@ RECORDS = [
         tenant="acme",
     ),
     Act(act_id="a3", at=BEGAN, action="login.failed", actor="user:eve", outcome="refused", client="::1"),
+    Act(
+        act_id="a6", at=BEGAN, action="admin.login", actor="corp:ann", target="admin port", client="10.0.0.9"
+    ),
+    Act(act_id="a7", at=BEGAN, action="identity.seen", actor="gemstead", target="corp:ann", tenant="acme"),
     Act(act_id="a4", at=BEGAN, action="config.reload", before="sha256:00", after="sha256:11"),
     Act(act_id="a5", at=BEGAN, action="audit.prune", outcome="failed", client="::ffff:10.0.0.1"),
 ]
@@ -156,6 +160,25 @@ KINDS = {
     "date": lambda value: datetime.fromisoformat(value),
     "ip": lambda value: ip_address(value),
 }
+
+
+@pytest.mark.parametrize(
+    ("action", "outcome", "activity", "status"),
+    [
+        ("admin.login", "done", 1, 1),
+        ("admin.login.failed", "refused", 1, 2),
+        ("identity.seen", "done", 99, 1),
+        ("key.create", "done", None, 1),
+    ],
+)
+def test_sign_ins_are_told_as_such(action, outcome, activity, status):
+    act = Act(act_id="a", at=BEGAN, action=action, actor="ann", target="ann", outcome=outcome)
+    event, other = ocsf(shipped(act)), ecs(shipped(act))["event"]
+    assert (event["class_uid"] == 3002) is (activity is not None) and event["status_id"] == status
+    if activity:
+        assert (event["activity_id"], event["user"]["name"]) == (activity, "ann")
+    assert other["category"] == ["authentication" if activity else "configuration"]
+    assert other["outcome"] == ("success" if outcome == "done" else "failure")
 
 
 @pytest.mark.parametrize("one", RECORDS, ids=lambda one: getattr(one, "action", "call"))

@@ -13,13 +13,13 @@ import pytest
 from ledger_records import BEGAN, record
 
 from gemstead.ledger.acts import new_act
-from gemstead.ledger.audit import AuditRecord
+from gemstead.ledger.audit import SEEN, AuditRecord
 from gemstead.ledger.audittable import MIGRATIONS, append, sealed
 from gemstead.ledger.database import LedgerTrouble, open_to_write
 from gemstead.ledger.denials import Denial
 from gemstead.ledger.examine import Order
 from gemstead.ledger.keys import Grant, UnknownKey, open_keys
-from gemstead.ledger.log import SEEN, Seen, SqliteLog
+from gemstead.ledger.log import Seen, SqliteLog
 from gemstead.ledger.postgres.keys import PostgresKeys
 from gemstead.ledger.postgres.link import linked
 from gemstead.ledger.postgres.log import PostgresLog

@@ -40,7 +40,7 @@ class SignIn(Protocol):
     async def begin(self, issuer: str, redirect: str) -> Any:
         """An attempt, with its `url` and `state`. Raises Refused."""
 
-    async def finish(self, issuer: str, attempt: Any, query: str) -> Caller:
+    async def finish(self, issuer: str, attempt: Any, query: str, client: str = "") -> Caller:
         """Who has signed in. Raises Refused."""
 
     def has_password(self) -> bool: ...
@@ -130,7 +130,9 @@ class Pages:
                 )
             )
         try:
-            caller = await self._behind.finish(begun.issuer, begun.attempt, request.url.query)
+            caller = await self._behind.finish(
+                begun.issuer, begun.attempt, request.url.query, _address(request)
+            )
         except Refused as refusal:
             return no(refusal)
         answer = RedirectResponse("/admin/whoami", 303)

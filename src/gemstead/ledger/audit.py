@@ -69,6 +69,7 @@ class Act(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 KEY_ID_FIRST = "1"
+SEEN = "identity.seen"  # the act that notes what somebody may do who came by a token or certificate
 
 
 class HashKey(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from gemstead.ledger import acts, audittable, proof, read, retention, search
-from gemstead.ledger.audit import Act, AuditRecord
+from gemstead.ledger.audit import SEEN, Act, AuditRecord
 from gemstead.ledger.chain import Checkpoint
 from gemstead.ledger.database import LedgerTrouble, reading
 from gemstead.ledger.proof import Verified
@@ -24,7 +24,6 @@ from gemstead.ledger.search import Page, Question
 from gemstead.ledger.signing import PublicKeys, Signer
 
 Mark = dict[str, int]  # by chain: the last place that was looked at
-SEEN = "identity.seen"  # the act that notes what somebody may do who came by a token or certificate
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,9 +22,8 @@ import msgspec
 from gemstead.console.asked import actor_of
 from gemstead.gateway.issuers import Came
 from gemstead.ledger import acts, retention
-from gemstead.ledger.audit import Act
+from gemstead.ledger.audit import SEEN, Act
 from gemstead.ledger.database import LedgerTrouble
-from gemstead.ledger.log import SEEN
 from gemstead.ledger.ship.cursors import shipped_everywhere
 from gemstead.ledger.ship.sink import ShipSettings, SinkSettings
 from gemstead.ledger.signing import Signer

@@ -116,7 +116,7 @@ class Entrance:
         except (oidc.ProviderTrouble, CannotRun) as trouble:
             raise Refused(Reason.INTERNAL, f"sign-in at {issuer} does not work now: {trouble}") from None
 
-    async def finish(self, issuer: str, attempt: Any, query: str) -> Caller:
+    async def finish(self, issuer: str, attempt: Any, query: str, client: str = "") -> Caller:
         spec, us = await self._login(issuer)
         try:
             async with oidc.client(at := provider(spec, self._secret)) as http:
@@ -128,7 +128,8 @@ class Entrance:
             raise Refused(Reason.UNAUTHENTICATED, f"sign-in at {issuer} failed: {trouble}") from None
         token = tokens["id_token" if spec.token == "id" else "access_token"]  # noqa: S105
         caller = self.identify(b"Bearer " + str(token).encode(), "")
-        await self._remember("admin.login", caller.key_id, {"roles": list(caller.roles)})
+        roles, said = ",".join(caller.roles), {"user": caller.user, "roles": list(caller.roles)}
+        await self._remember("admin.login", caller.key_id, said, client, tenant=caller.tenant, role=roles)
         return caller
 
     async def _login(self, issuer: str) -> tuple[IssuerSpec, oidc.Client]:
@@ -164,7 +165,7 @@ class Entrance:
                 await asyncio.to_thread(self._file.set, new, time.time())
             except (BadPassword, OSError, LedgerTrouble) as trouble:
                 raise Refused(Reason.FORBIDDEN, str(trouble)) from None
-        await self._remember("admin.password.change", "break-glass", {"client": client})
+        await self._remember("admin.password.change", "break-glass", None, client)
 
     async def set_password(self, new: str, actor: str, client: str) -> None:
         """A new password by somebody who may set it without knowing the present one."""
@@ -174,7 +175,7 @@ class Entrance:
             except (BadPassword, OSError, LedgerTrouble) as trouble:
                 raise Refused(Reason.FORBIDDEN, str(trouble)) from None
         self._say(f"{actor} has set the break-glass password from {client or 'this machine'}")
-        await self._remember("admin.password.change", actor, {"client": client, "set": True})
+        await self._remember("admin.password.change", actor, {"set": True}, client)
 
     async def _try(self, given: str, client: str) -> Any:
         if (wait_s := await asyncio.to_thread(self._begin_try)) > 0:
@@ -188,18 +189,18 @@ class Entrance:
             raise Refused(Reason.FORBIDDEN, str(trouble)) from None
         if kept is None:
             self._tries.failed(time.time())
-            await self._remember("admin.login.failed", "break-glass", {"client": client})
+            await self._remember("admin.login.failed", "break-glass", None, client, outcome="refused")
             raise Refused(Reason.UNAUTHENTICATED, "this is not the password")
         await asyncio.to_thread(self._tries.right)
-        await self._remember("admin.login", "break-glass", {"client": client})
+        await self._remember("admin.login", "break-glass", None, client)
         return kept
 
     def _begin_try(self) -> float:
         return self._tries.begin(time.time(), self._file.set_at() or 0.0)
 
-    async def _remember(self, action: str, actor: str, detail: Any) -> None:
+    async def _remember(self, action: str, actor: str, detail: Any, client: str, **fields: str) -> None:
         """An act that cannot be written down does not happen."""
-        act = acts.new_act(action, "admin port", actor=actor, detail=detail)
+        act = acts.new_act(action, "admin port", actor=actor, detail=detail, client=client, **fields)
         try:
             await asyncio.to_thread(acts.remember, self._audit, act)
         except LedgerTrouble as trouble:

@@ -18,10 +18,10 @@ from typing import Any
 import msgspec
 
 from gemstead import __version__
-from gemstead.ledger.audit import Act, AuditRecord
+from gemstead.ledger.audit import SEEN, Act, AuditRecord
 
 OCSF_VERSION, ECS_VERSION = "1.8.0", "9.0.0"
-_OK, _FAILED = 1, 2
+_OK, _FAILED, _OTHER = 1, 2, 99
 _INFO, _LOW, _HIGH = 1, 2, 4  # severity_id
 _PRODUCT = {"name": "Gemstead", "vendor_name": "Gemstead", "version": __version__}
 _ADDRESS = re.compile(r"^[0-9.]+$|^[0-9a-fA-F:.]*:[0-9a-fA-F:.]*$")
@@ -127,16 +127,23 @@ def _ocsf_act(one: Shipped, act: Act) -> dict[str, Any]:
         "src_endpoint": _endpoint(act.client),
         "unmapped": _rest(one, act, ()),
     }
-    if noun in ("login", "logout"):
-        base = _ocsf_base(one, 3002, 1 if noun == "login" else 2, "Authentication", act.tenant)
-        return _filled(
-            {**base, **common, "user": {"name": act.target or act.actor}, "service": {"name": "gemstead"}}
-        )
+    if activity := _authenticating(act.action):
+        base = _ocsf_base(one, 3002, activity, "Authentication", act.tenant)
+        who = act.target if act.action == SEEN else act.actor
+        named = {"activity_name": act.action} if activity == _OTHER else {}
+        return _filled({**base, **common, **named, "user": {"name": who}, "service": {"name": "gemstead"}})
     base = _ocsf_base(one, 3004, _MANAGING.get(verb, 99), "Entity Management", act.tenant)
     if "src_endpoint" in common:
         common["unmapped"]["client"] = act.client
     entity = {"name": act.target or noun, "type": noun, "type_id": 99}
     return _filled({**base, **common, "activity_name": act.action, "entity": entity})
+
+
+def _authenticating(action: str) -> int:
+    """OCSF 3002's activity_id of an action; 0: it authenticates nobody."""
+    if action == SEEN:
+        return _OTHER
+    return {"login": 1, "logout": 2}.get(action.removeprefix("admin.").partition(".")[0], 0)
 
 
 def _ocsf_base(
@@ -205,9 +212,9 @@ def _ecs_call(one: Shipped, call: AuditRecord) -> dict[str, Any]:
 
 
 def _ecs_act(one: Shipped, act: Act) -> dict[str, Any]:
-    noun, _, verb = act.action.partition(".")
-    session = noun in ("login", "logout")
-    kind = {"login": "start", "logout": "end"}.get(noun) or _ECS_TYPES.get(verb, "info")
+    verb = act.action.partition(".")[2]
+    session = _authenticating(act.action)
+    kind = {1: "start", 2: "end", _OTHER: "info"}.get(session) or _ECS_TYPES.get(verb, "info")
     return _filled(
         {
             **_ecs_base(one),
