@@ -230,6 +230,11 @@ def test_a_changed_file_is_applied_and_a_bad_one_is_not(tmp_path):
         other.write_text("limits: {concurrent: 9}\n")
         said = service.gemstead("reload", "-c", str(other)).stdout
         assert f"note: the service goes by {file}; {other} was not read" in said
+        file.write_text("models: [{name: gemma-4-e2b, context: 2048}]\nrollout: {settle_s: 1}\n")
+        assert "replacing: gemma-4-e2b" in service.gemstead("reload").stdout
+        busy = service.gemstead("reload")
+        assert busy.returncode == 1
+        assert "the file was not read: gemma-4-e2b is still being changed" in busy.stderr
 
 
 def test_without_a_network_the_demonstration_model_stands_in_and_says_so(tmp_path):

@@ -67,7 +67,7 @@ def stop_service(args: argparse.Namespace) -> int:
 
 
 def reload_service(args: argparse.Namespace) -> int:
-    """`gemstead reload`: 2 when the file is refused."""
+    """`gemstead reload`: 2 when the file is refused, 1 when an earlier reload's rollout has not ended."""
     folder, card = find(args)
     if card is None:
         raise Trouble(nothing_runs(folder))
@@ -75,6 +75,8 @@ def reload_service(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(done, indent=2))
         return 2 if "refused" in done else 0
+    if done.get("busy"):
+        raise Trouble(f"the file was not read: {'; '.join(done['refused'])}; then type it again")
     if "refused" in done:
         raise Trouble(
             "\n".join(["the file is refused, the old one stays in force:", *done["refused"]]), code=2

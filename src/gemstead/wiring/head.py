@@ -132,7 +132,8 @@ class Head:
         async with self._reloading:
             if self.fleet.rolling:
                 names = ", ".join(self.fleet.rolling)
-                return {"refused": [f"{names} is still being changed; see `gemstead rollout`"]}
+                why = f"{names} is still being changed by an earlier one (`gemstead rollout --wait`)"
+                return {"refused": [why], "busy": True}
             try:
                 wanted = await self._reread()
             except Exception as error:  # a bad file must never stop a good service
