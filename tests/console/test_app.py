@@ -94,5 +94,7 @@ def test_a_model_is_changed_by_whoever_has_the_token(ask, head):
     assert ask("POST", "/admin/models/m/restart?gap=1", "right").status_code == 409
     assert head.asked == ("restart", "m", {"gap": True})
     assert ask("POST", "/admin/models/m/scale?replicas=many", "right").status_code == 422
+    unsaid = ask("POST", "/admin/models/m/scale", "right")
+    assert (unsaid.status_code, unsaid.json()) == (422, {"refused": ["say how many: scale?replicas=2"]})
     assert "there are: restart" in ask("POST", "/admin/models/m/explode", "right").json()["error"]
     assert ask("GET", "/admin/models/m/wake", "right").status_code == 405

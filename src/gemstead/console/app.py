@@ -96,6 +96,8 @@ def console(head: Head, token: str, door: Door | None = None, pages: Sequence[Ro
             }
         except ValueError as error:
             return JSONResponse({"refused": [f"a number is wanted: {error}"]}, 422)
+        if verb == "scale" and "replicas" not in how:
+            return JSONResponse({"refused": ["say how many: scale?replicas=2"]}, 422)
         done = await head.ask(verb, name, **how)
         return JSONResponse(done, 409 if "refused" in done else 200)
 
