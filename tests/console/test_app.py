@@ -93,6 +93,8 @@ def test_a_model_is_changed_by_whoever_has_the_token(ask, head):
     assert head.asked == ("scale", "google/gemma", {"replicas": 3})
     assert ask("POST", "/admin/models/m/restart?gap=1", "right").status_code == 409
     assert head.asked == ("restart", "m", {"gap": True})
+    ask("POST", "/admin/models/m/restart?gap=0", "right")
+    assert head.asked == ("restart", "m", {"gap": False}), "nothing is ended first that was not to be"
     assert ask("POST", "/admin/models/m/scale?replicas=many", "right").status_code == 422
     unsaid = ask("POST", "/admin/models/m/scale", "right")
     assert (unsaid.status_code, unsaid.json()) == (422, {"refused": ["say how many: scale?replicas=2"]})

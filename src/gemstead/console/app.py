@@ -26,10 +26,17 @@ from gemstead.console.door import Door
 from gemstead.console.headers import SecurityHeaders
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
 # What can be asked of a model, and what each takes besides.
+def _yes(said: str) -> bool:
+    """`gap=0` and `gap=false` are no."""
+    return said.lower() in ("1", "true", "yes", "on")
+
+
 MODEL_VERBS: dict[str, dict[str, Callable[[str], Any]]] = {
-    "restart": {"gap": bool},
-    "start": {"gap": bool},
+    "restart": {"gap": _yes},
+    "start": {"gap": _yes},
     "promote": {},
     "undo": {},
     "sleep": {},
