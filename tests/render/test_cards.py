@@ -33,9 +33,8 @@ def engines(made: Bundle) -> dict[str, Any]:
 
 
 def pod(made: Bundle) -> dict[str, Any]:
-    found = [
-        one for one in built(made.files) if one["kind"] == "Deployment" and "gemma" in one["metadata"]["name"]
-    ]
+    found = [one for one in built(made.files) if one["kind"] == "Deployment"]
+    found = [one for one in found if one["metadata"]["labels"]["app.kubernetes.io/component"] == "engine"]
     spec: dict[str, Any] = found[0]["spec"]["template"]["spec"]
     return spec
 
@@ -136,3 +135,27 @@ def test_what_no_maker_publishes_is_asked_for() -> None:
         bundle("docker", "L4", model="gemma-4-e2b", engine="transformers")
     with pytest.raises(Refused, match=r"published from 0\.26\.0 on, not for 0\.24\.0"):
         bundle("docker", "B70", model="gemma-4-e4b", engine="vllm", engine_version="0.24.0")
+
+
+def test_a_tpu_s_pods_go_where_its_chips_are_and_nothing_turns_them_away() -> None:
+    more = {
+        "cloud": {"project": "acme"},
+        "host": "llm.acme.com",
+        "kubernetes": {"routes": {"proxies": ["10.129.0.0/23"]}},
+    }
+    made = bundle("gke", "TPU v6e", 8, "gemma-4-31b", **more)
+    asked = pod(made)
+    chips = int(asked["containers"][0]["resources"]["limits"]["google.com/tpu"])
+    shape = {1: "1x1", 4: "2x2", 8: "2x4"}[chips]
+    assert asked["nodeSelector"]["cloud.google.com/gke-tpu-accelerator"] == "tpu-v6e-slice"
+    assert asked["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == shape
+    (made_by,) = [one for one in built(made.files) if one["kind"] == "ComputeClass"]
+    assert made_by["spec"]["priorities"][0]["tpu"] == {
+        "type": "tpu-v6e-slice",
+        "topology": shape,
+        "count": chips,
+    }
+    pools = bundle("terraform", "TPU v6e", 8, "gemma-4-31b", cloud={"project": "acme"}).files["pools.tf"]
+    assert "ct6e-standard" in pools and "nvidia.com/gpu" not in pools, (
+        "a taint that no pod of a TPU tolerates"
+    )

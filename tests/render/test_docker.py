@@ -157,3 +157,14 @@ def test_where_images_are_asked_about_the_file_that_sees_them_is_fetched_too(kin
     assert "gemma-4-E4B-it-mmproj.gguf" in fetched and "gemma-4-E4B_q4_0-it.gguf" in fetched
     assert ('"--mmproj", "/models/gemma-4-E4B-it-mmproj.gguf"' in dockerfile) is (kind == "image")
     assert "gemma-4-E4B-it-mmproj.gguf" in target("compose").render(made).files["compose.yaml"]
+
+
+def test_a_repository_of_many_files_is_not_guessed_at() -> None:
+    file = {
+        "models": [
+            {"name": "gemma-4-31b", "engine": "llamacpp", "checkpoint": "unsloth/gemma-4-31B-it-GGUF"}
+        ],
+        "deploy": {"hardware": {"gpu": "RTX PRO 6000", "count": 1}, "cache": {"kind": "image"}},
+    }
+    with pytest.raises(Refused, match=r"which file of unsloth/.* is not known.*deploy\.cache\.kind: volume"):
+        target("docker").render(deployment(Spec.model_validate(file, strict=False), built_in()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from gemstead.refused import Reason, Refused
 from gemstead.render.because import Because
 from gemstead.render.deployment import ENGINE_PORT, Deployment, Pool
 from gemstead.render.dockerfile import asks
@@ -78,6 +79,9 @@ def moved(pool: Pool, lead: str, *, flat: bool = False) -> list[str]:
 
     Repositories are the checkpoint's and the drafter's, words of their own or in JSON; a drafter's name may begin with
     its checkpoint's.
+
+    Raises:
+        Refused: a GGUF repository of which no file is known.
     """
     checkpoint = pool.setup.checkpoint
     if pool.setup.engine == "llamacpp":
@@ -122,10 +126,17 @@ def caches(engine: str, *, inside: bool = False) -> dict[str, str]:
 
 def _by_file(pool: Pool, folder: str) -> list[str]:
     words = list(pool.command.argv)
+    checkpoint = pool.setup.checkpoint
+    if not checkpoint.file:
+        raise Refused(
+            Reason.BAD_REQUEST,
+            f"{pool.name}: which file of {checkpoint.repo} is meant is not known, so it can lie in no image "
+            "and no bucket: deploy.cache.kind: volume, or another models[].checkpoint",
+        )
     at = words.index("--hf-repo")
     del words[at : at + 2]
     at = words.index("--hf-file")
-    words[at : at + 2] = ["--model", f"{folder}{pool.setup.checkpoint.file}"]
+    words[at : at + 2] = ["--model", f"{folder}{checkpoint.file}"]
     if projector := _projector(pool):
         words[at + 2 : at + 2] = ["--mmproj", f"{folder}{projector}"]
     return words

@@ -42,12 +42,21 @@ def pools(deployment: Deployment, pool: Pool) -> list[Block]:
     most = -(-cards // each)
     inner = _accelerators(pool, machine)
     why = f"{pool.setup.model.title}: {cards} cards of {pool.setup.accelerator.name} in machines of {each}"
-    found = [_pool_block(pool.name, machine.name, why, 0, max(most, 1), inner=inner, gpu=True)]
+    tpu = pool.setup.accelerator.vendor == "google"
+    found = [_pool_block(pool.name, machine.name, why, 0, max(most, 1), inner=inner, gpu=True, tpu=tpu)]
     if hardware.spot:
         reason = "spot machines first, for a fraction of the price; those above are the fallback when these are taken"
         found.append(
             _pool_block(
-                f"{pool.name}-spot", machine.name, reason, 0, max(most, 1), inner=inner, gpu=True, spot=True
+                f"{pool.name}-spot",
+                machine.name,
+                reason,
+                0,
+                max(most, 1),
+                inner=inner,
+                gpu=True,
+                tpu=tpu,
+                spot=True,
             )
         )
     return found
@@ -93,8 +102,10 @@ def _pool_block(
     *,
     inner: tuple[Block, ...],
     gpu: bool = False,
+    tpu: bool = False,
     spot: bool = False,
 ) -> Block:
+    """One node pool; GKE taints the nodes of TPUs itself (`google.com/tpu`), and those of other cards it does not."""
     node = {
         "machine_type": machine,
         "service_account": Expr("google_service_account.nodes.email"),
@@ -128,7 +139,7 @@ def _pool_block(
                 reason="nothing but engines runs beside the cards",
             ),
         )
-        if gpu
+        if gpu and not tpu
         else ()
     )
     return Block(

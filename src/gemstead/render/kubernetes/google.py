@@ -12,7 +12,7 @@ from typing import Any
 from gemstead.catalog.machines import carrying
 from gemstead.render.because import Because
 from gemstead.render.deployment import Deployment, Pool
-from gemstead.render.kubernetes.hardware import GKE_CARDS, cards_here, is_google
+from gemstead.render.kubernetes.hardware import GKE_CARDS, cards_here, is_google, tpu
 from gemstead.render.kubernetes.objects import ENGINE, Object, engine_name, made
 
 ACTS_AS = "iam.gke.io/gcp-service-account"
@@ -69,6 +69,10 @@ def objects(deployment: Deployment, pool: Pool) -> list[Object]:
             "count": fitting[0].count if fitting else count,
             "driverVersion": "default",
         }
+    name, shape, chips = tpu(pool, deployment)
+    if name:
+        slice_ = {"type": name, "topology": shape, "count": chips}
+        rule = {"tpu": Because(slice_, f"{count} x {card.name} for one pod; one machine's")}
     priorities: list[Any] = []
     if deployment.deploy.hardware.spot:
         priorities.append(Because({**rule, "spot": True}, "spot machines first, while there are any"))

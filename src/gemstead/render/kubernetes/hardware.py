@@ -45,6 +45,22 @@ GKE_CARDS = {
 }
 
 
+# TPUs by GKE's name and the shape of one machine's chips, which a pod has to name both
+# (docs.cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus, single-host slices).
+GKE_TPUS = {
+    "tpu-v6e": ("tpu-v6e-slice", {1: "1x1", 4: "2x2", 8: "2x4"}),
+    "tpu-v5e": ("tpu-v5-lite-podslice", {1: "1x1", 4: "2x2", 8: "2x4"}),
+    "tpu-v5p": ("tpu-v5p-slice", {4: "2x2x1"}),
+}
+
+
+def tpu(pool: Pool, deployment: Deployment) -> tuple[str, str, int]:
+    """GKE's name of the pool's TPU, the shape that holds a pod's chips, and how many that are; empty: it has none."""
+    name, shapes = GKE_TPUS.get(pool.setup.accelerator.id, ("", {}))
+    fitting = [count for count in sorted(shapes) if count >= cards_here(pool, deployment)]
+    return (name, shapes[fitting[0]], fitting[0]) if fitting else ("", "", 0)
+
+
 def is_google(deployment: Deployment) -> bool:
     """Whether the cluster is Google's."""
     routes = deployment.deploy.kubernetes.routes
@@ -177,6 +193,9 @@ def scheduling(deployment: Deployment, pool: Pool) -> Object:
     selected = dict(kubernetes.node_selector)
     if is_google(deployment) and pool.needs.gpus:
         selected |= {"cloud.google.com/compute-class": engine_name(deployment, pool)}
+    name, shape, _ = tpu(pool, deployment)
+    if name:
+        selected |= {"cloud.google.com/gke-tpu-accelerator": name, "cloud.google.com/gke-tpu-topology": shape}
     if selected:
         found["nodeSelector"] = selected
     if kubernetes.runtime_class and pool.needs.gpus:
