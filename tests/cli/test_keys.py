@@ -129,6 +129,21 @@ def test_a_revoked_key_is_refused_at_once_and_again_is_no_mistake(run, book):
     assert (code, "already revoked" in out) == (0, True)
 
 
+def test_all_keys_of_somebody_are_revoked(run, book):
+    ann, ben = (run("create", "--user", user, "--tenant", "acme")[1].strip() for user in ("ann", "ben"))
+    other = run("create", "--user", "ann", "--tenant", "other")[1].strip()
+    code, out, _ = run("revoke", "--user", "ann", "--tenant", "acme")
+    assert (code, out.count("is revoked"), ann[:12] in out) == (0, 1, True)
+    assert run("revoke", "--user", "ann", "--tenant", "acme")[0] == 0  # there is none left
+    for secret, welcome in ((ann, False), (ben, True), (other, True)):
+        if welcome:
+            book.find(secret.encode(), time.time())
+        else:
+            with pytest.raises(Refused):
+                book.find(secret.encode(), time.time())
+    assert run("revoke")[0] == run("revoke", ben[:12], "--user", "ben")[0] == 2
+
+
 def test_one_unknown_id_revokes_none(run, book):
     secret = run("create")[1].strip()
     assert run("revoke", secret[:12], "gms_nosuchid")[0] == 1

@@ -147,6 +147,21 @@ async def test_what_no_key_can_be_is_refused_with_what_to_do(port, asked, says):
     assert (answer.status_code, len(port.keys.list())) == (400, before + 1) and says in answer.json()["error"]
 
 
+async def test_all_keys_of_somebody_are_revoked_at_once(port):
+    async with visitor(port, "admin") as http:
+        made = [
+            (await http.post("/admin/keys", json={"user": user, "tenant": tenant})).json()
+            for user, tenant in (("ann", "acme"), ("ann", "other"), ("ben", "acme"))
+        ]
+        assert (await http.delete("/admin/keys")).status_code == 400
+        assert (await http.delete("/admin/keys?user=")).status_code == 400
+        gone = (await http.delete("/admin/keys", params={"user": "ann", "tenant": "acme"})).json()
+        assert gone == {"revoked": [made[0]["key_id"]]}
+        assert "revoked" in welcome(port, made[0]["key"])
+        assert [welcome(port, one["key"]).user for one in made[1:]] == ["ann", "ben"]
+    assert [one[3] for one in acts(port, "key.revoke")] == [made[0]["key_id"]]
+
+
 async def test_whoever_makes_keys_makes_nobody_mightier_than_himself(port):
     ruler = port.keys.list()[0]
     assert ruler.roles == ("admin",)

@@ -27,9 +27,10 @@ def add(subparsers: Any) -> None:
     _create_options(_verb(verbs, "create", create, "Make a key and show it, this once."))
     _verb(verbs, "list", list_keys, "List keys: their ids, rights and state. Secrets are kept nowhere.")
     _verb(verbs, "show", show, "Show one key.").add_argument("id", help="as in `gemstead keys list`")
-    _verb(
-        verbs, "revoke", revoke, "Refuse keys from now on and for good, in every gateway worker."
-    ).add_argument("id", nargs="+", help="as in `gemstead keys list`")
+    end = _verb(verbs, "revoke", revoke, "Refuse keys from now on and for good, in every gateway worker.")
+    end.add_argument("id", nargs="*", help="as in `gemstead keys list`")
+    for name in ("tenant", "user", "app"):
+        end.add_argument(f"--{name}", metavar="NAME", help=f"instead: every key of this {name}")
     turn = _verb(verbs, "rotate", rotate, "Replace a key by a new one with the same rights.")
     turn.add_argument("id", help="as in `gemstead keys list`")
     turn.add_argument(
@@ -175,16 +176,26 @@ def show(args: argparse.Namespace) -> int:
 
 def revoke(args: argparse.Namespace) -> int:
     from gemstead.cli.spans import shown
+    from gemstead.ledger.key import living_of
 
     _, folder, store = _open(args, mint=False)
-    before = [store.get(_id(text)) for text in args.id]  # all of them are known before the first is revoked
     now = time.time()
+    whose = {name: getattr(args, name) for name in ("tenant", "user", "app") if getattr(args, name)}
+    if bool(args.id) == bool(whose):
+        raise Trouble("say which keys: their ids, or one or more of --tenant, --user and --app", code=USAGE)
+    before = [store.get(_id(text)) for text in args.id]  # all of them are known before the first is revoked
+    before = before or living_of(store.list(), now, **whose)
     after = [store.revoke(key.key_id, now=now) for key in before]
     for key in before:
         if key.revoked_at is None:
             _remember(folder, "key.revoke", key)
     if args.json:
         return _print_json([_plain(key, now) for key in after])
+    if not before:
+        print(
+            "no key that is accepted is of " + ", ".join(f"{k} {v}" for k, v in whose.items()),
+            file=sys.stderr,
+        )
     for key in before:
         if key.revoked_at is not None:
             print(f"{key.key_id} was already revoked on {shown(key.revoked_at)}")

@@ -71,6 +71,7 @@ SUMMARIES: dict[str, str] = {
     "GET /admin/usage/own": "what the visitor has used in 30 days, by model",
     "GET /admin/keys": "everybody's keys and their rights; secrets are kept nowhere",
     "POST /admin/keys": "a new key; its secret is shown this once",
+    "DELETE /admin/keys": "revoke every key of a tenant, a user or an application",
     "GET /admin/keys/{id}": "one key",
     "DELETE /admin/keys/{id}": "revoke it: refused by every worker at its next lookup",
     "POST /admin/keys/{id}/rotate": "another key with the same rights; the old one works on for `overlap_s`",

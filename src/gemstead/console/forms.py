@@ -45,6 +45,14 @@ class KeyFilter(Form):
     after: Annotated[Name, Meta(description="`next` of the page before")] = ""
 
 
+class KeysOf(Form):
+    """Whose keys: those that fit all that is said. Something must be said."""
+
+    tenant: Name | None = None
+    user: Name | None = None
+    app: Name | None = None
+
+
 class NewKey(Form):
     """The rights of a new key. Without limits of its own those of the file hold."""
 
@@ -227,6 +235,7 @@ QUERIES: dict[str, type[Form]] = {
     "POST /admin/limits/reset": Counter,
     "GET /admin/callback": Callback,
     "GET /admin/keys": KeyFilter,
+    "DELETE /admin/keys": KeysOf,
     "DELETE /admin/denials": OneDenial,
     "GET /admin/usage": Usage,
     "GET /admin/audit": Search,

@@ -16,10 +16,10 @@ from starlette.routing import Route
 
 from gemstead.console.asked import Asked, Witness, Wrong, answering, asked_for, moment
 from gemstead.console.door import Door
-from gemstead.console.forms import KeyFilter, NewKey, Rotation
+from gemstead.console.forms import KeyFilter, KeysOf, NewKey, Rotation
 from gemstead.ledger.database import LedgerTrouble
 from gemstead.ledger.granting import checked_roles, limit_of, pool_of
-from gemstead.ledger.key import Grant, Key, Minted
+from gemstead.ledger.key import Grant, Key, Minted, living_of
 from gemstead.ledger.keyform import PREFIX, key_id_of
 from gemstead.ledger.keys import KeyStore
 from gemstead.refused import Reason, Refused
@@ -43,6 +43,7 @@ class Keys:
         return [
             Route("/admin/keys", answering("GET /admin/keys", self.keys)),
             Route("/admin/keys", answering("POST /admin/keys", self.create), methods=["POST"]),
+            Route("/admin/keys", answering("DELETE /admin/keys", self.revoke_all), methods=["DELETE"]),
             Route("/admin/keys/{id}", answering("GET /admin/keys/{id}", self.show)),
             Route("/admin/keys/{id}", answering("DELETE /admin/keys/{id}", self.revoke), methods=["DELETE"]),
             Route(
@@ -117,6 +118,25 @@ class Keys:
         if before.revoked_at is None:
             self._witness.saw(asked, "key.revoke", key.key_id, {"roles": key.roles}, tenant=key.tenant)
         return told(key, now)
+
+    def revoke_all(self, asked: Asked) -> Any:
+        """The keys of a tenant, a user or an application, which are refused everywhere from now on."""
+        form: KeysOf = asked.form
+        if not (form.tenant or form.user or form.app):
+            raise Wrong(400, "say whose keys: `tenant`, `user`, `app` or several of these")
+        now = self._clock()
+        found = living_of(
+            self._store.list(),
+            now,
+            tenant=form.tenant or None,
+            user=form.user or None,
+            app=form.app or None,
+        )
+        for key in found:
+            self._store.revoke(key.key_id, now=now)
+        for key in found:
+            self._witness.saw(asked, "key.revoke", key.key_id, {"roles": key.roles}, tenant=key.tenant)
+        return {"revoked": [key.key_id for key in found]}
 
     def _may_give(self, asked: Asked, roles: tuple[str, ...]) -> None:
         if beyond := self._door.roles.beyond(asked.caller.roles, roles):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -155,6 +156,25 @@ class Minted(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Minted({self.key.key_id})"
+
+
+def living_of(
+    keys: Iterable[Key],
+    now: float,
+    *,
+    tenant: str | None = None,
+    user: str | None = None,
+    app: str | None = None,
+) -> list[Key]:
+    """Those of the keys that are accepted now and fit all that is said."""
+    return [
+        key
+        for key in keys
+        if key.state(now) in ("active", "retiring")
+        and tenant in (None, key.tenant)
+        and user in (None, key.user)
+        and app in (None, key.app)
+    ]
 
 
 def made_by(key_id: str) -> str:

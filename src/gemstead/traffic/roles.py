@@ -101,6 +101,7 @@ ADMIN_RULES: dict[str, str] = {
     "GET /admin/usage/own": "usage.own",
     "GET /admin/keys": "keys.list",
     "POST /admin/keys": "keys.manage",
+    "DELETE /admin/keys": "keys.manage",
     "GET /admin/keys/{id}": "keys.list",
     "DELETE /admin/keys/{id}": "keys.manage",
     "POST /admin/keys/{id}/rotate": "keys.manage",
