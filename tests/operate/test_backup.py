@@ -25,6 +25,7 @@ from gemstead.ledger.ship.spool import Spool
 from gemstead.ledger.signing import Signer, known_keys
 from gemstead.ledger.writer import Writer
 from gemstead.operate.backup import backup, drill, restore
+from gemstead.operate.sealed import new_identity
 from gemstead.wiring.files import StateDir, hold
 
 
@@ -220,6 +221,66 @@ def test_nothing_is_restored_below_a_running_service(ledger, tmp_path, capsys, m
         held.release()
     code, said = run(capsys, "restore", "a.tar.gz", *options)
     assert code == 0 and "what was there lies in" in said.out
+
+
+def test_a_sealed_backup_is_opened_by_whoever_it_is_for(ledger, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ("--set", f"state_dir={ledger.path}")
+    code, said = run(capsys, "backup", "--new-key", "backup.key", *options)
+    public = said.out.strip()
+    assert code == 0 and public.startswith("age1") and "elsewhere" in said.err
+    assert (tmp_path / "backup.key").stat().st_mode & 0o777 == 0o600
+    assert run(capsys, "backup", "--new-key", "backup.key", *options)[0] == 1
+    code, said = run(capsys, "backup", "--recipient", public, *options)
+    [sealed] = tmp_path.glob("gemstead-*.tar.gz.age")
+    assert code == 0 and f"restore --drill {sealed.name} --identity FILE" in said.out
+    content = sealed.read_bytes()
+    assert content.startswith(b"age-encryption.org/v1\n") and sealed.stat().st_mode & 0o777 == 0o600
+    run(capsys, "backup", "--new-key", "other.key", *options)
+    for words, sentence in (
+        ((), "it was sealed for a key: say --identity FILE"),
+        (("--identity", "other.key"), "it was sealed for other keys than this"),
+        (("--identity", "nothing.key"), "nothing.key cannot be read"),
+        (("--identity", "gemstead.yaml"), "cannot be read"),
+        (("--passphrase", "env:NOT_SET"), "NOT_SET"),
+    ):
+        for way in ((), ("--drill",)):
+            code, said = run(capsys, "restore", str(sealed), *way, *words, *options)
+            assert code in (1, 2) and sentence in said.err, (words, said)
+            assert "Traceback" not in said.err
+    acts_there = said_acts(ledger)
+    assert "restore.drill.failed" not in acts_there, "a forgotten key tells nothing of the backup"
+    before = len(open_keys(ledger.path / "keys.db", ledger.pepper).list())
+    damaged = tmp_path / "damaged.age"
+    damaged.write_bytes(content[:-1000])
+    code, said = run(capsys, "restore", "--drill", str(damaged), "--identity", "backup.key", *options)
+    assert code == 1 and "damaged, or was cut" in said.out
+    for way, word in ((("--drill",), "drill in"), ((), "restored in")):
+        code, said = run(capsys, "restore", str(sealed), *way, "--identity", "backup.key", *options)
+        assert code == 0 and word in said.out
+    assert len(open_keys(ledger.path / "keys.db", ledger.pepper).list()) == before
+
+
+def said_acts(ledger):
+    with closing(sqlite3.connect(ledger.path / "audit.db")) as connection:
+        return [row[0] for row in connection.execute("SELECT action FROM acts")]
+
+
+def test_a_backup_is_sealed_with_a_passphrase(ledger, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ("--set", f"state_dir={ledger.path}")
+    monkeypatch.setenv("BACKUP_PASSPHRASE", "correct-horse-battery")
+    monkeypatch.setenv("WRONG", "incorrect-horse")
+    sealing = ("--passphrase", "env:BACKUP_PASSPHRASE")
+    assert run(capsys, "backup", "a.age", *sealing, *options)[0] == 0
+    code, said = run(capsys, "restore", "--drill", "a.age", "--passphrase", "env:WRONG", *options)
+    assert code == 1 and "the passphrase is not the one" in said.err
+    assert run(capsys, "restore", "--drill", "a.age", *sealing, *options)[0] == 0
+    _, public = new_identity()
+    code, said = run(capsys, "backup", "b.age", *sealing, "--recipient", public, *options)
+    assert code == 2 and "not both" in said.err and not (tmp_path / "b.age").exists()
+    code, said = run(capsys, "backup", "b.age", "--recipient", public[:-1], *options)
+    assert code == 2 and "not a recipient" in said.err
 
 
 # What is written after a restore is of another chain.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gemstead.cli.trouble import Trouble
+from gemstead.cli.trouble import USAGE, Trouble
 
 if TYPE_CHECKING:
-    from gemstead.operate.backup import Drilled
+    from gemstead.operate.backup import Drilled, Seal
     from gemstead.wiring.files import StateDir
 
 
@@ -22,9 +23,29 @@ def add(subparsers: Any) -> None:
     backup_ = subparsers.add_parser(
         "backup",
         description="Copy the ledger and its secrets into one file, also while the service runs. The file holds "
-        "secrets: it is made for its owner only, and you should encrypt it where it goes.",
+        "secrets: it is made for its owner only, and sealed when you say for whom, in the format of age.",
     )
-    backup_.add_argument("file", nargs="?", metavar="FILE", help="default: gemstead-TIME.tar.gz here")
+    backup_.add_argument(
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="default: gemstead-TIME.tar.gz here, with .age when it is sealed",
+    )
+    backup_.add_argument(
+        "--recipient",
+        action="append",
+        default=[],
+        metavar="age1...",
+        help="seal it for whoever has the secret key to this; may be said again",
+    )
+    backup_.add_argument(
+        "--passphrase", metavar="REFERENCE", help="seal it with a passphrase: `env:NAME`, `file:PATH`, ..."
+    )
+    backup_.add_argument(
+        "--new-key",
+        metavar="FILE",
+        help="make no backup, but a secret key in this file, and print its recipient",
+    )
     add_common(backup_)
     backup_.set_defaults(run=back_up)
     restore_ = subparsers.add_parser(
@@ -38,17 +59,27 @@ def add(subparsers: Any) -> None:
         help="only try it: unpack it elsewhere, verify all of it, and write into the audit log that this was done. "
         "Exit code 1: it could not be restored",
     )
+    restore_.add_argument(
+        "--identity",
+        metavar="FILE",
+        help="the secret key of a sealed backup, as `--new-key` or age-keygen write it",
+    )
+    restore_.add_argument("--passphrase", metavar="REFERENCE", help="the passphrase of a sealed backup")
     add_common(restore_)
     restore_.set_defaults(run=restore)
 
 
 def back_up(args: argparse.Namespace) -> int:
     """Write the backup and say what is in it."""
-    from gemstead.operate.backup import backup
+    if args.new_key:
+        return _new_key(Path(args.new_key))
+    from gemstead.operate.backup import OPEN, backup
 
     folder, now = _folder(args), time.time()
-    name = args.file or time.strftime("gemstead-%Y%m%dT%H%M%SZ.tar.gz", time.gmtime(now))
-    made = backup(folder.ledger, Path(name), now)
+    seal = _seal(args)
+    ending = "" if seal == OPEN else ".age"
+    name = args.file or time.strftime("gemstead-%Y%m%dT%H%M%SZ.tar.gz", time.gmtime(now)) + ending
+    made = backup(folder.ledger, Path(name), now, seal)
     _remember(folder, "ledger.backup", Path(name).name, {"records": made.last, "keys": made.keys})
     if args.json:
         print(
@@ -56,8 +87,66 @@ def back_up(args: argparse.Namespace) -> int:
         )
     else:
         print(f"{name}: {made.keys} keys, audit log up to record {made.last}, {len(made.files)} files")
-        print(f"try it: gemstead restore --drill {name}")
+        opens = (
+            " --identity FILE" if seal.recipients else f" --passphrase {args.passphrase}" if ending else ""
+        )
+        print(f"try it: gemstead restore --drill {name}{opens}")
     return 0
+
+
+def _new_key(path: Path) -> int:
+    import os
+
+    from gemstead.operate.sealed import new_identity
+
+    secret, public = new_identity()
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise Trouble(f"{path} is there already: give the key another name") from None
+    except OSError as error:
+        raise Trouble(f"{path} cannot be written: {error.strerror}") from None
+    with os.fdopen(handle, "w") as file:
+        file.write(f"# public key: {public}\n{secret}\n")
+    print(public)
+    print(f"keep {path} elsewhere than the backups: without it none of them can be opened", file=sys.stderr)
+    return 0
+
+
+def _seal(args: argparse.Namespace) -> Seal:
+    """For whom a backup is to be sealed, or what opens one, as the words say."""
+    from gemstead.operate.backup import Seal
+    from gemstead.operate.sealed import SealTrouble, identities, recipient
+
+    to, key = getattr(args, "recipient", []), getattr(args, "identity", None)
+    if to and args.passphrase:
+        raise Trouble("a backup is sealed for recipients or with a passphrase, not both", code=USAGE)
+    try:
+        return Seal(
+            recipients=tuple(recipient(one) for one in to),
+            identities=tuple(identities(Path(key).read_text())) if key else (),
+            passphrase=_passphrase(args),
+        )
+    except SealTrouble as trouble:
+        raise Trouble(f"{key}: {trouble}" if key else str(trouble), code=USAGE) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Trouble(f"{key} cannot be read: {error}") from None
+
+
+def _passphrase(args: argparse.Namespace) -> str:
+    import os
+
+    from gemstead.cli.options import read_spec
+    from gemstead.operate.secrets.keeper import Keeper
+    from gemstead.wiring.secrets import CannotRun, resolved
+
+    if not args.passphrase:
+        return ""
+    try:
+        keeper = Keeper(read_spec(args).secrets, os.environ)
+        return resolved(args.passphrase, os.environ, "--passphrase", keeper)
+    except CannotRun as error:
+        raise Trouble(str(error), code=USAGE) from None
 
 
 def restore(args: argparse.Namespace) -> int:
@@ -67,9 +156,9 @@ def restore(args: argparse.Namespace) -> int:
     from gemstead.wiring.files import hold
 
     folder, now = _folder(args), time.time()
-    archive = Path(args.file)
+    archive, seal = Path(args.file), _seal(args)
     if args.drill:
-        done = drill(archive, now)
+        done = drill(archive, now, seal)
         action = "restore.drill" if not done.trouble else "restore.drill.failed"
         _remember(folder, action, archive.name, _told(done))
         return _said(args, done, "drill", None)
@@ -77,7 +166,7 @@ def restore(args: argparse.Namespace) -> int:
     if held is None:
         raise Trouble(f"a service runs in {folder.path}: `gemstead stop` first")
     try:
-        done, before = put_back(archive, folder.ledger, now)
+        done, before = put_back(archive, folder.ledger, now, seal)
         _remember(folder, "ledger.restore", archive.name, _told(done))
     finally:
         held.release()

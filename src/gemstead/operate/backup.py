@@ -6,7 +6,8 @@ password's hash. Not in it: files and results of batches, logs, models, and gems
 
 Databases are copied with SQLite's own online backup, so each copy is whole while the service writes. The archive begins
 with a manifest of sizes and sums, and nothing is taken out of it that is not in there. It holds secrets: mode 0600, and
-it is not encrypted.
+sealed when there is a recipient or a passphrase (`operate/sealed.py`). A sealed one is opened into a folder that is
+thrown away, for its owner only, and read from there.
 
 What is written after a restore is of another chain (`ledger/acts.py`, `begin_chain`): it must not take the places of
 records that were written after the backup, and that receivers may have.
@@ -28,11 +29,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from gemstead import __version__
 from gemstead.ledger.acts import begin_chain
@@ -43,11 +46,17 @@ from gemstead.ledger.keys import open_keys
 from gemstead.ledger.proof import chains_of, verify
 from gemstead.ledger.secrets import secret_at
 from gemstead.ledger.signing import Signer, folder_beside, known_keys
+from gemstead.operate.sealed import Locked, Sealing, SealTrouble, is_sealed
+from gemstead.operate.sealed import opened as unsealing
 
 MANIFEST = "manifest.json"
 MANIFEST_MOST = 1 << 20
 SECRETS = ("pepper", "hash.key", "hash-keys.json", "audit.key", "admin.password")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+
+
+class LockedBackup(LedgerTrouble):
+    """The key or passphrase of a sealed backup was not given, or another."""
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -81,7 +90,22 @@ class Drilled(msgspec.Struct, frozen=True, kw_only=True):
     trouble: tuple[str, ...] = ()
 
 
-def backup(ledger: Path, to: Path, now: float) -> Manifest:
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """For whom a backup is sealed, or what opens it. Nothing: it is not sealed."""
+
+    recipients: tuple[X25519PublicKey, ...] = ()
+    identities: tuple[X25519PrivateKey, ...] = ()
+    passphrase: str = ""
+
+    def __repr__(self) -> str:  # holds secrets
+        return "Seal()"
+
+
+OPEN = Seal()
+
+
+def backup(ledger: Path, to: Path, now: float, seal: Seal = OPEN) -> Manifest:
     """Write a backup of the ledger's folder; a file that is there is not written over.
 
     Raises:
@@ -107,7 +131,7 @@ def backup(ledger: Path, to: Path, now: float) -> Manifest:
             keys=_keys(folder / "keys.db"),
             files={one: Piece((folder / one).stat().st_size, _sum(folder / one)) for one in names},
         )
-        _pack(folder, manifest, to)
+        _pack(folder, manifest, to, seal)
     return manifest
 
 
@@ -186,11 +210,36 @@ def inspect(folder: Path, manifest: Manifest) -> list[str]:
     return wrong
 
 
-def drill(archive: Path, now: float) -> Drilled:
+@contextmanager
+def unsealed(archive: Path, seal: Seal) -> Iterator[Path]:
+    """The backup as it was before it was sealed, if it was.
+
+    Raises:
+        LedgerTrouble: it was sealed for somebody else, or is damaged, or there is no room.
+    """
+    with plainly(archive), archive.open("rb") as file:
+        sealed = is_sealed(file)
+    if not sealed:
+        yield archive
+        return
+    with tempfile.TemporaryDirectory(prefix="gemstead-opened-") as name:
+        plain = Path(name) / archive.name
+        handle = os.open(plain, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        with plainly(plain), archive.open("rb") as file, os.fdopen(handle, "wb") as to:
+            try:
+                for piece in unsealing(file, seal.identities, seal.passphrase):
+                    to.write(piece)
+            except SealTrouble as trouble:
+                kind = LockedBackup if isinstance(trouble, Locked) else LedgerTrouble
+                raise kind(f"{archive} cannot be opened: {trouble}") from None
+        yield plain
+
+
+def drill(archive: Path, now: float, seal: Seal = OPEN) -> Drilled:
     """Restore a backup into a folder that is thrown away, and look whether a service could go on with it.
 
     Raises:
-        LedgerTrouble: the file is not there, or there is no room to unpack it.
+        LedgerTrouble: the file is not there, or sealed for somebody else, or there is no room to unpack it.
     """
     began = time.monotonic()
     with plainly(archive):
@@ -199,8 +248,11 @@ def drill(archive: Path, now: float) -> Drilled:
     manifest = Manifest(made=archive.stat().st_mtime, gemstead="", files={})
     with tempfile.TemporaryDirectory(prefix="gemstead-drill-") as name:
         try:
-            manifest = unpack(archive, Path(name))
+            with unsealed(archive, seal) as plain:
+                manifest = unpack(plain, Path(name))
             wrong = inspect(Path(name), manifest)
+        except LockedBackup:  # tells nothing of the backup
+            raise
         except LedgerTrouble as trouble:
             wrong = [str(trouble)]
     return Drilled(
@@ -214,7 +266,7 @@ def drill(archive: Path, now: float) -> Drilled:
     )
 
 
-def restore(archive: Path, ledger: Path, now: float) -> tuple[Drilled, Path | None]:
+def restore(archive: Path, ledger: Path, now: float, seal: Seal = OPEN) -> tuple[Drilled, Path | None]:
     """Put a backup in the place of the ledger, which no service may have open; also the folder of what was there.
 
     Raises:
@@ -226,7 +278,8 @@ def restore(archive: Path, ledger: Path, now: float) -> tuple[Drilled, Path | No
         draft = ledger / f".restore-{secrets.token_hex(4)}"
         draft.mkdir(mode=0o700)
     try:
-        manifest = unpack(archive, draft)
+        with unsealed(archive, seal) as plain:
+            manifest = unpack(plain, draft)
         if wrong := inspect(draft, manifest):
             raise LedgerTrouble(f"{archive} is not restored, its ledger is not whole: {'; '.join(wrong)}")
         if manifest.chain:
@@ -274,13 +327,15 @@ def _copied(path: Path, to: Path) -> None:
         raise LedgerTrouble(f"{path} cannot be copied: {error}") from None
 
 
-def _pack(folder: Path, manifest: Manifest, to: Path) -> None:
+def _pack(folder: Path, manifest: Manifest, to: Path, seal: Seal) -> None:
     """The archive, whole or not at all."""
     draft = to.with_name(f".{to.name}.{secrets.token_hex(4)}")
     handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
-            with tarfile.open(fileobj=file, mode="w:gz") as tar:
+            sealing = _sealing(file, seal)
+            into: Any = sealing or file
+            with tarfile.open(fileobj=into, mode="w:gz") as tar:
                 said = msgspec.json.format(msgspec.json.encode(manifest))
                 head = tarfile.TarInfo(MANIFEST)
                 head.size, head.mode, head.mtime = len(said), 0o600, int(manifest.made)
@@ -290,6 +345,8 @@ def _pack(folder: Path, manifest: Manifest, to: Path) -> None:
                     one.size, one.mode, one.mtime = manifest.files[name].bytes, 0o600, int(manifest.made)
                     with (folder / name).open("rb") as source:
                         tar.addfile(one, source)
+            if sealing is not None:
+                sealing.close()
             file.flush()
             os.fsync(file.fileno())
         try:
@@ -299,6 +356,12 @@ def _pack(folder: Path, manifest: Manifest, to: Path) -> None:
     finally:
         draft.unlink()
     _synced(to.absolute().parent)
+
+
+def _sealing(file: BinaryIO, seal: Seal) -> Sealing | None:
+    if not seal.recipients and not seal.passphrase:
+        return None
+    return Sealing(file, seal.recipients, seal.passphrase)
 
 
 def _sum(path: Path) -> str:
