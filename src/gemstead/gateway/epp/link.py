@@ -341,9 +341,7 @@ class Link:
         if len(payload) != 4 or number > self._last or not number:
             raise Broken(frames.PROTOCOL_ERROR, f"a reset of stream {number}")
         if (stream := self.streams.get(number)) is not None:
-            self._forget(stream)
-            if stream.listener is not None:
-                stream.listener.gone()
+            self._gone(stream)
 
     def _on_window(self, number: int, payload: bytes) -> None:
         more = int.from_bytes(payload, "big") & frames.WINDOW_MOST
@@ -465,9 +463,14 @@ class Link:
         """The connection is gone, and with it every stream."""
         self.closed = True
         for stream in list(self.streams.values()):
-            self._forget(stream)
-            if stream.listener is not None:
-                stream.listener.gone()
+            self._gone(stream)
+
+    def _gone(self, stream: Stream) -> None:
+        """The peer will hear nothing more of it."""
+        listener, stream.listener = stream.listener, None
+        self._forget(stream)
+        if listener is not None:
+            listener.gone()
 
     def _break(self, code: int, why: str) -> None:
         log.warning("a gateway's connection is closed: %s", why)
