@@ -32,6 +32,13 @@ def test_a_file_that_is_not_there_is_named_with_its_field(tmp_path):
         files(spec_of(name="mine", file=str(tmp_path / "nowhere.gguf")), tmp_path)
 
 
+def test_a_file_that_is_none_of_a_model_is_refused_before_an_engine_tries(tmp_path):
+    path = tmp_path / "mine.gguf"
+    path.write_bytes(b"<html>not found</html>")
+    with pytest.raises(CannotRun, match=r"models\[0\]\.file: .*/mine\.gguf is no GGUF file"):
+        files(spec_of(name="mine", file=str(path)), tmp_path)
+
+
 def test_without_a_network_a_default_becomes_the_demonstration_model_and_says_so(tmp_path):
     said = []
     assert files(Spec(), tmp_path, said=said)["gemma-4-e2b"].demonstration

@@ -14,6 +14,7 @@ from typing import Any
 from gemstead.catalog import names, sources
 from gemstead.catalog.models import ModelFacts
 from gemstead.embedded.demonstration import demonstration
+from gemstead.embedded.faults import MAGIC
 from gemstead.operate.secrets.keeper import Keeper
 from gemstead.operate.store.trouble import StoreTrouble
 from gemstead.plan.values import ModelFile
@@ -87,4 +88,11 @@ def _given(path: str, where: str) -> Path:
     found = Path(path).expanduser().absolute()
     if not found.is_file():
         raise CannotRun(f"{where}: there is no file {found}")
+    try:
+        with found.open("rb") as file:
+            begins = file.read(len(MAGIC))
+    except OSError as error:
+        raise CannotRun(f"{where}: {found} cannot be read ({error.strerror})") from None
+    if begins != MAGIC:  # its engine would end and be started for ever, and a reload would take it
+        raise CannotRun(f"{where}: {found} is no GGUF file; fetch it again, or name another")
     return found
