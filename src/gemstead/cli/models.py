@@ -183,6 +183,8 @@ def verify_(args: argparse.Namespace) -> int:
     _, place = _open(args)
     some = [one for name in args.names for one in matching(place, name)] if args.names else held(place)
     lock, screen, said, bad = _lock(args), _screen(args), [], 0
+    if not some:
+        print(f"no models in {place.path}: nothing to verify", file=sys.stderr)
     for one in some:
         if not one.revision:
             continue
