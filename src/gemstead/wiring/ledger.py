@@ -266,9 +266,9 @@ class StoreProcess:
         self._worker: Worker | None = None
         self._tasks: set[asyncio.Future[Any]] = set()
 
-    def start(self, place: Place, sinks: tuple[str, ...]) -> None:
+    def start(self, place: Place) -> None:
         """Begin; nothing is waited for."""
-        self._take(place, sinks)
+        self._take(place)
         argv = [sys.executable, "-m", "gemstead.ledger.postgres"]
         self._worker = Worker(
             "store",
@@ -280,9 +280,9 @@ class StoreProcess:
         )
         self._keep(self._worker.run())
 
-    def follow(self, place: Place | None, sinks: tuple[str, ...]) -> None:
+    def follow(self, place: Place | None) -> None:
         """Another file is in force, or a secret is another. That there is a store cannot change while it runs."""
-        if self._worker is not None and place is not None and self._take(place, sinks):
+        if self._worker is not None and place is not None and self._take(place):
             self._joined(self._worker)
 
     async def end(self) -> None:
@@ -307,7 +307,7 @@ class StoreProcess:
         return {"node": self._settings.node if self._settings else "", "pid": worker.pid,
                 "restarts": max(worker.restarts, 0), **said}  # fmt: skip
 
-    def _take(self, place: Place, sinks: tuple[str, ...]) -> bool:
+    def _take(self, place: Place) -> bool:
         """Whether the settings are others than before."""
         try:
             made = StoreSettings(
@@ -315,7 +315,6 @@ class StoreProcess:
                 url=place.url(),
                 secret=place.secret(),
                 node=place.node,
-                sinks=sinks,
             )
         except LedgerTrouble as trouble:
             self._trouble(str(trouble))

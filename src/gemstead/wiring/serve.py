@@ -239,7 +239,7 @@ class Service:
         )
         self.store = ledger.StoreProcess(self.folder, self._log_of, self._trouble, head.reload)
         if self.folder.place is not None:
-            self.store.start(self.folder.place, sink_names(self.spec))
+            self.store.start(self.folder.place)
         head.store = self.store.describe
         store, environ = ledger.key_store(self.folder), self.order.environ
         policy = Policy(self.folder, lambda: self.spec, store, calls, head.reload, environ)
@@ -319,7 +319,7 @@ class Service:
         before, self.spec = self.spec, spec
         self.auditor.follow(spec, sinks)
         if self.store is not None:
-            self.store.follow(place_of(spec, self.order.environ), sink_names(spec))
+            self.store.follow(place_of(spec, self.order.environ))
         if self.head is not None and self.head.batch is not None:
             self.head.batch.follow(place_of(spec, self.order.environ))
         if self.entrance is not None and self.door is not None and self.head is not None:
@@ -428,11 +428,6 @@ def first_key(folder: StateDir) -> str:
         return ""
     remember(folder.audit, new_act("key.create", minted.key.key_id, tenant=minted.key.tenant))
     return minted.secret
-
-
-def sink_names(spec: Spec) -> tuple[str, ...]:
-    """The receivers of audit records."""
-    return tuple(sink.name for sink in spec.audit.ship)
 
 
 def _already(folder: StateDir) -> str:

@@ -12,9 +12,6 @@ class StoreSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
     url: str
     secret: str
     node: str
-    sinks: tuple[
-        str, ...
-    ] = ()  # receivers of audit records, which must have them before the spool loses them
     kept_s: float = 600.0  # how long a record stays in the spool after the store has it
 
     def __repr__(self) -> str:  # holds secrets
