@@ -71,7 +71,10 @@ class Port:
         self.spec = Spec.model_validate(
             {
                 "identity": {"issuers": (issuer,), "roles": tuple(roles)},
-                "audit": {"retention": ({"keep_days": 3000},)},
+                "audit": {
+                    "retention": ({"keep_days": 3000},),
+                    "ship": ({"name": "siem", "to": "otlp", "url": "http://127.0.0.1:9"},),
+                },
             }
         )
         self.secrets = {name: self.secret(name) for name in ROLES}

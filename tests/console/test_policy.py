@@ -20,6 +20,7 @@ from gemstead.ledger.audit import AuditRecord
 from gemstead.ledger.hashkeys import hash_keys
 from gemstead.ledger.keys import KeyBook
 from gemstead.ledger.proof import verify_exports
+from gemstead.ledger.ship.cursors import Cursors, path_beside
 from gemstead.ledger.signing import Signer, known_keys
 from gemstead.ledger.writer import Writer
 from gemstead.refused import Refused
@@ -349,6 +350,9 @@ async def test_what_is_kept_and_what_is_deleted(port):
     calls(port, {"began": old, "tenant": "a"}, {"began": old, "tenant": "b"}, {"tenant": "a"})
     async with visitor(port, "admin") as http:
         hold = (await http.post("/admin/audit/holds", json={"tenant": "b", "reason": "case 7"})).json()
+        assert (await http.post("/admin/audit/prune", json={"dry_run": True})).json()["calls"] == 0
+        cursors = Cursors(path_beside(port.folder / "audit.db"))  # until the receiver has them
+        assert cursors.moved(cursors.of("siem"), "c", 3, 3, [])
         assert (await http.post("/admin/audit/prune", json={"dry_run": True})).json()["calls"] == 1
         done = (await http.post("/admin/audit/prune")).json()
         assert (done["calls"], done["held"]) == (1, 1)
@@ -361,6 +365,28 @@ async def test_what_is_kept_and_what_is_deleted(port):
         assert [one[0][:8] for one in acts(port, action)] == [
             "key:gms_"
         ]  # who did it, not whose process it was
+
+
+async def test_what_receivers_have_and_sending_again(port):
+    calls(port, *({"tenant": "a", "began": 1e9 + n} for n in range(5)))
+    cursors = Cursors(path_beside(port.folder / "audit.db"))
+    assert cursors.moved(cursors.of("siem"), "c", 5, 5, [(2, "too odd")])
+    async with visitor(port, "admin") as http:
+        found = (await http.get("/admin/audit/ship")).json()
+        assert found["named"] == ["siem"]
+        assert [(one["sink"], one["seq"], one["waiting"]) for one in found["receivers"]] == [("siem", 5, 0)]
+        odd = (await http.get("/admin/audit/ship/siem/refused")).json()["refused_records"]
+        assert odd == [{"seq": 2, "why": "too odd"}]
+        done = (await http.post("/admin/audit/ship/siem/replay", json={"since": 1e9 + 3})).json()
+        assert done["chains"] == {"": {"from": 3, "had": 5}} and cursors.of("siem").seq == 3
+        for since, seq in (("start", 0), ("2001-09-09T01:46:41", 1)):
+            assert (
+                await http.post("/admin/audit/ship/siem/replay", json={"since": since})
+            ).status_code == 200
+            assert cursors.of("siem").seq == seq
+        assert (await http.post("/admin/audit/ship/siem/replay", json={})).status_code == 400
+        assert (await http.get("/admin/audit/ship/nobody/refused")).status_code == 404
+    assert [one[3] for one in acts(port, "audit.replay")] == ["siem"] * 3
 
 
 async def test_keys_of_the_log_turn(port):

@@ -195,30 +195,18 @@ def _known(spec: Spec, name: str) -> None:
 
 
 def _end(audit: Path) -> int:
-    from gemstead.ledger import audittable
-    from gemstead.ledger.database import reading
+    from gemstead.wiring.shipping import end_of
 
-    with reading(audit, audittable.MIGRATIONS) as connection:
-        return audittable.head(connection)[0] if connection else 0
+    return end_of(audit)
 
 
 def _place(audit: Path, text: str) -> int:
     """The place behind which everything is sent: before the first record of that time or later."""
-    from gemstead.ledger import audittable
-    from gemstead.ledger.database import reading
+    from gemstead.wiring.shipping import before
 
     if text in ("now", "start"):
         return _end(audit) if text == "now" else 0
-    since = _moment(text)
-    with reading(audit, audittable.MIGRATIONS) as connection:
-        if connection is None:
-            return 0
-        first = connection.execute(
-            "SELECT min(seq) FROM (SELECT min(seq) AS seq FROM audit WHERE began >= :since "
-            "UNION ALL SELECT min(seq) FROM acts WHERE at >= :since)",
-            {"since": since},
-        ).fetchone()[0]
-    return _end(audit) if first is None else int(first) - 1
+    return before(audit, _moment(text))
 
 
 def _moment(text: str) -> float:

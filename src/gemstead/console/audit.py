@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gemstead.console.asked import Asked, Witness, Wrong, actor_of, answering, moment
-from gemstead.console.forms import Checkpoints, Exported, NewHold, Prompt, Pruning, Search, TenantKey
+from gemstead.console.forms import Checkpoints, Exported, NewHold, Prompt, Pruning, Replay, Search, TenantKey
 from gemstead.console.forms import Usage as UsageForm
 from gemstead.ledger.audit import HashKey, hasher_of
 from gemstead.ledger.chain import Checkpoint
@@ -52,6 +52,10 @@ class Books(Protocol):
     def forget_hash_key(self, key_id: str) -> None: ...
     def prune(self, actor: str, *, dry_run: bool) -> Pruned: ...
     def reload(self) -> Awaitable[dict[str, Any]]: ...
+    def receivers(self) -> list[str]: ...
+    def standing(self) -> list[dict[str, Any]]: ...
+    def refused(self, sink: str) -> list[dict[str, Any]]: ...
+    def replay(self, sink: str, since: float | None) -> dict[str, dict[str, int]]: ...
     async def verify(self, outside: Sequence[Checkpoint]) -> list[dict[str, Any]]: ...
     async def export(self, since: float, until: float, tenant: str | None) -> Run:
         """An export whose first piece is there."""
@@ -84,6 +88,9 @@ class Audit:
             "POST /admin/audit/holds": self.hold,
             "DELETE /admin/audit/holds/{id}": self.release,
             "POST /admin/audit/prune": self.prune,
+            "GET /admin/audit/ship": self.ship,
+            "GET /admin/audit/ship/{sink}/refused": self.refused,
+            "POST /admin/audit/ship/{sink}/replay": self.replay,
             "GET /admin/audit/hash-keys": self.hash_keys,
             "POST /admin/audit/hash-keys": self.rotate_hash_key,
             "DELETE /admin/audit/hash-keys/{id}": self.forget_hash_key,
@@ -220,6 +227,32 @@ class Audit:
         """What was deleted by rule, or would be."""
         form: Pruning = asked.form
         return self._books.prune(actor_of(asked.caller), dry_run=form.dry_run)
+
+    # -- sent away --------------------------------------------------------------------------------------
+
+    def ship(self, asked: Asked) -> Any:
+        """How far each receiver has come."""
+        return {"named": self._books.receivers(), "receivers": self._books.standing()}
+
+    def refused(self, asked: Asked) -> Any:
+        """What a receiver will never take."""
+        return {"refused_records": self._books.refused(self._receiver(asked))}
+
+    def replay(self, asked: Asked) -> Any:
+        """From where on a receiver is sent records again."""
+        form: Replay = asked.form
+        sink, said = self._receiver(asked), form.since
+        since = None if said == "now" else 0.0 if said == "start" else moment(said, 0.0)
+        done = self._books.replay(sink, since)
+        detail = done[""] if list(done) == [""] else done
+        self._witness.saw(asked, "audit.replay", sink, detail)
+        return {"receiver": sink, "chains": done}
+
+    def _receiver(self, asked: Asked) -> str:
+        sink, known = asked.path["sink"], self._books.receivers()
+        if sink not in known:
+            raise Wrong(404, f"the file names no receiver {sink!r}; it names {', '.join(known) or 'none'}")
+        return sink
 
     # -- hashes of prompts ------------------------------------------------------------------------------
 

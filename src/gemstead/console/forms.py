@@ -166,6 +166,14 @@ class Pruning(Form):
     dry_run: bool = False
 
 
+class Replay(Form):
+    """From where on a receiver is sent records again."""
+
+    since: Annotated[
+        Moment, Meta(description="a moment, `start`, or `now` to leave out what was not sent yet")
+    ]
+
+
 class TenantKey(Form):
     """Whose prompts are hashed with a new key."""
 
@@ -250,6 +258,7 @@ BODIES: dict[str, type[Form]] = {
     "POST /admin/audit/verify": Checkpoints,
     "POST /admin/audit/holds": NewHold,
     "POST /admin/audit/prune": Pruning,
+    "POST /admin/audit/ship/{sink}/replay": Replay,
     "POST /admin/audit/hash-keys": TenantKey,
     "POST /admin/audit/hash-prompt": Prompt,
     "POST /admin/login": Password,

@@ -37,7 +37,7 @@ from gemstead.operate.compliance.evidence import Evidence, gather
 from gemstead.operate.secrets.check import checked
 from gemstead.operate.secrets.keeper import Keeper
 from gemstead.spec.model import Spec
-from gemstead.wiring import ledger
+from gemstead.wiring import ledger, shipping
 from gemstead.wiring.auditing import rules
 from gemstead.wiring.files import StateDir
 
@@ -107,6 +107,22 @@ class Policy:
         upto = shipped_everywhere(self.folder.audit, (sink.name for sink in said.ship))
         signer = None if dry_run else self.signer()
         return self.log.prune(rules(said.retention), time.time(), signer, actor=actor, upto=upto)
+
+    def receivers(self) -> list[str]:
+        """To whom records are sent, as the file names them."""
+        return shipping.receivers(self.spec())
+
+    def standing(self) -> list[dict[str, Any]]:
+        """How far each has come."""
+        return shipping.standing(self.folder, self.spec())
+
+    def refused(self, sink: str) -> list[dict[str, Any]]:
+        """What one of them will never take."""
+        return shipping.refused(self.folder, sink)
+
+    def replay(self, sink: str, since: float | None) -> dict[str, dict[str, int]]:
+        """Have one sent records again."""
+        return shipping.replay(self.folder, sink, since)
 
     async def verify(self, outside: Sequence[Checkpoint]) -> list[dict[str, Any]]:
         """What each chain is worth."""
