@@ -18,10 +18,13 @@ import pytest
 from gemstead.testing import FakeEngine
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "ledger" / "counters")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "ledger"), str(HERE.parent / "ledger" / "counters")]
 
+from receivers import Hec  # noqa: E402
 from servers import postgres_bin, postgres_server  # noqa: E402
 from test_service import serving, wait_until  # noqa: E402
+
+from gemstead.ledger.postgres.link import linked  # noqa: E402
 
 pytestmark = pytest.mark.skipif(postgres_bin() is None, reason="PostgreSQL is not installed")
 
@@ -33,6 +36,9 @@ ledger:
   store: "file:{folder}/store.url"
   secret: "file:{folder}/store.secret"
   node: {node}
+audit:
+  ship:
+    - {{name: siem, to: splunk, url: "{siem}", token: "file:{folder}/siem.token", acknowledge: false, form: ecs}}
 limits:
   rules:
     - {{name: capped, tenant: capped, requests_per_day: 5}}
@@ -107,10 +113,10 @@ class Gateway:
         wait_until(lambda: self.store().get("up") and self.store()["waiting"] == 0, 20)
 
 
-def begin(held: ExitStack, tmp_path: Path, node: str, engine: str) -> object:
+def begin(held: ExitStack, tmp_path: Path, node: str, engine: str, siem: str) -> object:
     folder = tmp_path / node
     folder.mkdir(exist_ok=True)
-    file = FILE.format(engine=engine, folder=tmp_path, node=node)
+    file = FILE.format(engine=engine, folder=tmp_path, node=node, siem=siem)
     return held.enter_context(serving(folder, demo=False, file=file))
 
 
@@ -131,9 +137,14 @@ def story(tmp_path: Path, engine: str, record_property) -> None:
         server = held.enter_context(postgres_server())
         private(tmp_path / "store.url", server.url)
         private(tmp_path / "store.secret", "x" * 40)
+        private(tmp_path / "siem.token", "right-token")
+        siem = Hec()
+        held.callback(siem.close)
         a, b = (
             Gateway(service, node)
-            for node, service in [(node, begin(held, tmp_path, node, engine)) for node in ("east", "west")]
+            for node, service in [
+                (node, begin(held, tmp_path, node, engine, siem.url)) for node in ("east", "west")
+            ]
         )
         firsts = [one.service.said.count("shown only now") for one in (a, b)]
         assert sorted(firsts) == [0, 1], "of two that begin at once, one makes the first key"
@@ -209,7 +220,7 @@ def story(tmp_path: Path, engine: str, record_property) -> None:
         assert a.admin("GET", "/admin/audit/verify").status_code == 409
         b.service.process.send_signal(signal.SIGTERM)
         b.service.process.wait(30)
-        b = Gateway(begin(held, tmp_path, "west", engine), "west")
+        b = Gateway(begin(held, tmp_path, "west", engine, siem.url), "west")
         assert "this gateway begins with the keys as they were on" in b.service.said
         served += [b.call(free) for _ in range(5)]
         assert {one.status_code for one in served} == {200}
@@ -234,13 +245,26 @@ def story(tmp_path: Path, engine: str, record_property) -> None:
         said = a.said("audit", "verify", "--export", str(tmp_path / "all.jsonl"))
         assert said.count("are as they were written") == 2
 
+        # Receivers have all of it, of both chains; most of it once.
+        def owed_to_siem() -> set[str]:
+            with linked(server.url) as link:
+                rows = link.rows(
+                    "SELECT chain, seq FROM gemstead_audit UNION SELECT chain, seq FROM gemstead_acts"
+                )
+            return {f"{chain}-{seq}" for chain, seq in rows}
+
+        def has() -> list[str]:
+            return [f"{one['event']['event']['id']}" for one in siem.events]
+
+        wait_until(lambda: owed_to_siem() <= set(has()), 30)
+
         # Ended in order, nothing stays behind on a disk that may go.
         last = [one.call(free).headers["x-request-id"] for one in (a, b)]
         for one in (a, b):
             one.service.process.send_signal(signal.SIGTERM)
             one.service.process.wait(30)
             shutil.rmtree(one.service.state)
-        c = Gateway(begin(held, tmp_path, "north", engine), "north")
+        c = Gateway(begin(held, tmp_path, "north", engine, siem.url), "north")
         assert c.call(free).status_code == 200
         ids = [
             json.loads(line)["call_id"]
