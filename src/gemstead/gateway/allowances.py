@@ -83,6 +83,7 @@ class Allowances:
         self.accounts.wake = self.wake
         self.waiting: list[Waiting] = []
         self.under_way = False
+        self.retrying = False
         self.round = 0  # batches said so far
         self.planned: asyncio.TimerHandle | None = None
         self.soon = False
@@ -250,7 +251,7 @@ class Allowances:
 
     def wake(self) -> None:
         """Something is to be told to the store: at once when it is urgent, else soon."""
-        if self.under_way:
+        if self.under_way or self.retrying:
             return
         if self.accounts.urgent:
             self.flush()
@@ -264,8 +265,14 @@ class Allowances:
             self.planned = None
         if self.under_way:
             return
-        batch = self.accounts.batch(monotonic())
+        now = monotonic()
+        batch = self.accounts.batch(now)
         if batch is None:
+            if self.waiting:  # what came for others is enough for these too
+                self.round += 1
+                self.retry(now)
+                if self.accounts.urgent and not self.accounts.away:
+                    self.flush()
             return
         self.under_way = True
         self.round += 1
@@ -293,26 +300,32 @@ class Allowances:
             self.wake()
 
     def retry(self, now: float) -> None:
-        """Try again every call that waits."""
+        """Try again every call that waits, but for those that no batch has asked for yet."""
         waiting, self.waiting = self.waiting, []
-        for one in waiting:
-            exchange = one.exchange
-            if exchange.done:
-                continue
-            if one.again_at > now or (one.round == self.round and not self.accounts.away):  # not asked yet
+        self.retrying = True  # the next batch is said when all have been looked at
+        try:
+            for one in waiting:
+                if not one.exchange.done:
+                    self.try_again(one, now)
+        finally:
+            self.retrying = False
+
+    def try_again(self, one: Waiting, now: float) -> None:
+        """It goes on, is turned away, or waits on."""
+        exchange, need = one.exchange, one.need
+        if one.again_at > now or (one.round == self.round and not self.accounts.away):  # not asked yet
+            self.waiting.append(one)
+            return
+        try:
+            if self.decide(exchange, need, lambda e, need, short: self.again(one, short)):
+                exchange.allowed_in()
+        except Refused as refusal:
+            if refusal.reason is Reason.TOO_MANY_AT_ONCE and one.tries == 0 and not self.accounts.away:
+                one.tries, one.again_at = 1, now + AGAIN_S  # another worker may just be giving one back
                 self.waiting.append(one)
-                continue
-            need = one.need
-            try:
-                if self.decide(exchange, need, lambda e, need, short, one=one: self.again(one, short)):  # type: ignore[misc]
-                    exchange.allowed_in()
-            except Refused as refusal:
-                if refusal.reason is Reason.TOO_MANY_AT_ONCE and one.tries == 0 and not self.accounts.away:
-                    one.tries, one.again_at = 1, now + AGAIN_S  # another worker may just be giving one back
-                    self.waiting.append(one)
-                    self.loop.call_later(AGAIN_S, self.ask_again, one)
-                else:
-                    exchange.turned_away(refusal)
+                self.loop.call_later(AGAIN_S, self.ask_again, one)
+            else:
+                exchange.turned_away(refusal)
 
     def again(self, one: Waiting, short: Short) -> Waiting:
         """A call that still lacks something.

@@ -529,12 +529,14 @@ def _ask(account: Account, now: float) -> Ask | None:
     if cap.kind == "slots":
         want = account.held + need
         if want == account.slots and now - account.asked_at <= RENEW_S:
+            account.need = 0  # there is enough: whoever waits is looked at again
             return None
         least = account.held + min(need, 1)
         want += min(ahead, account.held // 4) if need else 0
     else:
         want = need + ahead - account.pool
         if want <= 0 or (not need and account.pool + account.pool >= ahead):
+            account.need = 0
             return None
         least = max(least - account.pool, 0) if need else 0
     account.spent, account.asked_at, account.asked, account.need = 0, now, need, 0
