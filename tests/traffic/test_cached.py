@@ -84,6 +84,41 @@ def test_a_prompt_that_leaves_an_older_one_midway_may_find_nothing_though_nothin
     assert house.known(range(100, 120)) == 0
 
 
+def picked(house, prefix):
+    call = Call("m", prompt_tokens=BLOCK * len(prefix), prefix=tuple(prefix))
+    house.now += 1.0
+    place = house.endpoints.index(house.picker.pick(call, house.endpoints, house.now))
+    house.picker.charge(house.endpoints[place], call)
+    return call, place
+
+
+@pytest.mark.parametrize("keeps_windows_only", [True, False])
+def test_what_engines_find_of_a_prompt_that_parts_from_an_older_one_is_learned(keeps_windows_only):
+    house = told(House())
+    begins = range(200, 220)
+    for n in range(60):
+        call, place = picked(house, [*begins, 1000 + n, 2000 + n])
+        house.ended(call, 0 if keeps_windows_only else min(n, 1) * 20 * BLOCK, place)
+    midway = house.endpoints[0].rates.midway
+    assert midway < 0.05 if keeps_windows_only else midway > 0.9
+    parts, _ = picked(house, [*begins, 3, 4])
+    goes_on, _ = picked(house, [*begins, 1059, 2059, 5, 6])
+    assert goes_on.hit_tokens == 22 * BLOCK
+    assert parts.hit_tokens < BLOCK if keeps_windows_only else parts.hit_tokens > 18 * BLOCK
+
+
+def test_what_an_engine_has_and_will_not_find_still_keeps_a_prompt_there():
+    """A second copy of the beginning would push out what others want."""
+    house = told(House())
+    house.endpoints[0].rates.midway = 0.0
+    first, place = picked(house, range(300, 330))
+    house.ended(first, 0, place)
+    for n in range(20):
+        call, there = picked(house, [*range(300, 320), 1000 + n])
+        assert (there, call.hit_tokens) == (place, 0)
+        house.ended(call, 0, there)
+
+
 def test_an_engine_that_never_says_anything_is_not_taken_at_its_word():
     house = House()
     house.call(range(100, 120))

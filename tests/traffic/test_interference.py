@@ -28,8 +28,8 @@ def writing(answers):
     return made
 
 
-def look(made, now=0.0, read_tokens=0, coming=0.0, step_s=STEP_S):
-    made.look(now, TOKEN_S, step_s, read_tokens, coming)
+def look(made, now=0.0, read_tokens=0, coming=0.0, step_s=STEP_S, waiting=()):
+    made.look(now, TOKEN_S, step_s, read_tokens, coming, dict.fromkeys(waiting), 0.0)
     return made
 
 
@@ -52,6 +52,31 @@ def test_what_stood_still_for_too_long_is_lost_already_and_what_hardly_did_is_no
 def test_short_answers_are_the_first_to_be_lost():
     short, long = look(writing([(0.0, 0, 20.0)])), look(writing([(0.0, 0, 2000.0)]))
     assert short.lost(0.3) > 5 * long.lost(0.3)
+
+
+def waiting(*prompts, at=0.0, expected=20.0):
+    """Calls without a first token, by the tokens of their prompts, the oldest first."""
+    made = []
+    for tokens in prompts:
+        call = Call("m")
+        call.charged_at, call.charged_tokens, call.expected_output = at, tokens, expected
+        made.append(call)
+    return made
+
+
+def test_answers_that_have_not_begun_can_be_lost_too_those_behind_which_nothing_waits_first():
+    last = look(writing([]), coming=1000.0, waiting=waiting(1000))
+    followed = look(writing([]), coming=10_000.0, waiting=waiting(1000, 9000, expected=2.0))
+    assert last.lost(0.3) > 0.3
+    assert followed.at_risk < 1.5  # the first stands still for 0.9 s in any case
+
+
+def test_answers_whose_first_token_comes_too_late_cannot_be_lost():
+    in_time = look(writing([]), coming=15_000.0, waiting=waiting(15_000))
+    too_late = look(writing([]), coming=25_000.0, waiting=waiting(25_000))
+    old = look(writing([]), now=3.0, coming=1000.0, waiting=waiting(1000, at=0.0))
+    assert in_time.lost(0.3) > 0.3
+    assert too_late.lost(0.3) == old.lost(0.3) == 0.0
 
 
 ANSWERS = st.lists(
@@ -128,6 +153,26 @@ def test_the_longest_waits_stay_as_they_are():
     assert send(picker, endpoints, 0.0, 1000)[0] is quiet
     endpoints.late_s = 5.0
     assert send(picker, endpoints, 0.0, 1000)[0] is busy
+
+
+def test_the_bound_for_the_longest_waits_does_not_move_with_the_waits_that_it_allows():
+    endpoints, picker = pool(2), Picker(PrefixIndex(), Random(1).randrange)
+    for _ in range(200):
+        picker.lengths.learn("m", "default", 30)
+    busy, quiet = endpoints
+    long = Call("m", prompt_tokens=5000)
+    picker.pick(long, endpoints, 0.0)
+    picker.charge(busy, long)
+    answer(picker, endpoints, quiet, 40)
+    endpoints.late_s = 1.0
+    found = []
+    for _ in range(1500):
+        chosen, call = send(picker, endpoints, 0.0, 1000)
+        picker.settle(chosen, call, None, 0.0)
+        found.append(chosen)
+    assert found[0] is busy  # for the sake of forty answers
+    assert endpoints.late_s < 0.3  # but nobody has to wait for half a second
+    assert found[-1] is quiet
 
 
 @given(st.lists(st.sampled_from(["first", "ok", "failed", "left"]), max_size=6), st.booleans())

@@ -85,8 +85,8 @@ def test_endpoints_that_come_and_go_for_ever_inherit_nothing_and_cost_nothing():
     assert len(index) == 3
 
 
-@pytest.mark.parametrize("endpoints", [1, 64])
-def test_the_index_stays_within_its_bytes(endpoints):
+@pytest.mark.parametrize(("endpoints", "blocks"), [(1, 2), (64, 1), (64, 2), (300, 3)])
+def test_the_index_stays_within_its_bytes(endpoints, blocks):
     most_bytes = 1024 * 1024
     index = PrefixIndex(most_bytes)
     names = [f"e{n}" for n in range(endpoints)]
@@ -95,8 +95,8 @@ def test_the_index_stays_within_its_bytes(endpoints):
     tracemalloc.start()
     try:
         base = tracemalloc.get_traced_memory()[0]
-        for n in range(40_000):
-            index.insert(names[n % endpoints], (hash((n, "a")), hash((n, "b"))))
+        for n in range(80_000 // blocks):
+            index.insert(names[n % endpoints], tuple(hash((n, block)) for block in range(blocks)))
         peak = tracemalloc.get_traced_memory()[1] - base
     finally:
         tracemalloc.stop()
@@ -113,6 +113,38 @@ def test_an_endpoint_forgets_what_its_cache_cannot_hold_the_longest_unused_first
     assert index.match([900, 901], ["a"]) == [2]
     assert index.match([100, 101], ["a"]) == [0]
     assert len(index) <= 32
+
+
+@given(st.lists(st.tuples(st.sampled_from(NAMES), st.one_of(st.none(), PROMPTS))), PROMPTS)
+def test_a_match_is_cut_back_to_the_last_place_where_a_prompt_ended_at_that_endpoint(steps, prompt):
+    index, ended = PrefixIndex(), {name: set() for name in NAMES}
+    for name, prefix in steps:
+        if prefix is None:
+            index.forget(name)
+            ended[name].clear()
+        else:
+            index.insert(name, prefix)
+            ended[name].add(prefix[-1])
+    cut = index.cut(prompt, NAMES, index.match(prompt, NAMES))
+    for name, length in zip(NAMES, cut, strict=True):
+        assert length == max((n for n, block in enumerate(prompt, 1) if block in ended[name]), default=0)
+
+
+@given(st.lists(st.tuples(st.sampled_from(NAMES), PROMPTS, st.integers(0, 6)), max_size=60), PROMPTS)
+def test_where_prompts_ended_is_forgotten_with_them(steps, prompt):
+    index = PrefixIndex()
+    for name, prefix, most in steps:
+        index.insert(name, prefix, most=most)
+        if most == 3:
+            index.drop(name, prefix[1:])
+    lengths = index.match(prompt, NAMES)
+    assert all(
+        0 <= cut <= length for cut, length in zip(index.cut(prompt, NAMES, lengths), lengths, strict=True)
+    )
+    for name in NAMES:
+        index.forget(name)
+    assert not index._stops
+    assert not len(index)
 
 
 def test_of_a_prompt_the_end_is_forgotten_before_the_beginning():

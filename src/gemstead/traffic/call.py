@@ -46,12 +46,14 @@ class Call:
         "hit_tokens",
         "hits",
         "known_turn",
+        "midway_tokens",
         "model",
         "most_tokens",
         "prefix",
         "priority",
         "prompt_tokens",
         "session",
+        "stop_tokens",
         "streams",
         "tenant",
         "tried",
@@ -89,7 +91,9 @@ class Call:
         self.streams = streams
         # What the picker found and booked; nobody else writes these.
         self.expected_output = 0.0  # tokens
-        self.hit_tokens = 0  # of the prompt, that the picked endpoint has seen
+        self.hit_tokens = 0  # of the prompt, that the picked endpoint is expected to find
+        self.midway_tokens = 0  # of the prompt, that it has seen beyond where an older one ended
+        self.stop_tokens = 0  # of the prompt, up to there
         self.charged_to: Endpoint | None = None  # the endpoint that counts this call as in flight
         self.charged_tokens = 0  # prefill tokens booked there and not yet given back
         self.booked = False  # more than its tokens: what the picker needs where there is a choice

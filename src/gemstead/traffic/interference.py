@@ -18,6 +18,11 @@ have stood still for so long that they are lost. So a prompt goes where there is
 disturbed again, others are left alone, and some answers are good where otherwise all would be a little too slow. Where
 an engine takes longer than the aim for a token all by itself, nothing can be lost.
 
+Answers that have not begun count as well: those of prompts that wait there will stand still for what is read behind
+them, unless their first token comes too late anyway (`FIRST_AIM_S`), so that they are lost already. So an engine whose
+last prompts can still become good answers is left to finish them, and what comes next goes behind those that have
+nothing to lose.
+
 The sums are made anew when something is sent there, else when they are older than `FRESH_S`; a pick only reads them.
 Nothing here decides how much an answer is worth: `picker.py` does (`LOST_S`).
 """
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     from gemstead.traffic.call import Call
 
 AIM_S: Final = 0.05  # for each further token: the goodput that routers are compared by counts up to 50 ms
+FIRST_AIM_S: Final = 2.0  # and first tokens up to this
 FRESH_S: Final = 0.025
 MOST: Final = 64  # answers that are looked at, the oldest first
 FAR: Final = 4.0  # so many mean lengths from the brink there is nothing to lose any more, or not yet
@@ -43,11 +49,20 @@ class Writing:
 
     def __init__(self) -> None:
         self.calls: dict[Call, None] = {}  # those that stream and have their first token, the oldest first
-        self.at_risk = 0.0  # answers that more reading could cost their aim
+        self.at_risk = 0.0  # answers, begun or not, that more reading could cost their aim
         self.risk_per_s = 0.0  # of these, how fast
         self.fresh_until = -inf
 
-    def look(self, now: float, token_s: float, step_s: float, read_tokens: int, coming_tokens: float) -> None:
+    def look(
+        self,
+        now: float,
+        token_s: float,
+        step_s: float,
+        read_tokens: int,
+        coming_tokens: float,
+        waiting: dict[Call, None],
+        done_s: float,
+    ) -> None:
         """Make the sums anew.
 
         Args:
@@ -55,6 +70,8 @@ class Writing:
             step_s: seconds for a token of each answer while nothing is read.
             read_tokens: prompt tokens that the engine has read, since ever.
             coming_tokens: those that have been sent there and are not read yet.
+            waiting: the calls that have no first token yet, the oldest first.
+            done_s: seconds that the oldest of them has been read for.
         """
         self.fresh_until = now + FRESH_S
         self.at_risk = self.risk_per_s = 0.0
@@ -73,6 +90,19 @@ class Writing:
                 chance = exp(-abs(apart))
                 at_risk += chance
                 per_s += chance / mean
+            left -= 1
+            if not left:
+                break
+        behind_s, left_s = 0.0, coming_s - AIM_S - done_s
+        left = MOST
+        for call in reversed(waiting):
+            mean = call.expected_output + 1.0
+            apart = (behind_s + AIM_S) / (spare_s * mean)
+            if now - call.charged_at + max(left_s - behind_s, 0.0) < FIRST_AIM_S and apart < FAR:
+                chance = exp(-apart)
+                at_risk += chance
+                per_s += chance / mean
+            behind_s += call.charged_tokens * token_s
             left -= 1
             if not left:
                 break

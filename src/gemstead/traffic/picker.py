@@ -4,13 +4,13 @@ Each candidate gets a cost in seconds, and the cheapest wins:
 
       what stands before it    prompt tokens sent there and not yet read, at the endpoint's own rate, and what a step
                                takes beside them, less what it has read of the oldest since
-    + its own prefill          prompt tokens that the endpoint has not seen, at that rate, deep ones dearer; and again,
+    + its own prefill          prompt tokens that the endpoint will not find, at that rate, deep ones dearer; and again,
                                at the pool's mean rate, `WORK` times and what is added for each call that waits
                                (`BEHIND`)
     + its answer               expected tokens times what one more request costs each step, for this call and
                                for all that run there, times `ANSWER`
-    + others' answers          those that would miss their aim for each token while this prompt is read, on average
-                               (`interference.py`), times `LOST_S`
+    + others' answers          those, begun or not, that would miss their aim for each token while this prompt is read,
+                               on average (`interference.py`), times `LOST_S`
     + room                     of a KV cache that is nearly full; and where the call does not fit, or every slot is
                                taken, the wait until enough others have ended
     + the adapter              the time to load it where it is not there
@@ -26,8 +26,13 @@ an endpoint with more than twice the calls of the idlest (and `CROWD` more) gets
 near-equal, chance decides; it is handed in.
 
 A prompt may wait a little where that leaves others' answers in peace, but not for long: where it would wait longer than
-nearly all calls of its pool (all but `FEW`) and longer than it has to, each second more costs `LATE` more. So the
-longest waits stay as they are.
+nearly all calls of its pool have to (all but `FEW`) and longer than it has to, each second more costs `LATE` more. So
+the longest waits stay as they are. What counts is how long calls would wait where they would wait least, and not how
+long they did: a bound that follows the waits which it allows moves away with them.
+
+What an endpoint has seen of a prompt it need not find: with sliding windows only what reaches to where an older prompt
+ended. How much of the rest engines of a kind find is learned from what they say (`Rates.midway`). What they have and
+will not find still counts as `KEPT` of it: stored where it is already, the prompt pushes out less of what others want.
 
 Before that, endpoints are passed over in three steps. Not ready, draining or already tried by this call:
 never. Breaker open: unless nothing else is left, because a pool whose every endpoint is shut out serves
@@ -66,8 +71,9 @@ STAY: Final = (
 )
 ANSWER: Final = 0.1
 LOST_S: Final = 0.4  # seconds of waiting that are worth an answer that keeps to its aim
-LATE: Final = 5.0
-FEW: Final = 0.07
+LATE: Final = 7.0
+FEW: Final = 0.03
+KEPT: Final = 0.3
 LATE_STEP: Final = 0.05  # of what is known of the longest waits, by each call
 LEAST_READ_S: Final = 0.02  # what takes less to read disturbs nobody
 CROWD: Final = (
@@ -113,7 +119,7 @@ class Picker:
             Refused: NO_ENDPOINT, when all are starting, draining or tried.
         """
         self._now = now
-        call.hit_tokens = 0
+        call.hit_tokens = call.midway_tokens = call.stop_tokens = 0
         if len(endpoints) == 1:
             only = endpoints[0]
             if only.takes_calls and only.name not in call.tried:
@@ -134,7 +140,8 @@ class Picker:
         if len(able) == 1:
             self._expect(call)
             if call.prefix:
-                self._hit(call, self.index.match(call.prefix, names)[0])
+                seen = self.index.match(call.prefix, names)
+                _find(call, able[0], seen[0], self._stops(call, able, names, seen)[0])
             return able[0]
         return self._cheapest(call, able, names, now)
 
@@ -225,6 +232,18 @@ class Picker:
         hits = self.index.match(call.prefix, names) if call.prefix else None
         if len(able) > MOST_CANDIDATES:
             able, names, hits = self._sample(able, names, hits)
+        seen = stops = found = hits
+        if hits is not None and any(hits):
+            stops = self._stops(call, able, names, hits)
+            if stops != hits:
+                found = [
+                    stop + int((blocks - stop) * endpoint.rates.midway)
+                    for endpoint, blocks, stop in zip(able, hits, stops, strict=True)
+                ]
+                hits = [
+                    max(blocks, stop + int((held - stop) * KEPT))
+                    for blocks, held, stop in zip(found, hits, stops, strict=True)
+                ]
         output = self._expect(call)
         prompt_tokens = call.prompt_tokens
         output_tokens, kv_tokens = output * ANSWER, prompt_tokens + output
@@ -255,9 +274,9 @@ class Picker:
             _add_adapter(call, able, costs)
         if call.session and (hits is None or not any(hits)):
             self._stay(call, able, costs)
-        roster, waits = able[0].roster, None
+        roster = able[0].roster
         if roster is not None and whole_tokens * pool_s > LEAST_READ_S * len(able):
-            waits = _disturb(call, able, hits, costs, roster.late_s, now)
+            _disturb(call, able, found, costs, roster, now)
         best = inf
         for cost in costs:
             if cost < best:
@@ -265,10 +284,8 @@ class Picker:
         best += NEAR_S
         near = [place for place, cost in enumerate(costs) if cost <= best]
         place = near[0] if len(near) == 1 else near[self._choose(len(near))]
-        if hits is not None:
-            self._hit(call, hits[place])
-        if waits is not None and roster is not None:
-            roster.late_s *= 1.0 + LATE_STEP * (1.0 - FEW if waits[place] > roster.late_s else -FEW)
+        if seen is not None and stops is not None:
+            _find(call, able[place], seen[place], stops[place])
         return able[place]
 
     def _expect(self, call: Call) -> float:
@@ -279,8 +296,17 @@ class Picker:
         call.expected_output = output
         return output
 
-    def _hit(self, call: Call, blocks: int) -> None:
-        call.hit_tokens = min(blocks * call.block_tokens, max(call.prompt_tokens - LEAST_TOKENS, 0))
+    def _stops(
+        self, call: Call, able: Sequence[Endpoint], names: Sequence[str], seen: list[int]
+    ) -> list[int]:
+        """How much of what each has seen goes to where a prompt ended; all of it where the engine itself says."""
+        stops = self.index.cut(call.prefix, names, seen)
+        if stops == seen:
+            return seen
+        return [
+            blocks if endpoint.exact is not None else stop
+            for endpoint, blocks, stop in zip(able, seen, stops, strict=True)
+        ]
 
     def _sample(
         self, able: list[Endpoint], names: list[str], hits: list[int] | None
@@ -403,6 +429,9 @@ class Picker:
             prompt, thought = call.prompt_tokens, call.hit_tokens
             cached = min(cached_tokens, max(prompt - LEAST_TOKENS, 0))
             ahead += work_tokens(prompt, cached) - work_tokens(prompt, thought)
+            if call.midway_tokens:
+                thought = call.stop_tokens
+                endpoint.rates.learn_midway((cached - thought) / call.midway_tokens)
             slack = UNSURE_BLOCKS * call.block_tokens + thought // UNSURE_SHARE
             if cached + slack < thought:
                 # Twice in a row: Gemma 4's engines also miss beginnings that they hold, where no sliding window was
@@ -415,7 +444,7 @@ class Picker:
             else:
                 if thought:
                     self._doubts.pop(endpoint.name, None)
-                if cached > thought + slack:
+                if cached > thought + call.midway_tokens + slack:
                     self.index.found(endpoint.name)
         if call.unlearned_s:
             endpoint.learn_prefill(max(ahead, 1.0), call.unlearned_s, call.was_first)
@@ -456,14 +485,26 @@ def work_tokens(prompt_tokens: int, cached_tokens: int) -> int:
     return rest + int(rest * (cached_tokens + 0.5 * rest) * DEEPER)
 
 
+def _find(call: Call, endpoint: Endpoint, seen: int, stop: int) -> None:
+    """Note what the call should find there, of so many blocks that it has seen; up to `stop` an older prompt went."""
+    size, most = call.block_tokens, max(call.prompt_tokens - LEAST_TOKENS, 0)
+    if seen == stop:
+        call.hit_tokens = min(seen * size, most)
+        return
+    call.stop_tokens = min(stop * size, most)
+    call.midway_tokens = min(seen * size, most) - call.stop_tokens
+    call.hit_tokens = call.stop_tokens + int(call.midway_tokens * endpoint.rates.midway)
+
+
 def _disturb(
-    call: Call, able: list[Endpoint], hits: list[int] | None, costs: list[float], late_s: float, now: float
-) -> list[float]:
-    """Add what others' answers lose by this prompt; returns the seconds to its first token that each would take."""
+    call: Call, able: list[Endpoint], hits: list[int] | None, costs: list[float], roster: Roster, now: float
+) -> None:
+    """Add what others' answers lose by this prompt, and what it costs to wait for longer than nearly all have to."""
     waits: list[float] = []
     soonest_s = inf  # kept up in the loop: compiled, min() of a list costs as much as the loop
     prompt_tokens = call.prompt_tokens
     whole_tokens = work_tokens(prompt_tokens, 0)
+    kv_tokens = prompt_tokens + call.expected_output
     for place, endpoint in enumerate(able):
         tokens = whole_tokens
         if hits is not None and (blocks := hits[place]):
@@ -473,27 +514,32 @@ def _disturb(
         wait_s = endpoint.standing_s + read_s
         if endpoint.head_s:
             wait_s -= min(now - endpoint.progress_at, endpoint.head_s)
+        if kv_tokens > endpoint.kv_room:
+            wait_s += _overflow_s(endpoint, kv_tokens)
         waits.append(wait_s)
         if wait_s < soonest_s:
             soonest_s = wait_s
         writing = endpoint.writing
-        if writing.calls:
+        if writing.calls or endpoint.waiting:
             if now >= writing.fresh_until:
                 _look(endpoint, now)
             if writing.at_risk:
                 costs[place] += LOST_S * writing.lost(read_s)
-    late_s = max(late_s, soonest_s)
+    late_s = max(roster.late_s, soonest_s)
     for place, wait_s in enumerate(waits):
         if wait_s > late_s:
             costs[place] += LATE * (wait_s - late_s)
-    return waits
+    roster.late_s *= 1.0 + LATE_STEP * (1.0 - FEW if soonest_s > roster.late_s else -FEW)
 
 
 def _look(endpoint: Endpoint, now: float) -> None:
     calls = endpoint.in_flight + endpoint.calls_elsewhere
     step_s = endpoint.rates.decode.at(calls) * endpoint.pace.times
     coming_tokens = endpoint.prefill_tokens + endpoint.prefill_elsewhere
-    endpoint.writing.look(now, endpoint.token_s, step_s, endpoint.read_tokens, coming_tokens)
+    done_s = min(now - endpoint.progress_at, endpoint.head_s) if endpoint.head_s else 0.0
+    endpoint.writing.look(
+        now, endpoint.token_s, step_s, endpoint.read_tokens, coming_tokens, endpoint.waiting, done_s
+    )
 
 
 def _overflow_s(endpoint: Endpoint, kv_tokens: float) -> float:

@@ -16,6 +16,10 @@ Engines that say how much of a prompt they found correct that. Where one has los
 (`missed`), it has lost what was unused for longer as well, and its cache holds no more than what was sent since: the
 room comes down to that, and goes up where it finds more than was thought (`found`).
 
+Where prompts ended is kept too: layers with a sliding window keep the end of a prompt and no place in its middle, so
+what parts from an older prompt midway may find nothing of it, although all its blocks are there (vLLM issue #48435).
+`cut` takes matches back to such places; whether an engine needs that the picker learns (`picker.py`).
+
 Beside that there is one table for all endpoints: block hash to the set of endpoints (bits) that have it.
 Because each endpoint has beginnings only, that set can only shrink along the prompt, and where it does is found by
 bisection: a 400 KB prompt in a pool of 256 costs a few lookups.
@@ -40,9 +44,10 @@ BLOCK_BYTES: Final = 1024
 BLOCK_TOKENS = BLOCK_BYTES // BYTES_PER_TOKEN
 # Beyond this the prompt is not looked at: 512 KiB, or 131 072 tokens (the bound of llm-d's router).
 MOST_BLOCKS: Final = 512
-# Upper bound of one entry, a block at an endpoint: an entry in two dictionaries at their emptiest (60 and 100),
-# the hash (36), the set of endpoints (36), and the copy that a growing dictionary makes. Measured in the tests.
-BYTES_PER_ENTRY: Final = 384
+# Upper bound of one entry, a block at an endpoint: an entry in two dictionaries at their emptiest (60 and 100), perhaps
+# one in a third, the hash (36), the sets of endpoints (36 each), and the copy that a growing dictionary makes. Measured
+# in the tests: 466 with 300 endpoints and prompts of three blocks.
+BYTES_PER_ENTRY: Final = 480
 LEAST_HELD: Final = 64  # blocks; whatever an engine seems to have lost
 SHRINKS: Final = (
     10  # at most by one in so many, each time that an engine has less than it was thought to hold
@@ -75,7 +80,8 @@ class Seen:
 
     def __init__(self, bit: int) -> None:
         self.bit = bit
-        self.blocks: dict[int, int] = {}  # the longest unused first; when it was last sent
+        # The longest unused first; when it was last sent, an odd number where a prompt ended with it.
+        self.blocks: dict[int, int] = {}
         self.most = 0  # blocks that the engine's cache holds; 0: unknown
         self.fresh = 0.0  # blocks that were new here, lately
         self.answers = 0.0  # blocks of answers, lately
@@ -92,13 +98,14 @@ class Seen:
 
 
 class PrefixIndex:
-    """Block hashes by endpoint, in at most `most_bytes` of memory (64 MiB: 175 000 blocks, 175 MB of prompts)."""
+    """Block hashes by endpoint, in at most `most_bytes` of memory (64 MiB: 139 000 blocks, 143 MB of prompts)."""
 
     def __init__(self, most_bytes: int = 64 * 1024 * 1024) -> None:
         self.most_bytes = most_bytes
         self._most = max(1, most_bytes // BYTES_PER_ENTRY)
         self._held = 0  # entries, over all endpoints
         self._table: dict[int, int] = {}
+        self._stops: dict[int, int] = {}  # the same of blocks with which a prompt ended there
         self._seen: dict[str, Seen] = {}
         self._every = 0  # all bits in use
         self._asked: Sequence[str] | None = None  # the names that `match` was asked for last, and their bits
@@ -134,8 +141,11 @@ class PrefixIndex:
                 table[block] = table.get(block, 0) | bit
             elif not known:
                 known = was
-            blocks[block] = turn
-        blocks[prefix[-1]] = turn + 1  # odd: a prompt ends here
+            blocks[block] = turn | 1 if was > 0 and was & 1 else turn
+        last = prefix[-1]
+        if not blocks[last] & 1:
+            blocks[last] = turn + 1
+            self._stops[last] = self._stops.get(last, 0) | bit
         if fresh := len(blocks) - before:
             self._held += fresh
             seen.fresh += fresh
@@ -167,8 +177,10 @@ class PrefixIndex:
             return
         table, other = self._table, ~seen.bit
         for block in blocks:
-            if seen.blocks.pop(block, -1) >= 0:
+            if (was := seen.blocks.pop(block, -1)) >= 0:
                 self._held -= 1
+                if was & 1:
+                    self._unstop(seen, block)
                 if left := table[block] & other:
                     table[block] = left
                 else:
@@ -220,11 +232,32 @@ class PrefixIndex:
             ]
         return lengths
 
+    def cut(self, prefix: Sequence[int], names: Sequence[str], lengths: Sequence[int]) -> list[int]:
+        """Each of these matches back to where a prompt ended at that endpoint; 0 where none did."""
+        bits = self._asked_bits if names is self._asked else self._bits(names)
+        stops, cut = self._stops, [0] * len(bits)
+        place, wanted = 0, 0
+        for bit, length in zip(bits, lengths, strict=True):
+            if length:
+                wanted |= bit
+                if length > place:
+                    place = length
+        while wanted and place:
+            if having := stops.get(prefix[place - 1], 0) & wanted:
+                for number, bit in enumerate(bits):
+                    if bit & having and lengths[number] >= place:
+                        cut[number] = place
+                        wanted &= ~bit
+            place -= 1
+        return cut
+
     def _bits_of(self, names: Sequence[str]) -> list[int]:
         """Their bits. Remembered: while nothing changes, a roster asks with the same list every time."""
-        bits = [0 if (seen := self._seen.get(name)) is None else seen.bit for name in names]
-        self._asked, self._asked_bits = names, bits
-        return bits
+        self._asked, self._asked_bits = names, self._bits(names)
+        return self._asked_bits
+
+    def _bits(self, names: Sequence[str]) -> list[int]:
+        return [0 if (seen := self._seen.get(name)) is None else seen.bit for name in names]
 
     def knows(self, prefix: Sequence[int]) -> bool:
         """Whether any endpoint is thought to have this prompt's first block."""
@@ -255,12 +288,19 @@ class PrefixIndex:
                 return
             first, holders = high, table.get(prefix[high], 0)
 
+    def _unstop(self, seen: Seen, block: int) -> None:
+        if left := self._stops[block] & ~seen.bit:
+            self._stops[block] = left
+        else:
+            del self._stops[block]
+
     def _drop(self, seen: Seen, count: int) -> None:
         """Forget what has been unused longest."""
         table, other = self._table, ~seen.bit
         oldest = list(islice(seen.blocks, count))
         for block in oldest:
-            del seen.blocks[block]
+            if seen.blocks.pop(block) & 1:
+                self._unstop(seen, block)
             if left := table[block] & other:
                 table[block] = left
             else:

@@ -1,4 +1,4 @@
-"""How fast engines are and how long answers get: learned from calls that have ended, one at a time.
+"""How fast engines are, what they find of prompts, and how long answers get: learned from calls that have ended.
 
 A `Line` is y = base + slope * x, fitted by least squares with forgetting: each new observation takes away
 `FORGET` of the weight of all before it, so about the last 200 count. Four things keep it sane:
@@ -51,6 +51,7 @@ HOPE: Final = (
 USUAL_STEP: Final = 0.01  # up or down, towards the median, which a few slow engines do not move
 LENGTHS_FORGET: Final = 0.05  # about the last 20 to 40 answers of a tenant
 MOST_TENANTS: Final = 4096  # about 600 KB
+MIDWAY_STEP: Final = 0.1  # about the last ten prompts of which an engine could find something midway
 # Before anything is known: the mean answer of Azure's chat trace of 2023 is 211 tokens (Patel et al.,
 # "Splitwise", ISCA 2024), of Mooncake's conversations 343.
 FIRST_OUTPUT_TOKENS: Final = 256.0
@@ -170,13 +171,16 @@ class Pace:
 class Rates:
     """How fast a kind of engine is: `prefill` seconds by prompt tokens, `decode` seconds a token by requests."""
 
-    __slots__ = ("_hope_s", "_told", "_usual", "decode", "prefill")
+    __slots__ = ("_hope_s", "_told", "_usual", "decode", "midway", "prefill")
 
     def __init__(self, prefill: Line, decode: Line) -> None:
         self.prefill = prefill
         self.decode = decode
         self._told = prefill.slope
         self._hope_s = inf  # for a prompt token, while few were answered
+        # Of what engines have of a prompt beyond where an older one ended: the share that they find. Layers with a
+        # sliding window keep the ends of prompts, so on Gemma 4 it comes near 0; elsewhere it stays near 1.
+        self.midway = 1.0
         self._usual = 0.0  # the median of that logarithm: a line fits means
 
     @property
@@ -208,6 +212,10 @@ class Rates:
             self._told = self.token_s
         if not self.decode.count:
             self.decode = self.decode.hoped([other.decode for other in others])
+
+    def learn_midway(self, found: float) -> None:
+        """An engine has said what share it found of what it has of a prompt beyond where an older one ended."""
+        self.midway += MIDWAY_STEP * (min(max(found, 0.0), 1.0) - self.midway)
 
     def beside(self, ahead_tokens: float, seconds: float, pace: float, alone: bool) -> float:
         """Take in one time to a first token, from an engine of this pace.

@@ -41,7 +41,9 @@ class Roster(list[Endpoint]):
         self.good_until = -inf  # of `able`
         self.able: list[Endpoint] = []
         self.names: list[str] = []
-        self.late_s = FIRST_LATE_S  # few of its calls had to wait longer than that, as foreseen
+        self.late_s = (
+            FIRST_LATE_S  # few of its calls have to wait for longer, even where they would wait least
+        )
         share_rates(self)
         for endpoint in self:
             endpoint.roster = self
