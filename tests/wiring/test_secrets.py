@@ -20,6 +20,7 @@ from gemstead.wiring.entrance import Entrance
 from gemstead.wiring.files import StateDir
 from gemstead.wiring.identity import provider
 from gemstead.wiring.library import place_of
+from gemstead.wiring.password import PasswordFile
 from gemstead.wiring.secrets import resolver
 
 FILE = {
@@ -109,7 +110,7 @@ async def test_each_is_read_by_the_keeper(cluster, tmp_path):
     [issuer] = cluster.identity.issuers
     assert provider(issuer, read).bearer() == "secret-bearer"
 
-    entrance = Entrance(None, None, tmp_path / "audit.db", read)
+    entrance = Entrance(None, PasswordFile(tmp_path / "admin.password"), tmp_path / "audit.db", read)
     entrance._spec = IdentitySpec(issuers=(issuer,))
     _, us = await entrance._login("corp")
     assert us.client_secret == "secret-client"
