@@ -122,9 +122,12 @@ class Service:
             await asyncio.wait_for(self.process.wait(), 60)
 
 
-async def lines_and_kills(folder: Path, count: int, kills: list[str], between: tuple[int, int]) -> None:
+async def lines_and_kills(
+    folder: Path, count: int, kills: list[str], between: tuple[int, int], delay_s: float = 0.005
+) -> None:
+    """`delay_s`: of each line; with lines that are too fast all are answered before the last kill."""
     chance = random.Random(len(kills))
-    async with FakeEngine(Script(delay_s=0.005)) as engine:
+    async with FakeEngine(Script(delay_s=delay_s)) as engine:
         service = Service(folder, engine)
         await service.start()
         try:
@@ -158,4 +161,4 @@ async def test_a_killed_service_goes_on_where_it_was(tmp_path):
 async def test_10_000_lines_and_20_kills(tmp_path):
     chance = random.Random(20)
     kills = [chance.choice(["batch", "batch", "service", "gateway"]) for _ in range(20)]
-    await lines_and_kills(tmp_path, 10_000, kills, (100, 450))
+    await lines_and_kills(tmp_path, 10_000, kills, (100, 450), delay_s=0.1)
