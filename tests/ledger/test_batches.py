@@ -3,12 +3,14 @@ what only several gateways need: who holds a batch."""
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from msgspec.structs import replace
 
 from gemstead.ledger.batches import BatchStore, Held, Lost, StoreFull
+from gemstead.ledger.database import LedgerTrouble
 from gemstead.ledger.postgres.batches import PostgresBatches
 from gemstead.ledger.postgres.link import linked
 from gemstead.ledger.postgres.parts import PART_BYTES
@@ -171,6 +173,23 @@ def test_who_has_lost_a_batch_writes_nothing(store_url, west):
     assert list(west.answers("batch_1")) == [b"one", b"two"]
     west.save(replace(running, status="completed", completed_at=5), turn=taken.turn)
     assert list(west.answers("batch_1")) == []
+    hasty.close()
+
+
+def test_one_that_freezes_in_the_middle_of_a_change_holds_up_nobody_for_long(store_url, west):
+    hasty = store_at(store_url, "east/1", lease_s=0.0)
+    hasty.add_file(file(1))
+    held = hasty.add_batch(batch(1), CALLER)
+    frozen = hasty.links.changing(0.2)
+    link = frozen.__enter__()  # and nothing more is heard of it
+    link.do("UPDATE gemstead_batches SET progress = ''")
+    deadline = time.monotonic() + 10.0
+    while not (taken := west.claim(1)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert taken[0].turn == held.turn + 1
+    with pytest.raises(LedgerTrouble):
+        frozen.__exit__(None, None, None)
     hasty.close()
 
 

@@ -95,7 +95,7 @@ class PostgresBatches:
         """Raises:
         StoreFull: all files together would be larger than they may be.
         """
-        with self.links.one() as link, link.transaction():
+        with self.links.changing() as link:
             link.value(f"SELECT pg_advisory_xact_lock({FILES_LOCK})")
             held = int(link.value("SELECT coalesce(sum(bytes), 0)::bigint FROM gemstead_files"))
             if held + file.size_bytes > self._most_bytes:
@@ -119,7 +119,7 @@ class PostgresBatches:
         return [_file(row[0]) for row in rows], more
 
     def remove_file(self, tenant: str, file_id: str) -> str:
-        with self.links.one() as link, link.transaction():
+        with self.links.changing() as link:
             there = "SELECT 1 FROM gemstead_files WHERE file_id = $1 AND tenant = $2 FOR UPDATE"
             if link.value(there, kept(file_id), kept(tenant)) is None:
                 return ""
@@ -130,7 +130,7 @@ class PostgresBatches:
         return ""
 
     def expire_files(self, now: int) -> list[str]:
-        with self.links.one() as link, link.transaction():
+        with self.links.changing() as link:
             rows = link.rows(
                 "SELECT file_id FROM gemstead_files f WHERE expires_at <= $1 AND NOT EXISTS (SELECT 1 FROM "
                 "gemstead_batches b WHERE b.input_file_id = f.file_id AND b.ended_at = 0) FOR UPDATE SKIP LOCKED",
@@ -159,20 +159,20 @@ class PostgresBatches:
         progress = msgspec.json.encode(Progress(counts, usage)).decode()
         with self.links.one() as link:
             sealed = self.parts.seal.close(link, batch_id, block)
-            with link.transaction():
-                still = link.do(
-                    f"UPDATE gemstead_batches SET progress = $4, lease_until = {NOW} + $5 "  # noqa: S608
-                    "WHERE batch_id = $1 AND holder = $2 AND turn = $3 AND ended_at = 0",
-                    *(batch_id, self.holder, turn, progress, self.lease_s),
-                )
-                if not still:
-                    raise Lost(batch_id)
-                link.do("INSERT INTO gemstead_answers (batch_id, data) VALUES ($1, $2)", batch_id, sealed)
+        with self.links.changing() as link:
+            still = link.do(
+                f"UPDATE gemstead_batches SET progress = $4, lease_until = {NOW} + $5 "  # noqa: S608
+                "WHERE batch_id = $1 AND holder = $2 AND turn = $3 AND ended_at = 0",
+                *(batch_id, self.holder, turn, progress, self.lease_s),
+            )
+            if not still:
+                raise Lost(batch_id)
+            link.do("INSERT INTO gemstead_answers (batch_id, data) VALUES ($1, $2)", batch_id, sealed)
 
     # Batches.
 
     def add_batch(self, batch: Batch, caller: Caller) -> Held | None:
-        with self.links.one() as link, link.transaction():
+        with self.links.changing() as link:
             there = "SELECT 1 FROM gemstead_files WHERE file_id = $1 AND tenant = $2 FOR SHARE"
             if link.value(there, kept(batch.order.input_file_id), kept(batch.tenant)) is None:
                 return None
@@ -180,7 +180,7 @@ class PostgresBatches:
         return Held(batch, caller, 1)
 
     def save(self, batch: Batch, files: Sequence[File] = (), turn: int = 0) -> None:
-        with self.links.one() as link, link.transaction():
+        with self.links.changing() as link:
             saved = link.do(
                 "UPDATE gemstead_batches SET row = $4, ended_at = $5::bigint, "
                 "progress = CASE WHEN $5::bigint > 0 THEN '' ELSE progress END "

@@ -120,7 +120,7 @@ class StoreSource:
 
     def moved(self, at: Cursor, batch: Sequence[Shipped], refused: Unwanted) -> bool:
         now = time.time()
-        with self._leases.links.one() as link, link.transaction():
+        with self._leases.links.changing() as link:
             link.many(
                 "INSERT INTO gemstead_refused (sink, chain, seq, why, at) VALUES ($1, $2, $3, $4, $5) "
                 "ON CONFLICT (sink, chain, seq) DO UPDATE SET why = excluded.why, at = excluded.at",

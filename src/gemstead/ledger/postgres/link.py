@@ -96,16 +96,16 @@ class Link:
         made = self._connection.transaction(
             isolation="repeatable_read" if reading else "read_committed", readonly=reading
         )
-        self._wait(made.start())
+        self._wait(_said(made.start))
         try:
             yield
         except BaseException:
             try:
-                self._wait(made.rollback())
+                self._wait(_said(made.rollback))
             except StoreAway:
                 pass  # the connection is gone, and with it the transaction
             raise
-        self._wait(made.commit())
+        self._wait(_said(made.commit))
 
     def listen(self, channel: str, called: Callable[[], None]) -> None:
         """Have `called` whenever somebody notifies; it runs in another thread."""
@@ -148,6 +148,11 @@ class Link:
             raise StoreAway(f"the store at {self.name} {reason(error)}") from None
         except asyncpg.InternalClientError as error:  # its connection broke while it was doing something else
             raise StoreAway(f"the store at {self.name} {reason(error)}") from None
+
+
+async def _said(word: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    """Say it where its faults are caught: of a connection that is gone the library complains before it waits."""
+    await word()
 
 
 def reason(error: Exception) -> str:

@@ -13,6 +13,7 @@ from gemstead.ledger.postgres.link import Link, opened
 
 ANSWER_S = 10.0
 KEPT = 4
+FROZEN_S = 5.0
 
 
 class Links:
@@ -40,6 +41,18 @@ class Links:
             self._idle.append((url, link))
         else:
             link.close()
+
+    @contextmanager
+    def changing(self, frozen_s: float = FROZEN_S) -> Iterator[Link]:
+        """A connection within a transaction. If this process is frozen in the middle of it, or the network is gone, the
+        server ends it after `frozen_s`: what it had locked holds up nobody for longer.
+
+        Raises:
+            StoreAway: as `one`.
+        """
+        with self.one() as link, link.transaction():
+            link.do(f"SET LOCAL idle_in_transaction_session_timeout = {int(frozen_s * 1000)}")
+            yield link
 
     def close(self) -> None:
         """Let go of all that nobody uses now."""
