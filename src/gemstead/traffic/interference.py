@@ -98,7 +98,8 @@ class Writing:
         for call in reversed(waiting):
             mean = call.expected_output + 1.0
             apart = (behind_s + AIM_S) / (spare_s * mean)
-            if now - call.charged_at + max(left_s - behind_s, 0.0) < FIRST_AIM_S and apart < FAR:
+            late = now - call.charged_at + max(left_s - behind_s, 0.0) >= FIRST_AIM_S
+            if call.streams and not late and apart < FAR:
                 chance = exp(-apart)
                 at_risk += chance
                 per_s += chance / mean

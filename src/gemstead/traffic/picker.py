@@ -520,7 +520,7 @@ def _disturb(
         if wait_s < soonest_s:
             soonest_s = wait_s
         writing = endpoint.writing
-        if writing.calls or endpoint.waiting:
+        if endpoint.speaking:  # of calls that do not stream nobody sees how long a token takes
             if now >= writing.fresh_until:
                 _look(endpoint, now)
             if writing.at_risk:
