@@ -434,7 +434,7 @@ def test_several_gateways_share_a_store_and_keep_a_disk_each() -> None:
         next(one for one in of(objects(FILES["several gateways"]), "ConfigMap"))["data"]["gemstead.yaml"]
     )
     assert said["ledger"]["store"] == "file:/run/secrets/gemstead/GEMSTEAD_STORE_URL"
-    assert said["batch"] == {"enabled": False}
+    assert "batch" not in said  # batches are in the store as well
     assert "postgresql://" not in json.dumps(objects(FILES["several gateways"]))
 
 
@@ -493,7 +493,7 @@ def test_the_number_of_gateways_follows_their_processors() -> None:
 
 def test_several_gateways_are_told_what_they_do_not_share() -> None:
     notes = " ".join(bundle(FILES["several gateways"]).notes)
-    assert "traffic.sharing" in notes and "batch" in notes
+    assert "traffic.sharing" in notes and "batch" not in notes
     assert "ledger.store" in " ".join(bundle(file("H100", 8, gateways=2)).notes)
 
 

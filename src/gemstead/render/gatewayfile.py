@@ -28,15 +28,13 @@ def gateway_file(
     state_dir: str,
     discover: bool = False,
     port: int = GATEWAY_PORT,
-    otherwise: Mapping[str, Any] | None = None,
     beyond: Sequence[RegionSpec] = (),
     endpoint: Mapping[str, Any] | None = None,
 ) -> str:
     """The file of a gateway whose engines answer at `urls`, by pool name. Listens on every interface.
 
-    With `discover` each URL's host stands for all replicas (a headless Service). What `otherwise` says of a section
-    goes before what the file says. `beyond` are clusters that take what has no room here. `endpoint` is said
-    of each engine besides.
+    With `discover` each URL's host stands for all replicas (a headless Service). `beyond` are clusters that take what
+    has no room here. `endpoint` is said of each engine besides.
     """
     said = deployment.spec.model_dump(mode="json", exclude_defaults=True, exclude=LEFT_OUT)
     gateway = said.pop("gateway", {})
@@ -47,8 +45,6 @@ def gateway_file(
     admin["listen"] = Because(
         f"0.0.0.0:{ADMIN_PORT}", "probes and Prometheus come from outside the container"
     )
-    for section, more in (otherwise or {}).items():
-        said[section] = {**said.get(section, {}), **more}
     if beyond and deployment.pools:
         said["routes"] = [*said.get("routes", []), *(_spills(pool, beyond) for pool in deployment.pools)]
     content: dict[str, Any] = {

@@ -88,7 +88,6 @@ def file(deployment: Deployment, *, alone: bool = False) -> str:
         urls,
         state_dir=STATE,
         discover=True,
-        otherwise=several.of_each(deployment),
         beyond=[] if alone else beyond(deployment),
         endpoint=enginetls.endpoint(deployment),
     )

@@ -1,10 +1,10 @@
 """Several gateways before one store: how many there are, what each keeps, and who changes their number.
 
-With `ledger.store` keys and records are in PostgreSQL, and every gateway has a disk of its own for what the store does
-not have yet: while the store is away, calls are served and their records wait there. That is why they are a StatefulSet
-and not a Deployment: a disk that went with its pod would take accepted records along, and a gateway that finds its disk
-again goes on with the chain that it has begun. The first gateway of a new version brings the store's tables forward
-while the others wait; steps only add, so gateways of the version before go on meanwhile.
+With `ledger.store` keys, batches and records are in PostgreSQL, and every gateway has a disk of its own for what the
+store does not have yet: while the store is away, calls are served and their records wait there. That is why they are a
+StatefulSet and not a Deployment: a disk that went with its pod would take accepted records along, and a gateway that
+finds its disk again goes on with the chain that it has begun. The first gateway of a new version brings the store's
+tables forward while the others wait; steps only add, so gateways of the version before go on meanwhile.
 
 Without a store there is one gateway.
 """
@@ -121,15 +121,6 @@ def objects(deployment: Deployment) -> list[Object]:
     return [made("autoscaling/v2", "HorizontalPodAutoscaler", name, deployment, component=GATEWAY, spec=spec)]
 
 
-def of_each(deployment: Deployment) -> Object:
-    """Settings of the one file that are otherwise when there are several gateways."""
-    batch = deployment.spec.batch
-    if not shared(deployment) or "enabled" in batch.model_fields_set:
-        return {}
-    why = "batches are files of one gateway, and the next request may come to another"
-    return {"batch": {"enabled": Because(False, why)}}
-
-
 def notes(deployment: Deployment) -> list[str]:
     """What a user should know of several gateways, or of one."""
     deploy, spec = deployment.deploy, deployment.spec
@@ -137,13 +128,8 @@ def notes(deployment: Deployment) -> list[str]:
         wanted = deploy.gateways > 1 and "gateways" in deploy.model_fields_set
         why = "one gateway is rendered: its keys and records are a file, which one process writes; for several name "
         return [why + "ledger.store, a PostgreSQL"] if wanted else []
-    found = []
-    if spec.traffic.sharing is None:
-        found.append(
-            "each gateway picks engines by what it has sent them itself: traffic.sharing lets them tell each other"
-        )
-    if of_each(deployment):
-        found.append(
-            "offline batches are off: they are files of one gateway; batch.enabled: true has them anyway"
-        )
-    return found
+    if spec.traffic.sharing is not None:
+        return []
+    return [
+        "each gateway picks engines by what it has sent them itself: traffic.sharing lets them tell each other"
+    ]
