@@ -232,14 +232,14 @@ class PrefixIndex:
             ]
         return lengths
 
-    def cut(self, prefix: Sequence[int], names: Sequence[str], lengths: Sequence[int]) -> list[int]:
+    def cut(self, prefix: Sequence[int], names: Sequence[str], lengths: list[int]) -> list[int]:
         """Each of these matches back to where a prompt ended at that endpoint; 0 where none did."""
         bits = self._asked_bits if names is self._asked else self._bits(names)
         stops, cut = self._stops, [0] * len(bits)
         place, wanted = 0, 0
-        for bit, length in zip(bits, lengths, strict=True):
+        for number, length in enumerate(lengths):
             if length:
-                wanted |= bit
+                wanted |= bits[number]
                 if length > place:
                     place = length
         while wanted and place:
