@@ -19,7 +19,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gemstead.openai.media import IN, NAMES, is_content
+from gemstead.openai.media import IN, NAMES, is_content, maybe
 from gemstead.openai.pairs import Pairs
 from gemstead.refused import Reason, Refused
 
@@ -60,12 +60,6 @@ class Address:
         """As the `Host` header has it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
-
-
-def maybe(body: bytes, sources: bool) -> bool:
-    """Whether a medium may be an address in this body: a few searches for bytes."""
-    named = b"_url" in body or b"t_aud" in body or (b"\\" in body and b"\\u00" in body)
-    return named or (sources and b'urce"' in body)  # short needles are found faster: see media.py
 
 
 def wanted(body: bytes, sources: bool = False) -> list[Wanted]:
